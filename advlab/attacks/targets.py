@@ -1,0 +1,62 @@
+"""Which class to aim at: the paper never says, so the policy is a named choice."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from advlab.errors import UserError
+
+Policy = Literal["random", "nearest", "runner-up", "least-likely"]
+POLICIES: tuple[str, ...] = get_args(Policy)
+
+
+def choose(
+    policy: str | Tensor, logits: Tensor, labels: Tensor, *, seed: int = 0, index: Tensor | None = None
+) -> Tensor | None:
+    """The target class of each row, or None for ``nearest`` (any class but the label).
+
+    Args:
+        policy: a policy name, or explicit targets as a LongTensor [B].
+        logits: [B, k], of the clean images.
+        labels: [B] int64.
+        seed: of the ``random`` policy.
+        index: [B] int64, the rows' positions in the data set (default 0..B-1). A row's random target depends on
+            (seed, index) alone, so it is the same however a data set is cut into shards.
+
+    Raises:
+        UserError: an unknown policy, fewer than two classes, or explicit targets of the wrong shape or range.
+    """
+    num_classes = logits.shape[1]
+    if num_classes < 2:
+        raise UserError(f"the model has {num_classes} output class; an attack needs at least 2.")
+    if isinstance(policy, Tensor):
+        target = policy.to(labels)
+        if target.shape != labels.shape:
+            raise UserError(f"target has shape {tuple(target.shape)}; give one class per image: {tuple(labels.shape)}.")
+        if len(target) and not (0 <= int(target.min()) and int(target.max()) < num_classes):
+            raise UserError(f"target holds a class outside 0..{num_classes - 1}.")
+        return target
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    match policy:
+        case "nearest":
+            return None
+        case "runner-up":
+            return others.argmax(1)
+        case "least-likely":
+            return logits.scatter(1, labels[:, None], torch.inf).argmin(1)
+        case "random":
+            position = torch.arange(len(labels), device=labels.device) if index is None else index.to(labels.device)
+            offset = 1 + _hash(seed, position) % (num_classes - 1)
+            return (labels + offset) % num_classes
+    raise UserError(f"unknown target policy {policy!r}; choose one of {', '.join(POLICIES)} or a class.")
+
+
+def _hash(seed: int, position: Tensor) -> Tensor:
+    """Non-negative int64 per position: splitmix64's finaliser (Steele et al. 2014), on wrapping 64-bit integers."""
+    x = position.long() * -7046029254386353131 + (seed * 0x632BE59BD9B4E019 + 0x3C6EF372FE94F82A) % 2**63
+    x = (x ^ (x >> 30 & (1 << 34) - 1)) * -4658895280553007687
+    x = (x ^ (x >> 27 & (1 << 37) - 1)) * -7723592293110705685
+    return (x ^ (x >> 31 & (1 << 33) - 1)) & (2**63 - 1)
