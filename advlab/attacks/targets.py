@@ -36,7 +36,7 @@ def choose(
         target = policy.to(labels)
         if target.shape != labels.shape:
             raise UserError(f"target has shape {tuple(target.shape)}; give one class per image: {tuple(labels.shape)}.")
-        if len(target) and not (0 <= int(target.min()) and int(target.max()) < num_classes):
+        if len(target) and not (int(target.min()) >= 0 and int(target.max()) < num_classes):
             raise UserError(f"target holds a class outside 0..{num_classes - 1}.")
         return target
     others = logits.scatter(1, labels[:, None], -torch.inf)

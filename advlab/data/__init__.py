@@ -17,15 +17,12 @@ __all__ = ["DATASETS", "SPLITS", "Dataset", "cache_dir", "load"]
 
 
 def cache_dir() -> Path:
-    """Where the raw files lie, one folder per data set: ``$ADVLAB_CACHE/data``, or the user's cache."""
+    """Where data sets and trained models are kept: ``$ADVLAB_CACHE``, or the user's cache folder."""
     override = os.environ.get("ADVLAB_CACHE")
-    root = Path(override).expanduser() if override else platformdirs.user_cache_path("advlab")
-    return root / "data"
+    return Path(override).expanduser() if override else platformdirs.user_cache_path("advlab")
 
 
-def load(
-    name: str, split: str = "train", *, seed: int = 0, root: str | os.PathLike[str] | None = None
-) -> Dataset:
+def load(name: str, split: str = "train", *, seed: int = 0, root: str | os.PathLike[str] | None = None) -> Dataset:
     """A split of a data set, fetched on first use and verified on every use.
 
     Args:
@@ -34,17 +31,15 @@ def load(
             train), ``fit`` (the other 50,000), ``p1`` and ``p2`` (disjoint random halves of train, 30,000
             each).
         seed: draws ``p1`` and ``p2``; the other splits do not depend on it.
-        root: a directory to use in place of ``cache_dir()``; the files lie in ``root/name``.
+        root: a directory to use in place of ``cache_dir() / "data"``; the files lie in ``root/name``.
 
     Raises:
         UserError: an unknown name or split, a negative seed, or data that can neither be found nor fetched.
     """
     entry = catalogue.find(name)
     files = entry.train if splits.source_file(split) == "train" else entry.test
-    directory = (cache_dir() if root is None else Path(root).expanduser()) / name
-    pixels, classes = (
-        torch.from_numpy(idx.parse(content)) for content in fetch.read(entry, files, directory)
-    )
+    directory = (cache_dir() / "data" if root is None else Path(root).expanduser()) / name
+    pixels, classes = (torch.from_numpy(idx.parse(content)) for content in fetch.read(entry, files, directory))
     index = splits.positions(split, len(classes), seed)
     # Rows are taken as bytes: as float32 the whole file would cost four times the memory.
     images = pixels[index].unsqueeze(1).to(torch.float32).div_(255)

@@ -32,14 +32,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.float32:
-            raise ValueError(
-                f"images must be [N, C, H, W] float32, not {list(self.images.shape)} {self.images.dtype}"
-            )
+            raise ValueError(f"images must be [N, C, H, W] float32, not {list(self.images.shape)} {self.images.dtype}")
         for field, values in (("labels", self.labels), ("index", self.index)):
             if values.shape != self.images.shape[:1] or values.dtype != torch.int64:
-                raise ValueError(
-                    f"{field} must be [{len(self.images)}] int64, not {list(values.shape)} {values.dtype}"
-                )
+                raise ValueError(f"{field} must be [{len(self.images)}] int64, not {list(values.shape)} {values.dtype}")
 
     def __len__(self) -> int:
         return len(self.labels)

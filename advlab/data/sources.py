@@ -175,9 +175,7 @@ def _run(command: Sequence[str], directory: Path) -> bytes:
     if done.returncode != 0:
         complaints = done.stderr.decode(errors="replace").splitlines()
         errors = [line for line in complaints if line.startswith(("E:", "npm error", "npm ERR"))]
-        raise SourceError(
-            errors[0].strip() if errors else f"{command[0]} failed with status {done.returncode}"
-        )
+        raise SourceError(errors[0].strip() if errors else f"{command[0]} failed with status {done.returncode}")
     return done.stdout
 
 

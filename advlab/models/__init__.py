@@ -1,0 +1,55 @@
+"""Classifiers: images [B, C, H, W] in [0, 1] → logits [B, k]."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from advlab.data import Dataset
+from advlab.data import load as load_data
+from advlab.models import checkpoint, external, zoo
+from advlab.models.checkpoint import Checkpoint
+from advlab.models.evaluation import error_rate
+from advlab.models.recipe import Recipe
+from advlab.models.zoo import PAPER
+
+__all__ = ["PAPER", "Checkpoint", "Recipe", "error_rate", "load"]
+
+logger = logging.getLogger(__name__)
+
+
+def load(
+    name: str,
+    data: str | Dataset = "mnist",
+    *,
+    seed: int = 0,
+    split: str = "train",
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """A trained classifier in eval mode, its parameters frozen.
+
+    A zoo model is trained on first use and comes from the cache afterwards.
+
+    Args:
+        name: a zoo name, ``torchvision:NAME[@WEIGHTS]``, ``timm:NAME`` or ``file:PATH.py:FACTORY``.
+        data: name of the data set to train on, or the ``Dataset`` itself as ``data.load`` gave it.
+        seed: of the initial weights and of training.
+        split: the split to train on, when ``data`` is a name.
+        device: where to train and to leave the model.
+
+    Raises:
+        UserError: an unknown model or data set.
+    """
+    if external.is_external(name):
+        return external.load(name).to(device)
+    dataset = data if isinstance(data, Dataset) else load_data(data, split)
+    recipe = zoo.recipe(name, dataset, seed=seed)
+    found = checkpoint.find(recipe)
+    if found is None:
+        logger.info("training %s on %s (%s), once", name, dataset.name, dataset.split)
+        test = load_data(dataset.name, "test")
+        found = checkpoint.train(recipe, dataset, test, device=torch.device(device))
+        checkpoint.save(found)
+    return found.network().to(device)

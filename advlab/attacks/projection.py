@@ -1,0 +1,125 @@
+"""Euclidean projections onto half-spaces intersected with a box, for a batch of independent problems.
+
+Both routines maximise the concave dual of min ½‖x − p‖² s.t. A x ≤ b, l ≤ x ≤ u, whose primal solution is
+x(λ) = clip(p − Aᵀλ, l, u): one multiplier per half-space, whatever the number of pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+type Bound = float | Tensor
+
+
+def project_halfspace(
+    points: Tensor,
+    normals: Tensor,
+    offsets: Tensor,
+    lower: Bound = -torch.inf,
+    upper: Bound = torch.inf,
+    *,
+    iterations: int = 50,
+    start: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Project onto {x : a·x ≤ b} ∩ box, by Newton's method on the dual.
+
+    For points inside the box a·x(λ) − b is convex, decreasing and piecewise linear in λ, so Newton's method
+    reaches the root in finitely many steps from any start, without a line search and without sorting the
+    breakpoints.
+
+    Args:
+        points: [B, n], inside the box.
+        normals: [B, n].
+        offsets: [B].
+        lower: of the box; broadcasts to [B, n].
+        upper: of the box; broadcasts to [B, n].
+        iterations: Newton steps; the default is ample for an exact root.
+        start: [B], multipliers to start from (default: those of the problem without a box).
+
+    Returns:
+        The projections [B, n] and the multipliers λ [B]. Where half-space and box do not meet, the point of the
+        box that λ grew towards.
+    """
+    tiny = torch.finfo(points.dtype).tiny
+    excess = torch.linalg.vecdot(normals, points) - offsets
+    if start is None:
+        multipliers = (excess / torch.linalg.vecdot(normals, normals).clamp_min(tiny)).clamp_min(0)
+    else:
+        multipliers = start
+    boxed = points
+    for step in range(iterations + 1):
+        moved = torch.addcmul(points, multipliers[:, None], normals, value=-1)
+        boxed = moved.clamp(lower, upper)
+        if step == iterations:
+            break
+        free = torch.where(boxed == moved, normals, 0)
+        excess = torch.linalg.vecdot(normals, boxed) - offsets
+        slope = torch.linalg.vecdot(free, free)
+        newton = (multipliers + excess / slope.clamp_min(tiny)).clamp_min(0)
+        multipliers = torch.where(slope > 0, newton, multipliers)
+    return boxed, multipliers
+
+
+def project_polytope(
+    points: Tensor,
+    normals: Tensor,
+    offsets: Tensor,
+    lower: Bound = -torch.inf,
+    upper: Bound = torch.inf,
+    *,
+    iterations: int = 50,
+    start: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Project onto {x : A x ≤ b} ∩ box, by projected Newton on the dual (Bertsekas 1982, algorithm of section 2).
+
+    Args:
+        points: [B, n].
+        normals: [B, m, n]; rows of zeros with non-negative offsets are ignored.
+        offsets: [B, m].
+        lower: of the box; broadcasts to [B, n].
+        upper: of the box; broadcasts to [B, n].
+        iterations: Newton steps.
+        start: [B, m], non-negative multipliers to start from (default 0).
+
+    Returns:
+        The projections [B, n] and the multipliers [B, m]. Where the polytope is empty the multipliers grow
+        without bound; check A x ≤ b.
+    """
+    lengths = normals.norm(dim=2)
+    scale = torch.where(lengths > 0, lengths, 1)
+    unit, offsets = normals / scale[:, :, None], offsets / scale
+    identity = torch.eye(normals.shape[1], dtype=points.dtype, device=points.device)
+    ridge = 4 * torch.finfo(points.dtype).eps
+
+    def evaluate(multipliers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        moved = points - torch.einsum("bm,bmn->bn", multipliers, unit)
+        boxed = moved.clamp(lower, upper)
+        excess = torch.einsum("bmn,bn->bm", unit, boxed) - offsets
+        value = (boxed - points).square().sum(1) / 2 + (multipliers * excess).sum(1)
+        return boxed, excess, value, boxed == moved
+
+    multipliers = points.new_zeros(offsets.shape) if start is None else start * scale
+    boxed, excess, value, free = evaluate(multipliers)
+    for _ in range(iterations):
+        binding = (multipliers > 0) | (excess > 0)
+        pairs = binding[:, :, None] & binding[:, None, :]
+        masked = torch.where(free[:, None], unit, 0)
+        hessian = torch.where(pairs, masked @ unit.mT, 0) + identity * (ridge + (~binding)[:, :, None])
+        direction, info = torch.linalg.solve_ex(hessian, torch.where(binding, excess, 0)[:, :, None])
+        usable = (info == 0) & direction.isfinite().all(2).all(1)
+        direction = torch.where(usable[:, None], direction[:, :, 0], excess)
+        length = torch.ones_like(value)
+        for _ in range(12):
+            trial = (multipliers + length[:, None] * direction).clamp_min(0)
+            gain = (excess * (trial - multipliers)).sum(1)
+            new_boxed, new_excess, new_value, new_free = evaluate(trial)
+            accepted = new_value - value >= 1e-4 * gain - ridge * value.abs()
+            length = torch.where(accepted, length, length / 4)
+            if bool(accepted.all()):
+                break
+        keep = accepted[:, None]
+        multipliers = torch.where(keep, trial, multipliers)
+        boxed, excess = torch.where(keep, new_boxed, boxed), torch.where(keep, new_excess, excess)
+        value, free = torch.where(accepted, new_value, value), torch.where(keep, new_free, free)
+    return boxed, multipliers / scale

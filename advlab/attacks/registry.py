@@ -1,0 +1,53 @@
+"""Attacks by the name given to ``--attack``."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import pkgutil
+from typing import Protocol
+
+from torch import Tensor
+
+from advlab.attacks.result import Adversarial, Model
+from advlab.errors import UserError
+
+ATTACKS = {
+    "lbfgs": "advlab.attacks.szegedy:szegedy_lbfgs",
+    "minimum-norm": "advlab.attacks.minimum_norm:minimum_norm",
+}
+
+
+class Attack(Protocol):
+    """What every attack of the registry is."""
+
+    def __call__(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        target: str | Tensor,
+        bounds: tuple[float, float],
+        *,
+        seed: int,
+        index: Tensor | None,
+    ) -> Adversarial: ...
+
+
+def resolve(name: str) -> Attack:
+    """The attack called ``name``: ``lbfgs``, ``minimum-norm`` or ``foolbox:CLASS``.
+
+    Raises:
+        UserError: an unknown name, or Foolbox is wanted and not installed.
+    """
+    if name in ATTACKS:
+        attack: Attack = pkgutil.resolve_name(ATTACKS[name])
+        return attack
+    scheme, _, rest = name.partition(":")
+    if scheme == "foolbox" and rest:
+        if importlib.util.find_spec("foolbox") is None:
+            raise UserError(f"attack {name!r} needs Foolbox; install it with: pip install 'advlab[foolbox]'.")
+        from advlab.attacks.foolbox import run
+
+        return functools.partial(run, rest)
+    raise UserError(f"unknown attack {name!r}; choose {', '.join(ATTACKS)} or foolbox:CLASS.")

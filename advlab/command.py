@@ -1,0 +1,50 @@
+"""What every command of ``sweeps/`` shares: its common options, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from advlab.errors import UserError
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommonOptions:
+    """Options of every command."""
+
+    address: str | None = None
+    """Ray cluster to compute on: auto for the one this machine belongs to; a local Ray when absent."""
+
+    out: str | None = None
+    """Folder of the results, local or s3://…; a folder below runs/ named after the settings when absent."""
+
+    wandb: Literal["online", "offline", "disabled"] = "disabled"
+    """Weights & Biases logging."""
+
+
+def run(description: str, options: type[Options], main: Callable[[Options], None]) -> None:
+    """Parse the command line into ``options``, call ``main`` with it, and exit as users expect.
+
+    A ``UserError`` is printed as one sentence and exits with status 2; Ctrl-C with 130; anything else is a defect
+    and keeps its traceback.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    chosen = tyro.cli(options, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    try:
+        main(chosen)
+    except UserError as error:
+        console.print("[bold red]error:[/]", escape(str(error)))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("\nstopped; what is finished is kept: the same command goes on from there.")
+        sys.exit(130)

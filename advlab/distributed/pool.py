@@ -1,0 +1,213 @@
+"""A pool of actors that pulls units of work and outlives the death of any of them.
+
+A unit's answer is small; what it produces it writes to files, whole or not at all. So a unit may run twice without
+harm, and units lost with an actor are simply given to another. Calls are never retried by Ray itself: that would
+pin them to the dead actor while others idle.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import ray
+import torch
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+LOST = (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    WorkerCrashedError,
+)
+"""What befalls a unit through no fault of its own."""
+
+
+class Resources(Protocol):
+    """What a unit finds on the actor that runs it."""
+
+    device: torch.device
+
+    def get(self, key: str) -> Any:
+        """The shared object put under ``key``, fetched once per machine and kept by the actor."""
+        ...
+
+    def memo(self, key: str, make: Callable[[], Any]) -> Any:
+        """The value of ``make()``, remembered under ``key`` by the actor."""
+        ...
+
+
+class Unit(Protocol):
+    """One piece of work, known in advance, idempotent."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    def run(self, resources: Resources) -> Any:
+        """Do it on an actor; the answer must be small."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolOptions:
+    """Size of the pool."""
+
+    actors: int | None = None
+    """Number of actors; as many as the cluster has room for when absent."""
+
+    num_cpus: float = 1.0
+    """CPUs per actor, and threads that PyTorch uses in it."""
+
+    num_gpus: float = 0.0
+    """GPUs per actor; 0.25 lets four actors share one."""
+
+
+@dataclass(slots=True)
+class Failure:
+    """A unit that could not be done."""
+
+    unit: Unit
+    reason: str
+
+
+@dataclass(slots=True)
+class _State:
+    todo: deque[Unit]
+    attempts: dict[str, int] = field(default_factory=dict)
+    running: dict[ray.ObjectRef, tuple[int, Unit | None]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Pool:
+    """Actors of one size, sharing objects by reference.
+
+    Args:
+        options: size of the pool.
+        actors: how many to start.
+        depth: units queued on an actor at a time, so that it never waits for the driver.
+        max_attempts: losses after which a unit counts as failed.
+    """
+
+    def __init__(self, options: PoolOptions, actors: int, *, depth: int = 2, max_attempts: int = 3) -> None:
+        self.depth, self.max_attempts = depth, max_attempts
+        remote = ray.remote(
+            num_cpus=options.num_cpus,
+            num_gpus=options.num_gpus,
+            max_restarts=-1,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+        )(_Worker)
+        threads = max(1, int(options.num_cpus))
+        self._actors = [remote.remote(threads, options.num_gpus > 0) for _ in range(actors)]
+        self._shared: dict[str, ray.ObjectRef] = {}
+
+    def share(self, key: str, value: Any) -> None:
+        """Put an object where every unit can get it by ``key``; it travels at most once to each machine."""
+        self._shared[key] = ray.put(value)
+
+    def run(
+        self, units: Iterable[Unit], on_result: Callable[[Unit, Any], Iterable[Unit]] = lambda _unit, _answer: ()
+    ) -> list[Failure]:
+        """Do all units and those that ``on_result`` returns in answer to finished ones.
+
+        Args:
+            units: the work to begin with, done roughly in this order.
+            on_result: called in this process as ``on_result(unit, answer)``; the units it returns are done next.
+
+        Returns:
+            The units that failed: at once when they raised, after ``max_attempts`` losses otherwise. The others are
+            finished all the same.
+        """
+        state = _State(deque(units))
+        for actor in range(len(self._actors)):
+            self._probe(state, actor)
+        while state.todo or any(unit is not None for _, unit in state.running.values()):
+            (ref,), _ = ray.wait(list(state.running), num_returns=1)
+            actor, unit = state.running.pop(ref)
+            try:
+                answer = ray.get(ref)
+            except LOST as error:
+                self._lost(state, actor, unit, error)
+                continue
+            except RayTaskError as error:
+                if unit is not None:
+                    state.failures.append(Failure(unit, _reason(error.cause)))
+            else:
+                if unit is not None:
+                    state.todo.extendleft(reversed(list(on_result(unit, answer))))
+            self._fill(state)
+        for ref in state.running:
+            ray.cancel(ref)
+        return state.failures
+
+    def _probe(self, state: _State, actor: int) -> None:
+        """Ask an actor to report once it is (again) alive; until then it gets no work."""
+        ref = self._actors[actor].ready.options(max_task_retries=-1).remote()
+        state.running[ref] = (actor, None)
+
+    def _fill(self, state: _State) -> None:
+        held = [0] * len(self._actors)
+        for actor, unit in state.running.values():
+            held[actor] += self.depth if unit is None else 1  # a probed actor is not known to be alive
+        for level in range(self.depth):
+            for actor, count in enumerate(held):
+                if state.todo and count <= level:
+                    unit = state.todo.popleft()
+                    state.running[self._actors[actor].run.remote(unit, self._shared)] = (actor, unit)
+                    held[actor] += 1
+
+    def _lost(self, state: _State, actor: int, unit: Unit | None, error: Exception) -> None:
+        if unit is not None:
+            attempts = state.attempts[unit.name] = state.attempts.get(unit.name, 0) + 1
+            if attempts < self.max_attempts:
+                state.todo.appendleft(unit)
+            else:
+                state.failures.append(Failure(unit, f"lost {attempts} times, last: {_reason(error)}"))
+        if not any(held == actor and probed is None for held, probed in state.running.values()):
+            self._probe(state, actor)
+        self._fill(state)
+
+
+class _Worker:
+    """The actor: keeps shared objects and whatever units ask it to remember."""
+
+    def __init__(self, threads: int, use_gpu: bool) -> None:
+        # Small batched tensor work loses an order of magnitude when threads outnumber the actor's cores.
+        torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+        self._shared: dict[str, ray.ObjectRef] = {}
+        self._memo: dict[str, Any] = {}
+
+    def ready(self) -> bool:
+        return True
+
+    def run(self, unit: Unit, shared: dict[str, ray.ObjectRef]) -> Any:
+        self._shared = shared
+        return unit.run(self)
+
+    def get(self, key: str) -> Any:
+        return self.memo(f"shared {key}", lambda: ray.get(self._shared[key]))
+
+    def memo(self, key: str, make: Callable[[], Any]) -> Any:
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,60 @@
+"""Being connected to Ray: a local one, or the cluster one is on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from advlab.errors import UserError
+
+
+@contextmanager
+def session(address: str | None) -> Iterator[None]:
+    """Connect to Ray while the block runs.
+
+    Args:
+        address: None for a Ray of one's own on this machine, ``auto`` for the cluster this machine belongs to, or
+            the address of one.
+
+    Raises:
+        UserError: no cluster answers at ``address``.
+    """
+    if ray.is_initialized():  # the caller holds the connection
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would otherwise hide GPUs from actors that ask for none by an empty CUDA_VISIBLE_DEVICES, and warn of it.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        if address is None:
+            ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        if address is None:
+            raise
+        raise UserError(
+            f"no Ray cluster answers at --address {address!r}; run on a machine of the cluster with --address auto, "
+            "start one with 'ray start --head', or leave --address out to compute on this machine."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def host_count() -> int:
+    """Machines alive in the cluster."""
+    return sum(bool(node["Alive"]) for node in ray.nodes())
+
+
+def default_actors(num_cpus: float, num_gpus: float) -> int:
+    """As many actors of this size as the cluster has room for, and at least one."""
+    total = ray.cluster_resources()
+    rooms = [total.get("CPU", 0) / num_cpus] if num_cpus else []
+    rooms += [total.get("GPU", 0) / num_gpus] if num_gpus else []
+    return max(1, int(min(rooms, default=1)))

@@ -1,0 +1,125 @@
+"""Trained weights with the recipe that made them, stored under the recipe's hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pkgutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+
+from advlab import data
+from advlab.data import Dataset
+from advlab.models.evaluation import error_rate
+from advlab.models.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A trained model that can travel: recipe, weights and training report.
+
+    Attributes:
+        recipe: how the model was made.
+        weights: the state dict, on the CPU.
+        report: what the trainer said, and ``train_error``, ``test_error`` in [0, 1], ``parameters``.
+    """
+
+    recipe: Recipe
+    weights: dict[str, Tensor]
+    report: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights."""
+        return weights_fingerprint(self.weights)
+
+    def network(self) -> nn.Module:
+        """The trained network, in eval mode, on the CPU."""
+        module = self.recipe.build()
+        module.load_state_dict(self.weights)
+        return module.eval().requires_grad_(False)
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file whose metadata holds recipe and report."""
+        metadata = {"recipe": json.dumps(self.recipe.to_json()), "report": json.dumps(self.report)}
+        return save_safetensors(self.weights, metadata)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Checkpoint:
+        """Read what ``to_bytes`` wrote.
+
+        Raises:
+            ValueError: the bytes are torn or no checkpoint.
+        """
+        try:
+            weights = load_safetensors(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+            return cls(Recipe(**json.loads(header["recipe"])), weights, json.loads(header["report"]))
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(f"not a whole advlab checkpoint: {error}") from error
+
+
+def weights_fingerprint(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values of a state dict."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def train(recipe: Recipe, dataset: Dataset, test: Dataset, *, device: torch.device, progress: Any = None) -> Checkpoint:
+    """Follow a recipe on its data; the result is the same each time on one kind of machine."""
+    network = recipe.build()
+    trainer = pkgutil.resolve_name(recipe.trainer)
+    report = trainer(network, dataset, seed=recipe.seed, device=device, progress=progress, **recipe.trainer_arguments)
+    report |= {
+        "train_error": error_rate(network, dataset.images, dataset.labels),
+        "test_error": error_rate(network, test.images, test.labels),
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    return Checkpoint(recipe, weights, report)
+
+
+def find(recipe: Recipe) -> Checkpoint | None:
+    """The cached checkpoint of a recipe, if there is a whole one."""
+    path = _path(recipe)
+    try:
+        return Checkpoint.from_bytes(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        logger.warning("%s is damaged; the model will be trained again", path)
+        return None
+
+
+def save(checkpoint: Checkpoint) -> None:
+    """Put a checkpoint into the cache: safetensors, and beside it the recipe and report as JSON to be read."""
+    path = _path(checkpoint.recipe)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    described = {"recipe": checkpoint.recipe.to_json(), "report": checkpoint.report}
+    _write(path.with_suffix(".json"), json.dumps(described, indent=2).encode())
+    _write(path, checkpoint.to_bytes())
+
+
+def _path(recipe: Recipe) -> Path:
+    return data.cache_dir() / "models" / f"{recipe.fingerprint}.safetensors"
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

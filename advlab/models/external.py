@@ -1,0 +1,104 @@
+"""Models from elsewhere: torchvision, timm, or a factory in a Python file."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from advlab.errors import UserError
+
+SCHEMES = ("torchvision", "timm", "file")
+
+loaded_files: list[ModuleType] = []
+"""Modules made from ``file:`` models; whoever ships such a model pickles these by value, for want of the files there."""
+
+
+def is_external(name: str) -> bool:
+    """Whether a model name has one of the schemes."""
+    return name.split(":", 1)[0] in SCHEMES and ":" in name
+
+
+def load(name: str) -> nn.Module:
+    """The model ``scheme:…``, in eval mode, taking images in [0, 1] and frozen.
+
+    Raises:
+        UserError: the library, the model, its weights or the file cannot be had.
+    """
+    scheme, rest = name.split(":", 1)
+    module = {"torchvision": _torchvision, "timm": _timm, "file": _file}[scheme](name, rest)
+    return module.eval().requires_grad_(False)
+
+
+class Normalised(nn.Module):
+    """Subtract a mean and divide by a deviation per channel, then classify: the box stays [0, 1] for attacks."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images - self.mean) / self.std)
+
+
+def _torchvision(name: str, rest: str) -> nn.Module:
+    from torchvision.models import get_model, get_model_weights
+
+    model, _, weights_name = rest.partition("@")
+    try:
+        weights = get_model_weights(model)[weights_name or "DEFAULT"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"model {name!r}: torchvision has no such model or weights ({error}).") from error
+    try:
+        network = get_model(model, weights=weights)
+    except OSError as error:
+        raise UserError(f"model {name!r}: its weights could not be downloaded ({error}).") from error
+    transforms = weights.transforms()
+    return Normalised(network, list(transforms.mean), list(transforms.std))
+
+
+def _timm(name: str, rest: str) -> nn.Module:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise UserError(f"model {name!r} needs timm; install it with: pip install 'advlab[timm]'.") from error
+    try:
+        network = timm.create_model(rest, pretrained=True)
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"model {name!r}: timm could not load it ({error}).") from error
+    config = timm.data.resolve_data_config({}, model=network)
+    return Normalised(network, list(config["mean"]), list(config["std"]))
+
+
+def _file(name: str, rest: str) -> nn.Module:
+    path_text, _, factory = rest.rpartition(":")
+    path = Path(path_text).expanduser().resolve()
+    if not path_text or not factory.isidentifier():
+        raise UserError(f"model {name!r}: write file:PATH.py:FACTORY.")
+    if not path.is_file():
+        raise UserError(f"model {name!r}: there is no file {path}.")
+    module_name = f"advlab_model_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"model {name!r}: {path} is no Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    loaded_files.append(module)
+    try:
+        spec.loader.exec_module(module)
+        network = getattr(module, factory)()
+    except Exception as error:  # whatever the user's file raises
+        raise UserError(f"model {name!r}: {type(error).__name__}: {error}.") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(f"model {name!r}: {factory}() returned {type(network).__name__}, not a torch nn.Module.")
+    return network

@@ -1,0 +1,252 @@
+"""The report's figures as PNG bytes, drawn on Figure objects: no global plotting state, no display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from advlab.report.palette import INK, MUTED, RULE, heat, hue
+from advlab.report.summary import Matrix, describe, percent, read_matrix
+
+if TYPE_CHECKING:
+    from advlab.results import Study
+
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": RULE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.parse_math": False,
+}
+_DPI = 160
+_DASHES = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (2, 1.2)),
+)  # times eight hues: 24 curves, told apart without colour too
+_SCANNED = 400  # examples of a source among which the shown ones are chosen
+_PAIRS_PER_ROW = 5
+_PANEL_WIDTH = 4.2  # inches
+_CHART_WIDTH = 6.6
+
+
+def draw(study: Study) -> dict[str, bytes]:
+    """Every figure of a study's ``figures/`` folder: file stem -> PNG."""
+    return {
+        "matrix": matrix_heat_map(study),
+        "distortion_histograms": distortion_histograms(study),
+        "distortion_curves": distortion_curves(study),
+        "figure_7": figure_7(study),
+    }
+
+
+def matrix_heat_map(study: Study) -> bytes:
+    """The matrix as a heat map with its numbers, controls below a gap."""
+    matrix = read_matrix(study)
+    controls_at = len(matrix.models)
+    with rc_context(_STYLE):
+        figure = _figure(2.3 + 1.0 * len(matrix.targets), 1.5 + 0.52 * len(matrix.rows))
+        axes = figure.add_subplot()
+        for position, row in enumerate(matrix.rows):
+            y = _gapped(position, controls_at)
+            for column, cell in enumerate(row.cells):
+                background, ink = ("#ffffff", MUTED) if cell is None else heat(cell.error_rate)
+                axes.add_patch(_tile(column, y, background))
+                text = "–" if cell is None else percent(cell.error_rate)
+                weight = "bold" if cell is not None and cell.is_self else "normal"
+                axes.text(column, y, text, ha="center", va="center", color=ink, fontsize=11, fontweight=weight)
+        rows_at = [_gapped(position, controls_at) for position in range(len(matrix.rows))]
+        axes.set_xlim(-0.5, len(matrix.targets) - 0.5)
+        axes.set_ylim(max(rows_at, default=0) + 0.5, -0.5)
+        axes.set_xticks(range(len(matrix.targets)), matrix.targets, rotation=25, ha="left", rotation_mode="anchor")
+        axes.set_yticks(rows_at, [row.source for row in matrix.rows])
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0, labelcolor=INK)
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel("examples made for")
+        axes.set_xlabel("error in per cent of the model shown them")
+        return _png(figure)
+
+
+def distortion_histograms(study: Study) -> bytes:
+    """The RMS distortions of each attacked model, medians marked, Gaussian noise as dashed lines."""
+    matrix = read_matrix(study)
+    samples = _distortions(study, matrix)
+    noise = [(row.source, row.mean_rms) for row in matrix.controls if row.source.startswith("gaussian-")]
+    largest = max((float(np.quantile(values, 0.995)) for values in samples.values() if len(values)), default=0.1)
+    bins = np.linspace(0.0, 1.05 * largest or 0.1, 61)
+    with rc_context(_STYLE):
+        figure = _figure(_CHART_WIDTH, 0.7 + 0.68 * max(1, len(samples)))
+        panels = figure.subplots(max(1, len(samples)), 1, sharex=True, squeeze=False)[:, 0]
+        for position, (panel, (source, values)) in enumerate(zip(panels, samples.items(), strict=False)):
+            colour = hue(position)
+            panel.hist(np.minimum(values, bins[-1]), bins=bins, color=colour, alpha=0.85, edgecolor="none")
+            _name_panel(panel, source)
+            for _, level in noise:
+                panel.axvline(level, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+            if len(values):
+                median = float(np.median(values))
+                panel.axvline(median, color=INK, linewidth=1.6)
+                panel.annotate(
+                    f"median {median:.3f}",
+                    (median, 0.95),
+                    xycoords=("data", "axes fraction"),
+                    xytext=(5, 0),
+                    textcoords="offset points",
+                    va="top",
+                    fontsize=9,
+                    bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
+                )
+            panel.set_xlim(0, bins[-1])
+        shown = [describe(name) for name, level in noise if level is not None and level < bins[-1]]
+        panels[-1].set_xlabel("distortion, RMS per pixel" + (f" (dashed: {', '.join(shown)})" if shown else ""))
+        return _png(figure)
+
+
+def distortion_curves(study: Study) -> bytes:
+    """Share of a model's examples that fool it within a given RMS distortion, one curve per model."""
+    matrix = read_matrix(study)
+    with rc_context(_STYLE):
+        figure = _figure(_CHART_WIDTH, 4.4)
+        axes = figure.add_subplot()
+        for position, row in enumerate(matrix.models):
+            table = study.examples(row.source, columns=["success", "rms"])
+            fooled = np.sort(table["rms"].to_numpy()[table["success"].to_numpy(zero_copy_only=False)])
+            share = 100 * np.arange(len(fooled) + 1) / max(1, len(table))
+            axes.step(np.r_[0.0, fooled], share, where="post", color=hue(position), linewidth=1.8, label=row.source)
+        axes.set_ylim(0, 102)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("distortion allowed, RMS per pixel")
+        axes.set_ylabel("examples that fool their model, %")
+        axes.grid(color=RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        if matrix.models:
+            axes.legend(frameon=False, loc="lower right")
+        return _png(figure)
+
+
+def figure_7(study: Study, sources: Sequence[str] | None = None, rows: int = 6) -> bytes:
+    """The paper's Figure 7: odd columns the originals, even columns their distorted counterparts.
+
+    Args:
+        study: a study with examples.
+        sources: one panel each; by default every model and the strongest Gaussian noise.
+        rows: rows of five pairs in a panel.
+    """
+    matrix = read_matrix(study)
+    chosen = figure_7_sources(matrix) if sources is None else list(sources)
+    accuracy = {row.source: _accuracy(matrix, row.source) for row in matrix.rows}
+    across = min(3, max(1, len(chosen)))
+    down = -(-len(chosen) // across) or 1
+    with rc_context(_STYLE):
+        figure = _figure(_PANEL_WIDTH * across, (_PANEL_WIDTH * rows / 10 + 0.35) * down)
+        panels = figure.subplots(down, across, squeeze=False, gridspec_kw={"wspace": 0.06}).ravel()
+        for panel in panels:
+            panel.set_axis_off()
+        for panel, source in zip(panels, chosen, strict=False):
+            mosaic = _pairs(study, source, rows)
+            if mosaic is not None:
+                grey = mosaic.shape[-1] == 1
+                panel.imshow(mosaic[..., 0] if grey else mosaic, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            panel.set_title(f"{describe(source)}: {accuracy[source]}", fontsize=9.5, loc="left")
+        return _png(figure, bbox_inches="tight", pad_inches=0.06)
+
+
+def figure_7_sources(matrix: Matrix) -> list[str]:
+    """The panels of Figure 7: every attacked model, then the strongest Gaussian noise."""
+    noise = [row for row in matrix.controls if row.source.startswith("gaussian-")]
+    strongest = max(noise, key=lambda row: row.mean_rms or 0.0, default=None)
+    return [row.source for row in matrix.models] + ([strongest.source] if strongest else [])
+
+
+def _pairs(study: Study, source: str, rows: int) -> np.ndarray | None:
+    """[H, W, C] mosaic of ``rows`` × 5 pairs (original, distorted); None without examples."""
+    table = study.examples(source, limit=_SCANNED)
+    distorted = (table["rms"].to_numpy() > 0) & (
+        study.is_control(source) | table["success"].to_numpy(zero_copy_only=False)
+    )
+    picked = _by_class_in_turn(table["label"].to_numpy(), np.flatnonzero(distorted), rows * _PAIRS_PER_ROW)
+    if not len(picked):
+        return None
+    shown = table.take(picked)
+    after = np.moveaxis(study.images(shown), 1, -1)
+    before = np.moveaxis(study.clean_images(shown["index"].to_numpy()), 1, -1)
+    height, width, channels = after.shape[1:]
+    gap = max(1, width // 14)
+    across = _PAIRS_PER_ROW * (2 * width + 3 * gap) - 2 * gap
+    down = -(-len(picked) // _PAIRS_PER_ROW)
+    mosaic = np.ones((down * (height + gap) - gap, across, channels), dtype=np.float32)
+    for position, (clean, attacked) in enumerate(zip(before, after, strict=True)):
+        row, column = divmod(position, _PAIRS_PER_ROW)
+        top, left = row * (height + gap), column * (2 * width + 3 * gap)
+        mosaic[top : top + height, left : left + width] = clean
+        mosaic[top : top + height, left + width + gap : left + 2 * width + gap] = attacked
+    return mosaic.clip(0, 1)
+
+
+def _by_class_in_turn(labels: np.ndarray, candidates: np.ndarray, count: int) -> np.ndarray:
+    """The first ``count`` candidates, one of each class before the second of any."""
+    seen: dict[int, int] = {}
+    turn = np.zeros(len(candidates), dtype=np.int64)
+    for position, candidate in enumerate(candidates):
+        label = int(labels[candidate])
+        turn[position] = seen.get(label, 0)
+        seen[label] = turn[position] + 1
+    order = np.lexsort((labels[candidates], turn))
+    return candidates[order[:count]]
+
+
+def _accuracy(matrix: Matrix, source: str) -> str:
+    """What a panel's caption says of its examples: the accuracy of their own model, or of all models."""
+    cells = [cell for row in matrix.rows if row.source == source for cell in row.cells if cell is not None]
+    own = [cell for cell in cells if cell.is_self] or cells
+    rates = sorted(1 - cell.error_rate for cell in own)
+    if not rates:
+        return "accuracy unknown"
+    low, high = percent(rates[0], 0), percent(rates[-1], 0)
+    return f"accuracy {low}%" if low == high else f"accuracy {low}–{high}%"
+
+
+def _distortions(study: Study, matrix: Matrix) -> dict[str, np.ndarray]:
+    return {row.source: study.examples(row.source, columns=["rms"])["rms"].to_numpy() for row in matrix.models}
+
+
+def _name_panel(panel: Axes, source: str) -> None:
+    panel.set_yticks([])
+    panel.spines["left"].set_visible(False)
+    panel.set_ylabel(source, rotation=0, ha="right", va="center", color=INK)
+
+
+def _gapped(position: int, controls_at: int) -> float:
+    """A row's height in the heat map: controls stand a quarter row apart from the models."""
+    return position + (0.25 if position >= controls_at > 0 else 0.0)
+
+
+def _tile(x: float, y: float, colour: str) -> Rectangle:
+    return Rectangle((x - 0.48, y - 0.47), 0.96, 0.94, facecolor=colour, edgecolor="none")
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    # Without Matplotlib's version in it, a figure changes only when its picture does.
+    figure.savefig(buffer, format="png", metadata={"Software": None}, **options)
+    return buffer.getvalue()

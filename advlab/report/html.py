@@ -1,0 +1,192 @@
+"""One self-contained page per study: no network, every figure a data URI, everything escaped."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from advlab.report import figures
+from advlab.report.palette import heat
+from advlab.report.paper import as_printed
+from advlab.report.summary import (
+    Cell,
+    Matrix,
+    describe,
+    finding,
+    percent,
+    read_matrix,
+    read_models,
+    span,
+)
+from advlab.report.tables import rms
+
+if TYPE_CHECKING:
+    from advlab.results import Study
+
+_FLAGS = ("dataset", "models", "split", "examples", "attack", "target", "seed")
+"""What of a study's config is a flag of the command; the rest has no bearing on its rows."""
+
+_PROVENANCE = ("started", "finished", "hosts", "revision", "identity")
+
+_QUERY = """\
+SELECT source, target, count(*) AS n,
+       avg((prediction <> label)::INT) AS error_rate,
+       avg((prediction <> label)::INT) FILTER (clean_prediction = label) AS conditional_error_rate,
+       avg(rms) AS mean_rms
+FROM read_parquet('predictions/*/*/*.parquet', hive_partitioning = true)
+GROUP BY ALL ORDER BY ALL;"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A figure on the page."""
+
+    src: str
+    alt: str
+    caption: str
+
+
+def page(study: Study, images: Mapping[str, bytes] | None = None) -> str:
+    """The study's report as one HTML document.
+
+    Args:
+        study: a study with its matrix and examples written.
+        images: figures already drawn, as :func:`advlab.report.figures.draw` names them.
+    """
+    drawn = figures.draw(study) if images is None else images
+    matrix = read_matrix(study)
+    manifest = study.manifest
+    dataset = manifest["dataset"]
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
+        title=f"Transfer of adversarial examples on {dataset['name']} {dataset['split']}",
+        finding=finding(matrix),
+        facts=_facts(matrix),
+        matrix=matrix,
+        models=read_models(study),
+        histograms=_Picture(
+            _data_uri(drawn["distortion_histograms"]),
+            "Histograms of the distortion of each model's examples; the models table gives their means.",
+            "How far an image must move to fool its model. Bold lines mark medians.",
+        ),
+        curves=_Picture(
+            _data_uri(drawn["distortion_curves"]),
+            "Share of each model's examples that fool it, against the distortion allowed.",
+            "Share of a model's examples that fool it within a given distortion.",
+        ),
+        panels=_panels(study, matrix),
+        command=command(manifest["config"]),
+        settings=_settings(manifest),
+        query=_QUERY,
+        manifest=manifest,
+    )
+
+
+def command(config: Mapping[str, Any]) -> str:
+    """The command line that makes a study of this config again, safe to paste into a POSIX shell."""
+    words = ["python", "sweeps/transfer_matrix.py"]
+    for key in _FLAGS:
+        value = config.get(key)
+        if value is not None:
+            words += [
+                f"--{key}",
+                ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value),
+            ]
+    return " ".join(map(shlex.quote, [*words, "--out", "OUT"]))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("advlab.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "as_printed": as_printed,
+        "rms": rms,
+        "describe": describe,
+        "heat": _heat_style,
+        "details": _details,
+    }
+    environment.globals["heat_colour"] = lambda rate: heat(rate)[0]
+    return environment
+
+
+def _heat_style(cell: Cell) -> Markup:
+    background, ink = heat(cell.error_rate)
+    return Markup(f"background:{background};color:{ink}")  # two hex colours of our own palette
+
+
+def _details(cell: Cell) -> str:
+    """What pointing at a cell tells, one fact a line."""
+    lines = [
+        f"Made for {cell.source}, shown to {cell.target}",
+        f"{percent(cell.error_rate)}% of {cell.n:,} misread",
+        f"Wilson 95% interval {span(cell.ci_low, cell.ci_high)}",
+    ]
+    if cell.conditional_error_rate is not None:
+        lines.append(f"{percent(cell.conditional_error_rate)}% of those it reads rightly when clean")
+    if cell.same_mistake_rate is not None:
+        lines.append(f"{percent(cell.same_mistake_rate)}% the same mistake as {cell.source}'s")
+    if cell.paper is not None:
+        lines.append(f"The paper: {as_printed(cell.paper)}%")
+    return "\n".join(lines)
+
+
+def _facts(matrix: Matrix) -> list[tuple[str, str]]:
+    counts = sorted({cell.n for row in matrix.models for cell in row.cells if cell is not None})
+    facts = [(str(len(matrix.models)), "model attacked" if len(matrix.models) == 1 else "models attacked")]
+    if counts:
+        facts.append((f"{counts[-1]:,}", "examples of each"))
+    if matrix.transfers:
+        facts.append((f"{percent(fmean(cell.error_rate for cell in matrix.transfers))}%", "mean transfer"))
+    own = [cell.error_rate for row in matrix.models for cell in row.cells if cell is not None and cell.is_self]
+    if own:
+        facts.append((f"{percent(fmean(own))}%", "misread by their own model"))
+    return facts
+
+
+def _panels(study: Study, matrix: Matrix) -> list[_Picture]:
+    panels = []
+    for source in figures.figure_7_sources(matrix):
+        noun = describe(source) if study.is_control(source) else f"the attack on {source}"
+        panels.append(
+            _Picture(
+                _data_uri(figures.figure_7(study, [source])),
+                f"Pairs of images: the original, then the same image distorted by {noun}.",
+                "",
+            )
+        )
+    return panels
+
+
+def _settings(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Provenance as name and value, config first; nested values as JSON."""
+    rows = [(key, _plain(value)) for key, value in manifest["config"].items()]
+    rows += [(key, _plain(manifest.get(key))) for key in ("started", "finished", "hosts", "revision", "identity")]
+    rows.append(("data SHA-256", _plain(manifest["dataset"].get("fingerprint"))))
+    rows += [(f"version: {name}", _plain(version)) for name, version in manifest.get("versions", {}).items()]
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

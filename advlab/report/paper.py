@@ -1,0 +1,141 @@
+"""The tables of Szegedy et al. 2013, section 4, as data: what a study is printed beside.
+
+Rates are fractions (0.067 is the paper's 6.7%) and models carry the names of this package's zoo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DATASET = "mnist"
+"""The paper's numbers are about MNIST; beside any other data set they say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaperModel:
+    """A row of Table 1.
+
+    Attributes:
+        name: what the paper calls the model.
+        description: the paper's own description.
+        train_error: share of the training set misread.
+        test_error: share of the test set misread.
+        distortion: "av. min. distortion", the mean RMS that brings the training accuracy to 0.
+    """
+
+    name: str
+    description: str
+    train_error: float
+    test_error: float
+    distortion: float
+
+
+@dataclass(frozen=True, slots=True)
+class PaperMatrix:
+    """Error rates of target models (columns) on examples distorted for a source (rows).
+
+    Attributes:
+        targets: the columns' names.
+        error_rates: source -> one rate per target.
+        distortion: source -> mean RMS of its examples.
+    """
+
+    targets: tuple[str, ...]
+    error_rates: dict[str, tuple[float, ...]]
+    distortion: dict[str, float]
+
+    def error_rate(self, source: str, target: str) -> float | None:
+        """The paper's rate of ``target`` on ``source``'s examples, or None where it has none."""
+        if source not in self.error_rates or target not in self.targets:
+            return None
+        return self.error_rates[source][self.targets.index(target)]
+
+
+@dataclass(frozen=True, slots=True)
+class PaperSplitModel:
+    """A row of Table 3: a model trained on one half of the training set.
+
+    Attributes:
+        model: the zoo's name of the architecture.
+        trained_on: ``p1`` or ``p2``.
+        p1_error: share of P1 misread, undistorted.
+        p2_error: share of P2 misread, undistorted.
+        test_error: share of the test set misread, undistorted.
+        distortion: mean RMS of its minimum-distortion examples.
+    """
+
+    model: str
+    trained_on: str
+    p1_error: float
+    p2_error: float
+    test_error: float
+    distortion: float
+
+
+TABLE_1 = {
+    "softmax1e-4": PaperModel("softmax1", "softmax, λ = 1e-4", 0.067, 0.074, 0.062),
+    "softmax1e-2": PaperModel("softmax2", "softmax, λ = 1e-2", 0.10, 0.094, 0.1),
+    "softmax1": PaperModel("softmax3", "softmax, λ = 1", 0.212, 0.20, 0.14),
+    "fc100-100-10": PaperModel("N100-100-10", "sigmoid network, λ = 1e-5, 1e-5, 1e-6", 0.0, 0.0164, 0.058),
+    "fc200-200-10": PaperModel("N200-200-10", "sigmoid network, λ = 1e-5, 1e-5, 1e-6", 0.0, 0.0154, 0.065),
+    "ae400-10": PaperModel("AE400-10", "autoencoder with softmax, λ = 1e-6", 0.0057, 0.019, 0.086),
+}
+
+TABLE_2 = PaperMatrix(
+    targets=tuple(TABLE_1),
+    error_rates={
+        "softmax1e-4": (1.0, 0.117, 0.227, 0.02, 0.039, 0.027),
+        "softmax1e-2": (0.871, 1.0, 0.352, 0.359, 0.273, 0.098),
+        "softmax1": (0.719, 0.762, 1.0, 0.481, 0.47, 0.344),
+        "fc100-100-10": (0.289, 0.137, 0.211, 1.0, 0.066, 0.02),
+        "fc200-200-10": (0.382, 0.14, 0.238, 0.203, 1.0, 0.027),
+        "ae400-10": (0.234, 0.16, 0.248, 0.094, 0.066, 1.0),
+        "gaussian-0.1": (0.05, 0.101, 0.183, 0.0, 0.0, 0.008),
+        "gaussian-0.3": (0.156, 0.113, 0.227, 0.05, 0.043, 0.031),
+    },
+    distortion={
+        "softmax1e-4": 0.062,
+        "softmax1e-2": 0.1,
+        "softmax1": 0.14,
+        "fc100-100-10": 0.058,
+        "fc200-200-10": 0.065,
+        "ae400-10": 0.086,
+        "gaussian-0.1": 0.1,
+        "gaussian-0.3": 0.3,
+    },
+)
+
+TABLE_3 = {
+    "M1": PaperSplitModel("fc100-100-10", "p1", 0.0, 0.024, 0.02, 0.062),
+    "M1'": PaperSplitModel("fc123-456-10", "p1", 0.0, 0.025, 0.021, 0.059),
+    "M2": PaperSplitModel("fc100-100-10", "p2", 0.023, 0.0, 0.021, 0.058),
+}
+
+TABLE_4 = PaperMatrix(
+    targets=tuple(TABLE_3),
+    error_rates={
+        "M1": (1.0, 0.262, 0.059),
+        "M1'": (0.0625, 1.0, 0.051),
+        "M2": (0.082, 0.082, 1.0),
+        "gaussian-0.06": (0.022, 0.026, 0.024),
+        "M1 amplified to 0.1": (1.0, 0.98, 0.43),
+        "M1' amplified to 0.1": (0.96, 1.0, 0.22),
+        "M2 amplified to 0.1": (0.27, 0.5, 1.0),
+        "gaussian-0.1": (0.026, 0.028, 0.027),
+    },
+    distortion={
+        "M1": 0.062,
+        "M1'": 0.059,
+        "M2": 0.058,
+        "gaussian-0.06": 0.06,
+        "M1 amplified to 0.1": 0.1,
+        "M1' amplified to 0.1": 0.1,
+        "M2 amplified to 0.1": 0.1,
+        "gaussian-0.1": 0.1,
+    },
+)
+
+
+def as_printed(rate: float) -> str:
+    """A rate in per cent with the digits the paper prints: 0.0164 -> ``1.64``, 0.1 -> ``10``."""
+    return f"{100 * rate:.4g}"

@@ -1,0 +1,36 @@
+"""The transfer matrix: predictions reduced to one row per (source, target)."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from advlab.results.schema import MATRIX
+from advlab.results.store import Store
+from advlab.transfer.metrics import Counts, count, rates
+
+_COLUMNS = ["label", "clean_prediction", "prediction", "source_prediction", "rms"]
+
+
+def count_file(store: Store, name: str) -> Counts:
+    """The counts of one predictions file."""
+    table = store.read_table(name, _COLUMNS)
+    columns = {column: table.column(column) for column in _COLUMNS}
+    source = columns.pop("source_prediction")
+    return count(
+        **{column: values.to_numpy() for column, values in columns.items()},
+        source_prediction=None if source.null_count else source.to_numpy(),
+    )
+
+
+def reduce(store: Store, sources: list[str], targets: list[str]) -> pa.Table:
+    """The matrix of a study, summed file by file: memory does not grow with the number of examples."""
+    rows = []
+    for source in sources:
+        for target in targets:
+            parts = store.files(f"predictions/source={source}/target={target}", suffix=".parquet")
+            counts = [count_file(store, part) for part in parts]
+            total = counts[0]
+            for part_counts in counts[1:]:
+                total += part_counts
+            rows.append({"source": source, "target": target, **rates(total)})
+    return pa.Table.from_pylist(rows, schema=MATRIX)

@@ -1,0 +1,46 @@
+"""Where numbers come from: versions, revision, command, time."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("advlab", "torch", "torchvision", "ray", "numpy", "scipy", "pyarrow")
+
+
+def describe(command: list[str]) -> dict[str, Any]:
+    """What ``study.json`` records beside the settings."""
+    return {
+        "command": command,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "revision": _revision(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": None,
+        "hosts": None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _revision() -> str | None:
+    """The git commit of this checkout, with ``+`` when files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return commit + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

@@ -1,0 +1,177 @@
+"""A study's folder: what it is, what it holds, and reading it back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from advlab import data
+from advlab.data import Dataset
+from advlab.errors import UserError
+from advlab.results.schema import decode_images
+from advlab.results.store import Store
+from advlab.results.tables import examples_from_arrow, examples_to_arrow
+from advlab.transfer import controls
+
+MANIFEST = "study.json"
+
+
+class Study:
+    """One study in one folder, local or remote.
+
+    ``study.json`` holds its configuration and provenance; the Parquet files hold its rows; everything else is a
+    view of them.
+    """
+
+    def __init__(self, store: Store, manifest: dict[str, Any]) -> None:
+        self.store = store
+        self.manifest = manifest
+        self._dataset: Dataset | None = None
+
+    @classmethod
+    def begin(cls, out: str, manifest: dict[str, Any]) -> Study:
+        """Start a study in ``out``, or continue it when ``out`` holds part of the same one.
+
+        ``manifest["config"]`` decides what the same study is. What the earlier run recorded is kept.
+
+        Raises:
+            UserError: ``out`` holds another study, something that is no study, or cannot be written.
+        """
+        store = Store(out)
+        store.require_writable()
+        identity = study_identity(manifest)
+        if store.exists(MANIFEST):
+            earlier = _read_manifest(store)
+            if earlier["identity"] != identity:
+                raise UserError(
+                    f"--out {out!r} holds another study ({_difference(earlier, manifest)}); "
+                    "choose another folder, or run with the settings of that study to continue it."
+                )
+            return cls(store, earlier)
+        if store.files():
+            raise UserError(f"--out {out!r} holds files but no study.json; choose an empty or new folder.")
+        study = cls(store, {**manifest, "identity": identity})
+        study.save_manifest()
+        return study
+
+    @classmethod
+    def open(cls, out: str) -> Study:
+        """Read an existing study.
+
+        Raises:
+            UserError: there is no study in ``out``.
+        """
+        store = Store(out)
+        if not store.exists(MANIFEST):
+            raise UserError(f"{out!r} holds no study: there is no {MANIFEST} in it.")
+        return cls(store, _read_manifest(store))
+
+    def save_manifest(self) -> None:
+        """Write ``study.json`` as it now stands."""
+        self.store.write_json(MANIFEST, self.manifest)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that make the study what it is."""
+        config: dict[str, Any] = self.manifest["config"]
+        return config
+
+    @property
+    def targets(self) -> list[str]:
+        """Models every example is shown to, in display order."""
+        return list(self.config["models"])
+
+    @property
+    def sources(self) -> list[str]:
+        """Attacked models, then controls, in display order."""
+        return [*self.targets, *controls.expand(self.config["controls"], self.targets)]
+
+    def is_control(self, source: str) -> bool:
+        """Whether a source is noise rather than an attacked model."""
+        return source not in self.config["models"]
+
+    @property
+    def dataset(self) -> Dataset:
+        """The clean images the study distorts: the first ``examples`` of its split."""
+        if self._dataset is None:
+            split = data.load(self.config["dataset"], self.config["split"])
+            self._dataset = split.subset(slice(self.config["examples"]))
+        return self._dataset
+
+    def matrix(self) -> pa.Table:
+        """The rows of ``matrix.parquet``."""
+        return self.store.read_table("matrix.parquet")
+
+    def examples(self, source: str, columns: list[str] | None = None, limit: int | None = None) -> pa.Table:
+        """Attacked examples of a model in data-set order, or those of a control, made anew."""
+        if self.is_control(source):
+            return self._control_examples(source, columns, limit)
+        return self._read_parts(f"examples/source={quote(source, safe='')}", columns, limit)
+
+    def predictions(self, source: str, target: str, columns: list[str] | None = None) -> pa.Table:
+        """What one model answered to one source's images, in data-set order."""
+        return self._read_parts(
+            f"predictions/source={quote(source, safe='')}/target={quote(target, safe='')}", columns, None
+        )
+
+    def images(self, examples: pa.Table) -> np.ndarray:
+        """The distorted images of a table of examples, float32 [N, C, H, W]."""
+        return decode_images(examples)
+
+    def clean_images(self, index: np.ndarray) -> np.ndarray:
+        """The originals at these positions of the data set, float32 [N, C, H, W]."""
+        return self.dataset.images[self.rows_of(index)].numpy()
+
+    def rows_of(self, index: np.ndarray) -> torch.Tensor:
+        """Which rows of ``dataset`` hold these positions of the data set."""
+        return torch.from_numpy(np.searchsorted(self.dataset.index.numpy(), index))
+
+    def _read_parts(self, folder: str, columns: list[str] | None, limit: int | None) -> pa.Table:
+        parts: list[pa.Table] = []
+        rows = 0
+        for name in self.store.files(folder, suffix=".parquet"):
+            if limit is not None and rows >= limit:
+                break
+            parts.append(self.store.read_table(name, columns))
+            rows += len(parts[-1])
+        if not parts:
+            raise UserError(f"{self.store.uri!r} holds no rows in {folder}; run the study to its end first.")
+        return pa.concat_tables(parts).slice(0, limit)
+
+    def _control_examples(self, source: str, columns: list[str] | None, limit: int | None) -> pa.Table:
+        attacked = controls.attacked_model(source)
+        distorted = None if attacked is None else examples_from_arrow(self.examples(attacked, limit=limit))
+        dataset = self.dataset.subset(slice(limit))
+        if distorted is not None:
+            dataset = dataset.subset(self.rows_of(distorted.index))
+        table = examples_to_arrow(controls.make(source, dataset, distorted, seed=self.config["seed"]))
+        return table if columns is None else table.select(columns)
+
+
+def study_identity(manifest: dict[str, Any]) -> str:
+    """SHA-256 of what decides a study's rows: its kind and settings."""
+    decisive = {"kind": manifest["kind"], "config": manifest["config"]}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(store: Store) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = store.read_json(MANIFEST)
+        manifest["identity"], manifest["config"], manifest["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{store.path(MANIFEST)!r} is no study of this program; choose another folder.") from error
+    return manifest
+
+
+def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
+    if earlier["kind"] != now["kind"]:
+        return f"a {earlier['kind']} study"
+    was, is_ = earlier["config"], now["config"]
+    key = next(k for k in {**was, **is_} if was.get(k) != is_.get(k))
+    return f"its {key} is {was.get(key)!r}, here {is_.get(key)!r}"

@@ -1,0 +1,103 @@
+"""Minibatch training, for networks with dropout and for those too large for a full batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advlab.data import Dataset
+from advlab.models.mlp import initialise
+from advlab.training.decay import Convention, WeightDecay
+from advlab.training.full_batch import Progress
+
+
+def fit(
+    network: nn.Module,
+    dataset: Dataset,
+    *,
+    seed: int,
+    device: torch.device,
+    progress: Progress | None = None,
+    weight_decay: float | Sequence[float] = 0.0,
+    decay_convention: Convention = "half",
+    initial_weights: str = "kaiming",
+    epochs: int = 10,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+) -> dict[str, Any]:
+    """Minimise mean cross entropy + weight decay by Adam with a one-cycle learning rate, in place.
+
+    Args as in ``full_batch.fit``; ``learning_rate`` is the peak of the cycle (Smith & Topin 2018).
+
+    Returns:
+        ``loss`` (mean over the last epoch), ``iterations`` (steps), ``seconds``, ``stop``.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    initialise(network, initial_weights, generator)
+    network.to(device)
+    batches = shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator)
+    return train(
+        network,
+        batches,
+        steps=epochs * -(-len(dataset) // batch_size),
+        steps_per_epoch=-(-len(dataset) // batch_size),
+        learning_rate=learning_rate,
+        penalty=WeightDecay(network, weight_decay, decay_convention),
+        device=device,
+        progress=progress,
+    )
+
+
+def shuffled_batches(
+    images: Tensor, labels: Tensor, batch_size: int, epochs: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (images [b, ...], labels [b]) of every epoch in turn, each epoch in an order of its own."""
+    for _ in range(epochs):
+        for rows in torch.randperm(len(labels), generator=generator).split(batch_size):
+            yield images[rows], labels[rows]
+
+
+def train(
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    steps: int,
+    steps_per_epoch: int,
+    learning_rate: float,
+    penalty: WeightDecay,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train on any stream of batches; the loop does not know where they come from."""
+    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps)
+    started = time.perf_counter()
+    network.train()
+    sum_loss = torch.zeros((), device=device)
+    mean_loss = float("nan")
+    for step, (images, labels) in enumerate(batches, start=1):
+        x, y = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        optimiser.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(network(x), y) + penalty()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        sum_loss += loss.detach()
+        if step % steps_per_epoch == 0:
+            mean_loss = float(sum_loss) / steps_per_epoch
+            sum_loss.zero_()
+            if progress is not None:
+                progress(step, {"loss": mean_loss})
+    network.eval()
+    return {
+        "loss": mean_loss,
+        "iterations": steps,
+        "seconds": time.perf_counter() - started,
+        "stop": f"{steps // steps_per_epoch} epochs",
+    }

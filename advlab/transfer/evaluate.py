@@ -1,0 +1,39 @@
+"""The target side: show distorted images to a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from advlab.attacks.result import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A model's answers as columns, one row per image.
+
+    Attributes:
+        prediction: [N] int64, the class with the largest logit.
+        margin: [N] float32, logit of the label less the largest other logit.
+    """
+
+    prediction: np.ndarray
+    margin: np.ndarray
+
+
+@torch.inference_mode()
+def answer(
+    model: Model, images: np.ndarray, labels: np.ndarray, *, device: torch.device, batch_size: int = 1000
+) -> Answers:
+    """Classify images [N, C, H, W] float32 with true classes ``labels`` [N] int64, in batches."""
+    predictions, margins = [], []
+    for start in range(0, len(images), batch_size):
+        rows = slice(start, start + batch_size)
+        logits = model(torch.from_numpy(np.ascontiguousarray(images[rows])).to(device))
+        label = torch.from_numpy(np.ascontiguousarray(labels[rows])).to(device)[:, None]
+        others = logits.scatter(1, label, -torch.inf).amax(1)
+        predictions.append(logits.argmax(1))
+        margins.append(logits.gather(1, label).squeeze(1) - others)
+    return Answers(torch.cat(predictions).cpu().numpy(), torch.cat(margins).float().cpu().numpy())

@@ -1,0 +1,107 @@
+"""The source side: attack a model on a slice of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advlab.attacks import targets
+from advlab.attacks.criterion import Criterion
+from advlab.attacks.registry import Attack
+from advlab.attacks.result import Model
+from advlab.data import Dataset
+from advlab.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Distorted images as columns, one row per example.
+
+    Attributes:
+        index, label: [N] int64, which image of the data set, and its class.
+        target: [N] int64, the class aimed at or reached; -1 for controls.
+        success: [N] bool.
+        l2, rms, linf: [N] float64, size of x' − x in pixel intensity.
+        c: [N] float64, the penalty constant of the returned point, NaN where there is none.
+        evaluations: [N] int64, gradient evaluations spent.
+        survives_uint8: [N] bool, still successful after rounding to 8 bits.
+        images: [N, C, H, W] float32.
+    """
+
+    index: np.ndarray
+    label: np.ndarray
+    target: np.ndarray
+    success: np.ndarray
+    l2: np.ndarray
+    rms: np.ndarray
+    linf: np.ndarray
+    c: np.ndarray
+    evaluations: np.ndarray
+    survives_uint8: np.ndarray
+    images: np.ndarray
+
+
+def attack_dataset(
+    model: Model, dataset: Dataset, attack: Attack, target: str, *, seed: int, device: torch.device
+) -> Examples:
+    """Attack every image of ``dataset`` once, or, for target ``all``, once per wrong class.
+
+    Args:
+        model: logits of images on ``device``.
+        dataset: the slice to attack.
+        attack: an attack of the registry.
+        target: a policy of ``advlab.attacks.targets``, ``all``, or a class as a number.
+        seed: of random targets and of whatever is random in the attack.
+        device: where to compute.
+
+    Raises:
+        UserError: an unknown policy or class.
+    """
+    images, labels, index = (t.to(device) for t in (dataset.images, dataset.labels, dataset.index))
+    policy: str | Tensor = target
+    if target == "all":
+        wrong = torch.arange(1, dataset.num_classes, device=device)
+        policy = ((labels[:, None] + wrong) % dataset.num_classes).flatten()
+        images, labels, index = (t.repeat_interleave(len(wrong), 0) for t in (images, labels, index))
+    elif target not in targets.POLICIES:
+        policy = torch.full_like(labels, parse_class(target, dataset.num_classes))
+    found = attack(model, images, labels, policy, (0.0, 1.0), seed=seed, index=index)
+
+    criterion = Criterion(labels, None if target == "nearest" else found.target)
+    with torch.no_grad():
+        rounded = criterion.is_met(model((found.images * 255).round() / 255))
+    return Examples(
+        index=index.cpu().numpy(),
+        label=labels.cpu().numpy(),
+        target=found.target.cpu().numpy(),
+        success=found.success.cpu().numpy(),
+        c=found.c.cpu().numpy(),
+        evaluations=found.evaluations.cpu().numpy(),
+        survives_uint8=rounded.cpu().numpy(),
+        images=found.images.cpu().numpy(),
+        **distortion(images.cpu().numpy(), found.images.cpu().numpy()),
+    )
+
+
+def parse_class(target: str, num_classes: int) -> int:
+    """The class that ``--target`` names by its number."""
+    if not target.isdigit() or int(target) >= num_classes:
+        raise UserError(
+            f"unknown target {target!r}; choose one of {', '.join(targets.POLICIES)}, all, or a class "
+            f"0..{num_classes - 1}."
+        )
+    return int(target)
+
+
+def distortion(clean: np.ndarray, distorted: np.ndarray) -> dict[str, np.ndarray]:
+    """``l2``, ``rms`` (the paper's √(Σ(x' − x)²/n)) and ``linf`` per image, in float64."""
+    difference = distorted.reshape(len(distorted), -1).astype(np.float64) - clean.reshape(len(clean), -1)
+    l2 = np.sqrt(np.square(difference).sum(1))
+    return {
+        "l2": l2,
+        "rms": l2 / np.sqrt(difference.shape[1]),
+        "linf": np.abs(difference).max(1, initial=0.0),
+    }

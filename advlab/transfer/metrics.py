@@ -1,0 +1,95 @@
+"""Rates and intervals of one cell of the matrix, from counts that add up over shards."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+Z95 = 1.959963984540054
+"""Two-sided 95% quantile of the normal distribution."""
+
+RMS_STEPS = 1e12
+"""RMS values are summed as integers in steps of 1e-12, so that the mean does not depend on the order of the sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a (source, target) pair's rows add up to.
+
+    Attributes:
+        n: rows.
+        errors: rows the target misreads.
+        clean_right: rows whose clean image the target reads rightly.
+        errors_of_clean_right: those of them it misreads when distorted.
+        same_mistakes: rows it misreads as the attacked model does; None for controls.
+        rms_steps: sum of the RMS in steps of 1e-12.
+    """
+
+    n: int
+    errors: int
+    clean_right: int
+    errors_of_clean_right: int
+    same_mistakes: int | None
+    rms_steps: int
+
+    def __add__(self, other: Counts) -> Counts:
+        same = (
+            None
+            if self.same_mistakes is None or other.same_mistakes is None
+            else self.same_mistakes + other.same_mistakes
+        )
+        return Counts(
+            self.n + other.n,
+            self.errors + other.errors,
+            self.clean_right + other.clean_right,
+            self.errors_of_clean_right + other.errors_of_clean_right,
+            same,
+            self.rms_steps + other.rms_steps,
+        )
+
+
+def count(
+    label: np.ndarray,
+    clean_prediction: np.ndarray,
+    prediction: np.ndarray,
+    source_prediction: np.ndarray | None,
+    rms: np.ndarray,
+) -> Counts:
+    """Counts of rows given as columns [N]; ``source_prediction`` is None for controls."""
+    wrong = prediction != label
+    right = clean_prediction == label
+    same = None if source_prediction is None else int((wrong & (prediction == source_prediction)).sum())
+    return Counts(
+        n=len(label),
+        errors=int(wrong.sum()),
+        clean_right=int(right.sum()),
+        errors_of_clean_right=int((wrong & right).sum()),
+        same_mistakes=same,
+        rms_steps=sum(np.rint(rms * RMS_STEPS).astype(np.int64).tolist()),
+    )
+
+
+def wilson(errors: int, n: int) -> tuple[float, float]:
+    """The Wilson score interval at 95% for a rate of ``errors`` in ``n`` (Wilson 1927)."""
+    if n == 0:
+        return float("nan"), float("nan")
+    rate = errors / n
+    centre = (rate + Z95 * Z95 / (2 * n)) / (1 + Z95 * Z95 / n)
+    half = Z95 / (1 + Z95 * Z95 / n) * math.sqrt(rate * (1 - rate) / n + Z95 * Z95 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def rates(counts: Counts) -> dict[str, float | int | None]:
+    """The columns of one row of the matrix, but for its two names."""
+    low, high = wilson(counts.errors, counts.n)
+    return {
+        "n": counts.n,
+        "error_rate": counts.errors / counts.n,
+        "ci_low": low,
+        "ci_high": high,
+        "conditional_error_rate": counts.errors_of_clean_right / counts.clean_right if counts.clean_right else None,
+        "same_mistake_rate": None if counts.same_mistakes is None else counts.same_mistakes / counts.n,
+        "mean_rms": counts.rms_steps / RMS_STEPS / counts.n,
+    }

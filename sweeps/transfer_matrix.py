@@ -1,0 +1,51 @@
+"""Attack every model once, show every example to every model: the paper's Tables 1 and 2 and Figure 7."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rich.console import Console
+
+from advlab import report
+from advlab.command import CommonOptions, run
+from advlab.distributed import transfer_study
+from advlab.distributed.pool import PoolOptions
+from advlab.distributed.session import session
+from advlab.distributed.transfer_study import TransferConfig
+from advlab.results import Study
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Command line of this study."""
+
+    study: TransferConfig = field(default_factory=TransferConfig)
+    common: CommonOptions = field(default_factory=CommonOptions)
+    pool: PoolOptions = field(default_factory=PoolOptions)
+
+    reuse: str | None = None
+    """Folder of another study: shards that would be the same are taken from it."""
+
+
+def main(options: Options) -> None:
+    transfer_study.resolve(options.study)
+    with session(options.common.address):
+        study = transfer_study.begin(options.study, options.common.out)
+        with report.Tracker(
+            options.common.wandb, identity=study.manifest["identity"], config=study.config, out=study.store.uri
+        ) as tracker:
+            transfer_study.run(options.study, study, options.pool, reuse=options.reuse, on_progress=tracker.log)
+            show(study)
+            tracker.record(study)
+
+
+def show(study: Study) -> None:
+    """Print the tables, write the report, and say where everything lies."""
+    console = Console()
+    report.print_study(study, console)
+    report.render(study)
+    console.print(f"rows and tables: {study.store.uri}\nreport: {study.store.path('report.html')}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run(__doc__, Options, main)
