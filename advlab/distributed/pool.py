@@ -112,7 +112,8 @@ class Pool:
             scheduling_strategy="SPREAD",
         )(_Worker)
         threads = max(1, int(options.num_cpus))
-        self._actors = [remote.remote(threads, options.num_gpus > 0) for _ in range(actors)]
+        # Any: Ray's stubs know neither .options nor .remote of an actor made from a class held in a variable
+        self._actors: list[Any] = [remote.remote(threads, options.num_gpus > 0) for _ in range(actors)]
         self._shared: dict[str, ray.ObjectRef] = {}
 
     def share(self, key: str, value: Any) -> None:

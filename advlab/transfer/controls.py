@@ -2,7 +2,7 @@
 
 ``gaussian-σ``          x + σ·n, not clipped, as in the paper's Table 2
 ``gaussian-σ-clipped``  the same, clipped to the box
-``shuffled-MODEL``      the perturbation found for MODEL with its pixels permuted at random, clipped to the box
+``shuffled-MODEL``      the perturbation found for MODEL with its pixels permuted at random, so of the same norm
 ``shuffled``            the former for every attacked model
 """
 
@@ -56,13 +56,13 @@ def make(control: str, clean: Dataset, attacked: Examples | None, *, seed: int) 
     images = clean.images.numpy()
     index = clean.index.numpy()
     noise = np.empty_like(images)
+    clipped = False
     if gaussian := _GAUSSIAN.fullmatch(control):
         sigma, clipped = np.float32(gaussian[1]), gaussian[2] is not None
         for row, position in enumerate(index):
             noise[row] = sigma * _generator(control, seed, position).standard_normal(images[row].shape, np.float32)
     else:
         assert attacked is not None
-        clipped = True
         for row, position in enumerate(index):
             perturbation = (attacked.images[row] - images[row]).ravel()
             noise[row] = _generator(control, seed, position).permutation(perturbation).reshape(images[row].shape)

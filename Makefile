@@ -1,0 +1,38 @@
+# Everyday commands. `make demo` and `make test` set themselves up on a machine with Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint format venv clean
+
+demo: $(INSTALLED)  ## the main job: six MNIST models, attacked once, shown to all
+	$(BIN)/python sweeps/transfer_matrix.py --dataset mnist --models paper --split train --examples 1000 \
+		--attack lbfgs --target random --out runs/demo
+
+test: lint  ## lint, types, architecture, then the tests
+	$(BIN)/pytest -q -m "not slow"
+
+test-slow: $(INSTALLED)  ## proofs that take minutes: clusters, chaos, whole data sets
+	$(BIN)/pytest -q -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv: $(INSTALLED)
+
+# constraints.txt pins the versions that the published numbers were made with
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
