@@ -86,9 +86,11 @@ class Failure:
 
 @dataclass(slots=True)
 class _State:
+    """What is to do, what each actor was given, oldest first (None: the question whether it is alive)."""
+
     todo: deque[Unit]
+    given: dict[ray.ObjectRef, tuple[int, Unit | None]] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
-    running: dict[ray.ObjectRef, tuple[int, Unit | None]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -136,51 +138,54 @@ class Pool:
         state = _State(deque(units))
         for actor in range(len(self._actors)):
             self._probe(state, actor)
-        while state.todo or any(unit is not None for _, unit in state.running.values()):
-            (ref,), _ = ray.wait(list(state.running), num_returns=1)
-            actor, unit = state.running.pop(ref)
+        while state.todo or any(unit is not None for _, unit in state.given.values()):
+            (ref,), _ = ray.wait(list(state.given), num_returns=1)
+            actor, unit = state.given[ref]
             try:
                 answer = ray.get(ref)
             except LOST as error:
-                self._lost(state, actor, unit, error)
-                continue
+                self._take_back(state, actor, error)
             except RayTaskError as error:
+                del state.given[ref]
                 if unit is not None:
                     state.failures.append(Failure(unit, _reason(error.cause)))
             else:
+                del state.given[ref]
                 if unit is not None:
                     state.todo.extendleft(reversed(list(on_result(unit, answer))))
             self._fill(state)
-        for ref in state.running:
-            ray.cancel(ref)
         return state.failures
 
     def _probe(self, state: _State, actor: int) -> None:
         """Ask an actor to report once it is (again) alive; until then it gets no work."""
         ref = self._actors[actor].ready.options(max_task_retries=-1).remote()
-        state.running[ref] = (actor, None)
+        state.given[ref] = (actor, None)
 
     def _fill(self, state: _State) -> None:
         held = [0] * len(self._actors)
-        for actor, unit in state.running.values():
+        for actor, unit in state.given.values():
             held[actor] += self.depth if unit is None else 1  # a probed actor is not known to be alive
         for level in range(self.depth):
             for actor, count in enumerate(held):
                 if state.todo and count <= level:
                     unit = state.todo.popleft()
-                    state.running[self._actors[actor].run.remote(unit, self._shared)] = (actor, unit)
+                    state.given[self._actors[actor].run.remote(unit, self._shared)] = (actor, unit)
                     held[actor] += 1
 
-    def _lost(self, state: _State, actor: int, unit: Unit | None, error: Exception) -> None:
-        if unit is not None:
-            attempts = state.attempts[unit.name] = state.attempts.get(unit.name, 0) + 1
+    def _take_back(self, state: _State, actor: int, error: Exception) -> None:
+        """Recover what a dead actor was given; only the oldest of it, the unit it was at, can have killed it."""
+        lost: list[Unit] = []
+        for ref in [ref for ref, (holder, _) in state.given.items() if holder == actor]:
+            if not _has_answer(ref):
+                _, unit = state.given.pop(ref)
+                lost += [unit] if unit is not None else []
+        for unit in reversed(lost):
+            attempts = state.attempts[unit.name] = state.attempts.get(unit.name, 0) + (unit is lost[0])
             if attempts < self.max_attempts:
                 state.todo.appendleft(unit)
             else:
                 state.failures.append(Failure(unit, f"lost {attempts} times, last: {_reason(error)}"))
-        if not any(held == actor and probed is None for held, probed in state.running.values()):
-            self._probe(state, actor)
-        self._fill(state)
+        self._probe(state, actor)
 
 
 class _Worker:
@@ -207,6 +212,19 @@ class _Worker:
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
+
+
+def _has_answer(ref: ray.ObjectRef) -> bool:
+    """Whether a call came to an end of its own, good or bad, rather than being lost or still under way."""
+    if not ray.wait([ref], timeout=0)[0]:
+        return False
+    try:
+        ray.get(ref)
+    except LOST:
+        return False
+    except RayTaskError:
+        return True
+    return True
 
 
 def _reason(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,25 +26,27 @@ def session(address: str | None) -> Iterator[None]:
     if ray.is_initialized():  # the caller holds the connection
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray would otherwise hide GPUs from actors that ask for none by an empty CUDA_VISIBLE_DEVICES, and warn of it.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        if address is None:
-            ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-        else:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        if address is None:
-            raise
-        raise UserError(
-            f"no Ray cluster answers at --address {address!r}; run on a machine of the cluster with --address auto, "
-            "start one with 'ray start --head', or leave --address out to compute on this machine."
-        ) from error
+    if address is None:
+        ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    else:
+        _connect(address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    try:
+        if ":" in address and "://" not in address:
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=5).close()
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, ValueError, RuntimeError) as error:  # ConnectionError and TimeoutError are OSErrors
+        raise UserError(
+            f"no Ray cluster answers at --address {address!r}; run on a machine of the cluster with --address auto, "
+            "start one with 'ray start --head', or leave --address out to compute on this machine."
+        ) from error
 
 
 def host_count() -> int:
