@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from rich.console import Console
 
 from advlab.report import figures, html, tables
 from advlab.report.tracker import Mode, Tracker
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from advlab.results import Study
+from advlab.results import Study
 
 __all__ = ["Mode", "Tracker", "print_study", "render"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -15,9 +15,7 @@ from matplotlib.patches import Rectangle
 
 from advlab.report.palette import INK, MUTED, RULE, heat, hue
 from advlab.report.summary import Matrix, describe, percent, read_matrix
-
-if TYPE_CHECKING:
-    from advlab.results import Study
+from advlab.results import Study
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -32,11 +30,8 @@ _STYLE: Any = {
     "text.parse_math": False,
 }
 _DPI = 160
-_DASHES = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (2, 1.2)),
-)  # times eight hues: 24 curves, told apart without colour too
+_DASHES: Any = ("-", (0, (5, 1.5)), (0, (2, 1.2)))
+"""Curves differ in dashes as well as in hue, so that they can be told apart without colour."""
 _SCANNED = 400  # examples of a source among which the shown ones are chosen
 _PAIRS_PER_ROW = 5
 _PANEL_WIDTH = 4.2  # inches
@@ -85,9 +80,13 @@ def distortion_histograms(study: Study) -> bytes:
     """The RMS distortions of each attacked model, medians marked, Gaussian noise as dashed lines."""
     matrix = read_matrix(study)
     samples = _distortions(study, matrix)
-    noise = [(row.source, row.mean_rms) for row in matrix.controls if row.source.startswith("gaussian-")]
-    largest = max((float(np.quantile(values, 0.995)) for values in samples.values() if len(values)), default=0.1)
+    largest = max((float(np.quantile(values, 0.995)) for values in samples.values() if len(values)), default=0.0)
     bins = np.linspace(0.0, 1.05 * largest or 0.1, 61)
+    noise = {
+        row.source.removeprefix("gaussian-"): row.mean_rms
+        for row in matrix.controls
+        if row.source.startswith("gaussian-") and row.mean_rms is not None and row.mean_rms < bins[-1]
+    }
     with rc_context(_STYLE):
         figure = _figure(_CHART_WIDTH, 0.7 + 0.68 * max(1, len(samples)))
         panels = figure.subplots(max(1, len(samples)), 1, sharex=True, squeeze=False)[:, 0]
@@ -95,7 +94,7 @@ def distortion_histograms(study: Study) -> bytes:
             colour = hue(position)
             panel.hist(np.minimum(values, bins[-1]), bins=bins, color=colour, alpha=0.85, edgecolor="none")
             _name_panel(panel, source)
-            for _, level in noise:
+            for level in noise.values():
                 panel.axvline(level, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
             if len(values):
                 median = float(np.median(values))
@@ -111,8 +110,8 @@ def distortion_histograms(study: Study) -> bytes:
                     bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
                 )
             panel.set_xlim(0, bins[-1])
-        shown = [describe(name) for name, level in noise if level is not None and level < bins[-1]]
-        panels[-1].set_xlabel("distortion, RMS per pixel" + (f" (dashed: {', '.join(shown)})" if shown else ""))
+        dashed = f"; dashed: Gaussian noise of stddev {' and '.join(noise)}" if noise else ""
+        panels[-1].set_xlabel(f"distortion, RMS per pixel{dashed}")
         return _png(figure)
 
 
@@ -126,7 +125,8 @@ def distortion_curves(study: Study) -> bytes:
             table = study.examples(row.source, columns=["success", "rms"])
             fooled = np.sort(table["rms"].to_numpy()[table["success"].to_numpy(zero_copy_only=False)])
             share = 100 * np.arange(len(fooled) + 1) / max(1, len(table))
-            axes.step(np.r_[0.0, fooled], share, where="post", color=hue(position), linewidth=1.8, label=row.source)
+            look = {"color": hue(position), "linestyle": _DASHES[position % len(_DASHES)], "linewidth": 1.8}
+            axes.step(np.r_[0.0, fooled], share, where="post", label=row.source, **look)
         axes.set_ylim(0, 102)
         axes.set_xlim(left=0)
         axes.set_xlabel("distortion allowed, RMS per pixel")
@@ -134,7 +134,7 @@ def distortion_curves(study: Study) -> bytes:
         axes.grid(color=RULE, linewidth=0.6)
         axes.set_axisbelow(True)
         if matrix.models:
-            axes.legend(frameon=False, loc="lower right")
+            axes.legend(frameon=False, loc="lower right", handlelength=3)
         return _png(figure)
 
 
@@ -161,7 +161,7 @@ def figure_7(study: Study, sources: Sequence[str] | None = None, rows: int = 6) 
             if mosaic is not None:
                 grey = mosaic.shape[-1] == 1
                 panel.imshow(mosaic[..., 0] if grey else mosaic, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            panel.set_title(f"{describe(source)}: {accuracy[source]}", fontsize=9.5, loc="left")
+            panel.set_title(f"{describe(source)}: {accuracy[source]}", fontsize=11, loc="left")
         return _png(figure, bbox_inches="tight", pad_inches=0.06)
 
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -27,12 +27,7 @@ from advlab.report.summary import (
     span,
 )
 from advlab.report.tables import rms
-
-if TYPE_CHECKING:
-    from advlab.results import Study
-
-_FLAGS = ("dataset", "models", "split", "examples", "attack", "target", "seed")
-"""What of a study's config is a flag of the command; the rest has no bearing on its rows."""
+from advlab.results import Study
 
 _PROVENANCE = ("started", "finished", "hosts", "revision", "identity")
 
@@ -91,15 +86,15 @@ def page(study: Study, images: Mapping[str, bytes] | None = None) -> str:
 
 
 def command(config: Mapping[str, Any]) -> str:
-    """The command line that makes a study of this config again, safe to paste into a POSIX shell."""
+    """The command line that makes a study of this config again, safe to paste into a POSIX shell.
+
+    Every setting of a config decides the study's rows, so each is given as the flag of its name.
+    """
     words = ["python", "sweeps/transfer_matrix.py"]
-    for key in _FLAGS:
-        value = config.get(key)
+    for key, value in config.items():
         if value is not None:
-            words += [
-                f"--{key}",
-                ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value),
-            ]
+            listed = isinstance(value, list | tuple)
+            words += [f"--{key.replace('_', '-')}", ",".join(map(str, value)) if listed else str(value)]
     return " ".join(map(shlex.quote, [*words, "--out", "OUT"]))
 
 
@@ -151,9 +146,8 @@ def _facts(matrix: Matrix) -> list[tuple[str, str]]:
         facts.append((f"{counts[-1]:,}", "examples of each"))
     if matrix.transfers:
         facts.append((f"{percent(fmean(cell.error_rate for cell in matrix.transfers))}%", "mean transfer"))
-    own = [cell.error_rate for row in matrix.models for cell in row.cells if cell is not None and cell.is_self]
-    if own:
-        facts.append((f"{percent(fmean(own))}%", "misread by their own model"))
+    if matrix.own:
+        facts.append((f"{percent(fmean(cell.error_rate for cell in matrix.own))}%", "misread by their own model"))
     return facts
 
 
@@ -174,7 +168,7 @@ def _panels(study: Study, matrix: Matrix) -> list[_Picture]:
 def _settings(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Provenance as name and value, config first; nested values as JSON."""
     rows = [(key, _plain(value)) for key, value in manifest["config"].items()]
-    rows += [(key, _plain(manifest.get(key))) for key in ("started", "finished", "hosts", "revision", "identity")]
+    rows += [(key, _plain(manifest.get(key))) for key in _PROVENANCE]
     rows.append(("data SHA-256", _plain(manifest["dataset"].get("fingerprint"))))
     rows += [(f"version: {name}", _plain(version)) for name, version in manifest.get("versions", {}).items()]
     return rows

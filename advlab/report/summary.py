@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from advlab.report import paper
-
-if TYPE_CHECKING:
-    from advlab.results import Study
+from advlab.results import Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,7 @@ class Cell:
         ci_low: lower end of the Wilson 95% interval of ``error_rate``.
         ci_high: its upper end.
         conditional_error_rate: share misread among the examples the target reads correctly clean.
-        same_mistake_rate: as in ``matrix.parquet``.
+        same_mistake_rate: share misread as the very class the attacked model sees in them.
         paper: the paper's error rate, or None.
     """
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from advlab.report.paper import as_printed
-from advlab.report.summary import Cell, Matrix, Row, percent, read_matrix, read_models
-
-if TYPE_CHECKING:
-    from advlab.results import Study
+from advlab.report.summary import Cell, Matrix, ModelRow, Row, percent, read_matrix, read_models
+from advlab.results import Study
 
 _DIM = "dim"
 _SELF = "bold dark_orange3"
@@ -40,13 +36,8 @@ def models_table(study: Study) -> Table:
     for heading in ("train error %", "test error %", "iterations", "mean RMS"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in read_models(study):
-        table.add_row(
-            Text(row.name),
-            _beside(percent(row.train_error, 2), None if row.paper is None else as_printed(row.paper.train_error)),
-            _beside(percent(row.test_error, 2), None if row.paper is None else as_printed(row.paper.test_error)),
-            "–" if row.iterations is None else f"{row.iterations:,}",
-            _beside(rms(row.mean_rms), None if row.paper is None else f"{row.paper.distortion:g}"),
-        )
+        (name, _), *numbers = _model_cells(row)
+        table.add_row(Text(name), *(_beside(ours, theirs) for ours, theirs in numbers))
     return table
 
 
@@ -77,22 +68,8 @@ def markdown_models(study: Study) -> str:
         _line(["---", "---:", "---:", "---:", "---:"]),
     ]
     for row in read_models(study):
-        theirs = row.paper
-        lines.append(
-            _line(
-                [
-                    _escape(row.name),
-                    _markdown_beside(
-                        percent(row.train_error, 2), None if theirs is None else as_printed(theirs.train_error)
-                    ),
-                    _markdown_beside(
-                        percent(row.test_error, 2), None if theirs is None else as_printed(theirs.test_error)
-                    ),
-                    "–" if row.iterations is None else f"{row.iterations:,}",
-                    _markdown_beside(rms(row.mean_rms), None if theirs is None else f"{theirs.distortion:g}"),
-                ]
-            )
-        )
+        (name, _), *numbers = _model_cells(row)
+        lines.append(_line([_escape(name), *(_markdown_beside(ours, theirs) for ours, theirs in numbers)]))
     return "\n".join(lines) + "\n"
 
 
@@ -124,6 +101,18 @@ def _matrix_table(study: Study, matrix: Matrix, start: int, stop: int) -> Table:
             table.add_row(Text(row.source), *cells, _beside(rms(row.mean_rms), _rms(row), separator="\n"))
         table.add_section()
     return table
+
+
+def _model_cells(row: ModelRow) -> list[tuple[str, str | None]]:
+    """Name, errors, iterations and distortion of a model: ours, and the paper's where it has one."""
+    theirs = row.paper
+    return [
+        (row.name, None),
+        (percent(row.train_error, 2), None if theirs is None else as_printed(theirs.train_error)),
+        (percent(row.test_error, 2), None if theirs is None else as_printed(theirs.test_error)),
+        ("–" if row.iterations is None else f"{row.iterations:,}", None),
+        (rms(row.mean_rms), None if theirs is None else f"{theirs.distortion:g}"),
+    ]
 
 
 def _cell(cell: Cell | None) -> Text:

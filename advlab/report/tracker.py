@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from advlab.errors import UserError
 from advlab.report import figures
 from advlab.report.summary import finding, read_matrix
-
-if TYPE_CHECKING:
-    from advlab.results import Study
+from advlab.results import Study
 
 Mode = Literal["online", "offline", "disabled"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -56,13 +56,10 @@ class Tracker:
         if mode not in MODES:
             raise UserError(f"unknown W&B mode {mode!r}; choose one of {', '.join(MODES)}.")
         self.mode = mode
-        self._out = None if "://" in out else Path(out)
-        self._uri = out
-        self._identity = identity
         self._run: Any = None
         if mode == "disabled":
             return
-        directory = self._out or Path(tempfile.mkdtemp(prefix="advlab-wandb-"))
+        directory = Path(tempfile.mkdtemp(prefix="advlab-wandb-") if "://" in out else out).expanduser()
         start = partial(_start, identity[:12], dict(config), directory, project, timeout)
         self._run = self._attempt("start", lambda: start(mode))
         if self._run is None and mode == "online":
@@ -86,7 +83,10 @@ class Tracker:
         self._use("log", lambda run: run.log(dict(values), step=step))
 
     def record(self, study: Study) -> None:
-        """Log the finished study: matrix, heat map, example images, and its files as an artifact."""
+        """Log the finished study: matrix, heat map, example images, and its files as an artifact.
+
+        The artifact of a study on an object store holds ``study.json`` and ``matrix.parquet`` alone, and its URI.
+        """
         self._use("record the study", lambda run: self._record(run, study))
 
     def finish(self, *, failed: bool = False) -> None:
@@ -113,19 +113,19 @@ class Tracker:
             }
         )
         run.summary["finding"] = finding(matrix)
-        artifact = wandb.Artifact(f"{study.manifest['kind']}-{self._identity[:12]}", type="study")
-        if self._out is None:
-            # Without a checksum the reference is stored as it is and needs no client of the object store.
-            artifact.add_reference(self._uri, name="study", checksum=False)
-        else:
-            for path in _study_files(self._out):
+        artifact = wandb.Artifact(
+            f"{study.manifest['kind']}-{study.manifest['identity'][:12]}",
+            type="study",
+            metadata={"uri": study.store.uri},
+        )
+        if study.store.is_local:
+            for file in ["study.json", *study.store.files(suffix=".parquet")]:
                 # The files outlive the run where they are, so a second copy in W&B's cache is a waste.
-                artifact.add_file(
-                    str(path),
-                    name=path.relative_to(self._out).as_posix(),
-                    policy="immutable",
-                    skip_cache=True,
-                )
+                artifact.add_file(study.store.path(file), name=file, policy="immutable", skip_cache=True)
+        else:
+            for file in ("study.json", "matrix.parquet"):
+                with artifact.new_file(file, mode="wb") as copy:
+                    copy.write(study.store.read_bytes(file))
         run.log_artifact(artifact)
 
     def _use(self, verb: str, act: Callable[[Any], Any]) -> None:
@@ -145,6 +145,8 @@ class Tracker:
 
 
 def _start(group: str, config: dict[str, Any], directory: Path, project: str, timeout: float, mode: Any) -> Any:
+    # W&B's telemetry about itself goes through the same server and, when that is dead, delays the process's end.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -155,10 +157,20 @@ def _start(group: str, config: dict[str, Any], directory: Path, project: str, ti
         dir=str(directory),
         mode=mode,
         # Standard output belongs to the command, and its source to git.
-        settings=wandb.Settings(console="off", silent=True, disable_code=True, disable_job_creation=True, **limits),
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            disable_code=True,
+            disable_job_creation=True,
+            init_timeout=timeout,
+            login_timeout=timeout,
+            finish_timeout=timeout,
+        ),
     )
 
 
-def _study_files(out: Path) -> list[Path]:
-    """The study's manifest and Parquet files, none of W&B's own."""
-    return sorted([out / "study.json", *(path for path in out.rglob("*.parquet") if "wandb" not in path.parts)])
+def _picture(png: bytes) -> Any:
+    """A figure as wandb.Image takes it."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(png))

@@ -31,8 +31,8 @@ def answer(
     predictions, margins = [], []
     for start in range(0, len(images), batch_size):
         rows = slice(start, start + batch_size)
-        logits = model(torch.from_numpy(np.ascontiguousarray(images[rows])).to(device))
-        label = torch.from_numpy(np.ascontiguousarray(labels[rows])).to(device)[:, None]
+        logits = model(torch.tensor(images[rows], device=device))
+        label = torch.tensor(labels[rows], device=device)[:, None]
         others = logits.scatter(1, label, -torch.inf).amax(1)
         predictions.append(logits.argmax(1))
         margins.append(logits.gather(1, label).squeeze(1) - others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +81,7 @@ def attack_dataset(
         success=found.success.cpu().numpy(),
         c=found.c.cpu().numpy(),
         evaluations=found.evaluations.cpu().numpy(),
-        survives_uint8=rounded.cpu().numpy(),
+        survives_uint8=(found.success & rounded).cpu().numpy(),
         images=found.images.cpu().numpy(),
         **distortion(images.cpu().numpy(), found.images.cpu().numpy()),
     )
@@ -88,7 +89,7 @@ def attack_dataset(
 
 def parse_class(target: str, num_classes: int) -> int:
     """The class that ``--target`` names by its number."""
-    if not target.isdigit() or int(target) >= num_classes:
+    if not target.isdecimal() or int(target) >= num_classes:
         raise UserError(
             f"unknown target {target!r}; choose one of {', '.join(targets.POLICIES)}, all, or a class "
             f"0..{num_classes - 1}."
@@ -98,7 +99,8 @@ def parse_class(target: str, num_classes: int) -> int:
 
 def distortion(clean: np.ndarray, distorted: np.ndarray) -> dict[str, np.ndarray]:
     """``l2``, ``rms`` (the paper's √(Σ(x' − x)²/n)) and ``linf`` per image, in float64."""
-    difference = distorted.reshape(len(distorted), -1).astype(np.float64) - clean.reshape(len(clean), -1)
+    flat = (len(clean), math.prod(clean.shape[1:]))
+    difference = distorted.reshape(flat).astype(np.float64) - clean.reshape(flat)
     l2 = np.sqrt(np.square(difference).sum(1))
     return {
         "l2": l2,

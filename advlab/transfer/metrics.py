@@ -78,7 +78,8 @@ def wilson(errors: int, n: int) -> tuple[float, float]:
     rate = errors / n
     centre = (rate + Z95 * Z95 / (2 * n)) / (1 + Z95 * Z95 / n)
     half = Z95 / (1 + Z95 * Z95 / n) * math.sqrt(rate * (1 - rate) / n + Z95 * Z95 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # at rates of 0 and 1 rounding would leave the rate just outside its interval
+    return max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate))
 
 
 def rates(counts: Counts) -> dict[str, float | int | None]:

@@ -1,0 +1,66 @@
+"""Figures are drawn without a display or global state, and show what they say they show."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from advlab.report import figures
+from advlab.report.palette import heat
+from advlab.report.summary import read_matrix
+from advlab.results import Study
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def test_every_figure_is_a_png_with_something_on_it(study: Study) -> None:
+    for name, png in figures.draw(study).items():
+        picture = pixels(png)
+        assert picture.shape[1] >= 500, name
+        assert picture.std() > 5, name
+
+
+def test_drawing_leaves_no_global_state(study: Study) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    before = dict(pyplot.rcParams)
+    figures.matrix_heat_map(study)
+    assert pyplot.get_fignums() == []
+    assert dict(pyplot.rcParams) == before
+
+
+def test_odd_columns_are_clean_and_even_columns_distorted(study: Study) -> None:
+    mosaic = figures._pairs(study, "softmax1e-2", rows=2)
+    assert mosaic is not None
+    assert mosaic.shape == (2 * 28 + 2, 5 * 56 + 5 * 2 + 4 * 4, 1)
+    clean, distorted = mosaic[:28, :28, 0], mosaic[:28, 30:58, 0]
+    originals = study.dataset.images.numpy()[:, 0]
+    position = int(np.abs(originals - clean).sum((1, 2)).argmin())
+    np.testing.assert_array_equal(originals[position], clean)
+    assert int(study.dataset.labels[position]) == 0
+    np.testing.assert_array_equal(study.images(study.examples("softmax1e-2"))[position, 0], distorted)
+
+
+def test_noise_gets_the_last_panel_and_its_accuracy(study: Study) -> None:
+    matrix = read_matrix(study)
+    assert figures.figure_7_sources(matrix) == ["softmax1e-4", "softmax1e-2", "gaussian-0.3"]
+    assert figures._accuracy(matrix, "softmax1e-4") == "accuracy 0%"
+
+
+def test_colours_darken_all_the_way_and_text_on_them_is_readable() -> None:
+    def luminance(colour: str) -> float:
+        channels = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    levels = []
+    for rate in np.linspace(0, 1, 101):
+        background, ink = heat(rate)
+        low, high = sorted((luminance(background), luminance(ink)))
+        assert (high + 0.05) / (low + 0.05) >= 3.9
+        levels.append(luminance(background))
+    assert np.all(np.diff(levels) < 0)

@@ -1,0 +1,34 @@
+"""The paper's tables as data, against what the paper says of them in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from advlab.report import paper
+
+
+@pytest.mark.parametrize("table", [paper.TABLE_2, paper.TABLE_4], ids=["Table 2", "Table 4"])
+def test_every_row_is_whole_and_every_model_misreads_its_own_examples(table: paper.PaperMatrix) -> None:
+    assert set(table.error_rates) == set(table.distortion)
+    for source, rates in table.error_rates.items():
+        assert len(rates) == len(table.targets)
+        assert all(0 <= rate <= 1 for rate in rates)
+        if source in table.targets:
+            assert table.error_rate(source, source) == 1.0
+
+
+def test_tables_1_and_2_give_the_same_distortions() -> None:
+    assert {name: row.distortion for name, row in paper.TABLE_1.items()} == {
+        name: paper.TABLE_2.distortion[name] for name in paper.TABLE_1
+    }
+
+
+def test_a_pair_the_paper_lacks_is_none() -> None:
+    assert paper.TABLE_2.error_rate("fc100-100-10", "softmax1e-4") == 0.289
+    assert paper.TABLE_2.error_rate("conv", "softmax1e-4") is None
+    assert paper.TABLE_2.error_rate("softmax1e-4", "conv") is None
+
+
+def test_rates_print_with_the_papers_digits() -> None:
+    printed = [paper.as_printed(row.test_error) for row in paper.TABLE_1.values()]
+    assert printed == ["7.4", "9.4", "20", "1.64", "1.54", "1.9"]
