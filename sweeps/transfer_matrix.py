@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -41,7 +42,7 @@ def main(options: Options) -> None:
 
 def show(study: Study) -> None:
     """Print the tables, write the report, and say where everything lies."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     report.print_study(study, console)
     report.render(study)
     console.print(f"rows and tables: {study.store.uri}\nreport: {study.store.path('report.html')}", soft_wrap=True)

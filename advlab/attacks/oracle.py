@@ -95,7 +95,9 @@ def _nearest(
     l2, gap = (part.view(size, num_classes - 1) for part in solved)
     best = l2.argmin(1)
     rows = torch.arange(size, device=points.device)
-    return LinearMinimum(closest.view(size, num_classes - 1, -1)[rows, best], l2[rows, best], others[rows, best], gap[rows, best])
+    return LinearMinimum(
+        closest.view(size, num_classes - 1, -1)[rows, best], l2[rows, best], others[rows, best], gap[rows, best]
+    )
 
 
 def _targeted(
@@ -103,7 +105,7 @@ def _targeted(
 ) -> LinearMinimum:
     normals = weight[None] - weight[target][:, None]
     offsets = bias[target][:, None] - bias[None]
-    closest, multipliers = project_polytope(points, normals, offsets, *bounds, iterations=60)
+    closest, multipliers = project_polytope(points, normals, offsets, *bounds, iterations=200)
     return LinearMinimum(closest, *_certify_targeted(points, normals, offsets, closest, multipliers, target))
 
 

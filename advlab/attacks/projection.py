@@ -9,15 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-type Bound = float | Tensor
-
 
 def project_halfspace(
     points: Tensor,
     normals: Tensor,
     offsets: Tensor,
-    lower: Bound = -torch.inf,
-    upper: Bound = torch.inf,
+    lower: float = -torch.inf,
+    upper: float = torch.inf,
     *,
     iterations: int = 50,
     start: Tensor | None = None,
@@ -32,8 +30,8 @@ def project_halfspace(
         points: [B, n], inside the box.
         normals: [B, n].
         offsets: [B].
-        lower: of the box; broadcasts to [B, n].
-        upper: of the box; broadcasts to [B, n].
+        lower: of the box.
+        upper: of the box.
         iterations: Newton steps; the default is ample for an exact root.
         start: [B], multipliers to start from (default: those of the problem without a box).
 
@@ -53,9 +51,9 @@ def project_halfspace(
         boxed = moved.clamp(lower, upper)
         if step == iterations:
             break
-        free = torch.where(boxed == moved, normals, 0)
         excess = torch.linalg.vecdot(normals, boxed) - offsets
-        slope = torch.linalg.vecdot(free, free)
+        clipped = moved.sub_(boxed).abs_().sign_()  # faster than a comparison and a selection
+        slope = torch.linalg.vecdot(normals, torch.addcmul(normals, clipped, normals, value=-1))
         newton = (multipliers + excess / slope.clamp_min(tiny)).clamp_min(0)
         multipliers = torch.where(slope > 0, newton, multipliers)
     return boxed, multipliers
@@ -65,21 +63,24 @@ def project_polytope(
     points: Tensor,
     normals: Tensor,
     offsets: Tensor,
-    lower: Bound = -torch.inf,
-    upper: Bound = torch.inf,
+    lower: float = -torch.inf,
+    upper: float = torch.inf,
     *,
-    iterations: int = 50,
+    iterations: int = 100,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Project onto {x : A x ≤ b} ∩ box, by projected Newton on the dual (Bertsekas 1982, algorithm of section 2).
+    """Project onto {x : A x ≤ b} ∩ box, by projected Newton on the dual (Bertsekas 1982) with Levenberg damping.
+
+    The damping takes the place of a line search: it makes parallel half-spaces and images with most pixels at
+    their bounds (a singular dual Hessian) harmless, and fades once the steps are good.
 
     Args:
         points: [B, n].
         normals: [B, m, n]; rows of zeros with non-negative offsets are ignored.
         offsets: [B, m].
-        lower: of the box; broadcasts to [B, n].
-        upper: of the box; broadcasts to [B, n].
-        iterations: Newton steps.
+        lower: of the box.
+        upper: of the box.
+        iterations: most Newton steps; the rows are solved long before unless their polytope is empty.
         start: [B, m], non-negative multipliers to start from (default 0).
 
     Returns:
@@ -90,7 +91,7 @@ def project_polytope(
     scale = torch.where(lengths > 0, lengths, 1)
     unit, offsets = normals / scale[:, :, None], offsets / scale
     identity = torch.eye(normals.shape[1], dtype=points.dtype, device=points.device)
-    ridge = 4 * torch.finfo(points.dtype).eps
+    rounding = 16 * torch.finfo(points.dtype).eps
 
     def evaluate(multipliers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         moved = points - torch.einsum("bm,bmn->bn", multipliers, unit)
@@ -99,25 +100,24 @@ def project_polytope(
         value = (boxed - points).square().sum(1) / 2 + (multipliers * excess).sum(1)
         return boxed, excess, value, boxed == moved
 
-    multipliers = points.new_zeros(offsets.shape) if start is None else start * scale
+    multipliers = torch.zeros_like(offsets) if start is None else start * scale
     boxed, excess, value, free = evaluate(multipliers)
+    damping = torch.full_like(value, 1e-3)
     for _ in range(iterations):
         binding = (multipliers > 0) | (excess > 0)
+        residual = torch.minimum(multipliers, -excess).abs().amax(1)  # zero exactly at the optimum
+        if bool((residual <= rounding).all()):
+            break
         pairs = binding[:, :, None] & binding[:, None, :]
         masked = torch.where(free[:, None], unit, 0)
-        hessian = torch.where(pairs, masked @ unit.mT, 0) + identity * (ridge + (~binding)[:, :, None])
-        direction, info = torch.linalg.solve_ex(hessian, torch.where(binding, excess, 0)[:, :, None])
-        usable = (info == 0) & direction.isfinite().all(2).all(1)
-        direction = torch.where(usable[:, None], direction[:, :, 0], excess)
-        length = torch.ones_like(value)
-        for _ in range(12):
-            trial = (multipliers + length[:, None] * direction).clamp_min(0)
-            gain = (excess * (trial - multipliers)).sum(1)
-            new_boxed, new_excess, new_value, new_free = evaluate(trial)
-            accepted = new_value - value >= 1e-4 * gain - ridge * value.abs()
-            length = torch.where(accepted, length, length / 4)
-            if bool(accepted.all()):
-                break
+        hessian = torch.where(pairs, masked @ unit.mT, 0)
+        hessian = hessian + identity * torch.where(binding, damping[:, None], 1)[:, :, None]
+        step, info = torch.linalg.solve_ex(hessian, torch.where(binding, excess, 0)[:, :, None])
+        trial = (multipliers + step[:, :, 0]).clamp_min(0)
+        new_boxed, new_excess, new_value, new_free = evaluate(trial)
+        gain = (excess * (trial - multipliers)).sum(1)
+        accepted = (info == 0) & (new_value - value >= 1e-4 * gain - rounding * value.abs())
+        damping = torch.where(accepted, damping / 10, damping * 5).clamp(rounding, 1e3)
         keep = accepted[:, None]
         multipliers = torch.where(keep, trial, multipliers)
         boxed, excess = torch.where(keep, new_boxed, boxed), torch.where(keep, new_excess, excess)

@@ -5,6 +5,7 @@ Shapes: B images, n pixels, k classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,10 +15,14 @@ from torch.nn import functional
 from advlab.attacks import targets
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.result import Adversarial, Model, judge
+from advlab.errors import UserError
 from advlab.optim import lbfgsb
 
 C_RANGE = (1e-6, 1e6)
-"""Constants outside this range are not tried."""
+"""Constants outside this range are not tried; in units of 1/w² where the box has width w."""
+
+LITERAL_C = 1e-4
+"""The constant of ``paper_literal``: a small one, since the smallest that succeeds does not exist."""
 
 
 def szegedy_lbfgs(
@@ -52,33 +57,40 @@ def szegedy_lbfgs(
         bounds: the box.
         seed: of the ``random`` policy.
         index: [B] int64, the images' positions in the data set, for the ``random`` policy.
-        initial_c: the first constant tried.
+        initial_c: the first constant tried, in units of 1/w² where the box has width w.
         tolerance: the search ends when the largest constant known to succeed and the smallest known to fail are
             within a factor 1 + tolerance.
         search_steps: most constants tried per image.
         max_iter: most L-BFGS-B iterations per constant.
         history: correction pairs of L-BFGS-B.
-        paper_literal: take "minimum c" at its word: solve once, with the smallest constant of ``C_RANGE`` that the
-            formula as printed would settle on (1e-4), and return that minimiser.
+        paper_literal: take "minimum c" at its word: any constant below one that succeeds succeeds too, so solve
+            once with a small one, ``LITERAL_C``, and return that minimiser.
 
     Returns:
         Success means: read as the target (for ``nearest``: not as the label). Images read so already are returned
         unchanged, with NaN for ``c``.
 
     Raises:
-        UserError: an unknown policy or unusable targets.
+        UserError: images outside ``bounds``, an unknown policy or unusable targets.
     """
+    if bool(((images < bounds[0]) | (images > bounds[1])).any()):
+        low, high = float(images.min()), float(images.max())
+        raise UserError(f"images span {low:g}..{high:g}, outside bounds={bounds}; scale them or pass their bounds.")
     with torch.no_grad():
         logits = model(images)
     chosen = targets.choose(target, logits, labels, seed=seed, index=index)
+
+    def solve(problem: _Problem) -> None:
+        if paper_literal:
+            problem.solve_once(LITERAL_C, max_iter=max_iter, history=history)
+        else:
+            problem.search(initial_c, tolerance, search_steps, max_iter=max_iter, history=history)
+
     if chosen is None:
-        return _nearest(model, images, labels, logits, bounds, initial_c, tolerance, search_steps, max_iter, history)
+        return _nearest(model, images, labels, logits, bounds, solve)
     problem = _Problem(model, images, Criterion(labels, chosen), logits, bounds)
-    if paper_literal:
-        problem.solve_once(1e-4, max_iter=max_iter, history=history)
-    else:
-        problem.search(initial_c, tolerance, search_steps, max_iter=max_iter, history=history)
-    return judge(model, images, problem.answer(), problem.criterion, problem.evaluations, problem.best_c)
+    solve(problem)
+    return judge(model, images, problem.answer(), problem.criterion, problem.evaluations, problem.constants())
 
 
 def _nearest(
@@ -87,11 +99,7 @@ def _nearest(
     labels: Tensor,
     logits: Tensor,
     bounds: tuple[float, float],
-    initial_c: float,
-    tolerance: float,
-    search_steps: int,
-    max_iter: int,
-    history: int,
+    solve: Callable[[_Problem], None],
 ) -> Adversarial:
     """Attack every wrong class of every image and keep the closest success."""
     num_wrong = logits.shape[1] - 1
@@ -107,7 +115,7 @@ def _nearest(
         logits[repeat[live]],
         bounds,
     )
-    problem.search(initial_c, tolerance, search_steps, max_iter=max_iter, history=history)
+    solve(problem)
     distance = torch.full((len(repeat),), torch.inf, dtype=torch.float64, device=images.device)
     distance[live] = problem.best_distance
     best = distance.view(-1, num_wrong).argmin(1)
@@ -119,15 +127,17 @@ def _nearest(
     if not len(problem.best_c):
         return judge(model, images, images.clone(), untargeted, evaluations.view(-1, num_wrong).sum(1))
     found = torch.where(keep, images, problem.answer()[winner])
-    c = torch.where(already, torch.nan, problem.best_c[winner])
+    c = torch.where(already, torch.nan, problem.constants()[winner])
     return judge(model, images, found, untargeted, evaluations.view(-1, num_wrong).sum(1), c)
 
 
 class _Problem:
     """The penalised problems of a batch, and the best point each has come across.
 
+    They are solved in the unit box, so that scaling images and bounds scales the answer and nothing else.
+
     Attributes:
-        best: [B, n], the closest success so far, or the point nearest to success while there is none.
+        best: [B, n] in the unit box, the closest success so far, or the point nearest to success while there is none.
         best_distance: [B] float64, its ‖x' − x‖₂; inf without success.
         best_c: [B] float64, the constant in force when it was found.
         evaluations: [B] int64.
@@ -137,10 +147,11 @@ class _Problem:
         self, model: Model, images: Tensor, criterion: Criterion, logits: Tensor, bounds: tuple[float, float]
     ) -> None:
         assert criterion.target is not None
-        self.model, self.criterion, self.bounds = model, criterion, bounds
-        self.shape = images.shape
+        self.model, self.criterion, self.bounds, self.images = model, criterion, bounds, images
+        width = bounds[1] - bounds[0]
+        self.lower, self.width = (bounds[0], width) if 0 < width < math.inf else (0.0, 1.0)
         self.target = criterion.target
-        self.clean = images.flatten(1)
+        self.clean = self._from_box(images).flatten(1)
         self.best = self.clean.clone()
         self.already = criterion.is_met(logits)
         rows, device = len(images), images.device
@@ -152,8 +163,22 @@ class _Problem:
         self.current = self.clean.clone()
 
     def answer(self) -> Tensor:
-        """[B, ...]: the best points in the shape of the images."""
-        return self.best.view(self.shape)
+        """[B, ...]: the best points as images; pixels that did not move are the original ones to the bit."""
+        moved = (self.best != self.clean).view_as(self.images)
+        return torch.where(moved, self._to_box(self.best).clamp(*self.bounds), self.images)
+
+    def constants(self) -> Tensor:
+        """[B] float64: the constants that belong to the best points, for distances as images measure them."""
+        return self.best_c / self.width**2
+
+    def _from_box(self, images: Tensor) -> Tensor:
+        """Images in the unit box."""
+        return images if (self.lower, self.width) == (0, 1) else (images - self.lower) / self.width
+
+    def _to_box(self, x: Tensor) -> Tensor:
+        """Points x [b, n] of the unit box as images [b, ...]."""
+        images = x.view(-1, *self.images.shape[1:])
+        return images if (self.lower, self.width) == (0, 1) else images * self.width + self.lower
 
     def search(self, initial_c: float, tolerance: float, steps: int, *, max_iter: int, history: int) -> None:
         """Bracket and bisect c per image on a logarithmic scale."""
@@ -177,17 +202,21 @@ class _Problem:
     def solve_once(self, c: float, *, max_iter: int, history: int) -> None:
         """Minimise with one constant and keep the minimiser itself."""
         live = (~self.already).nonzero().squeeze(1)
-        self._solve(live, torch.full((len(live),), c, dtype=torch.float64, device=live.device), max_iter, history)
-        self.best = torch.where(self.already[:, None], self.clean, self.current)
-        self.best_c = torch.where(self.already, torch.nan, c)
+        constants = torch.full((len(live),), c, dtype=torch.float64, device=live.device)
+        met = self._solve(live, constants, max_iter, history)
+        distance = (self.current[live] - self.clean[live]).double().norm(dim=1)
+        self.best[live] = self.current[live]
+        self.best_distance[live] = torch.where(met, distance, torch.inf)
+        self.best_c[live] = constants
 
     def _solve(self, live: Tensor, c: Tensor, max_iter: int, history: int) -> Tensor:
         """Minimise for the rows ``live`` with constants c [b], from where they stand; [b] bool, who succeeds."""
+        lower, upper = ((bound - self.lower) / self.width for bound in self.bounds)
         result = lbfgsb.minimize(
             self._objective(live, c),
             self.current[live],
-            torch.as_tensor(self.bounds[0], dtype=self.clean.dtype, device=live.device),
-            torch.as_tensor(self.bounds[1], dtype=self.clean.dtype, device=live.device),
+            lower,
+            upper,
             history=history,
             max_iter=max_iter,
             gtol=1e-5,
@@ -196,7 +225,7 @@ class _Problem:
         self.current[live] = result.x
         self.evaluations[live] += result.evaluations
         with torch.no_grad():
-            return self.criterion.rows(live).is_met_robustly(self.model(result.x.view(-1, *self.shape[1:])))
+            return self.criterion.rows(live).is_met_robustly(self.model(self._to_box(result.x)))
 
     def _objective(self, live: Tensor, c: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """c‖x' − x‖² + cross entropy(x', l) and its gradient; takes note of every point it is asked for."""
@@ -206,7 +235,7 @@ class _Problem:
             original = live[rows]
             x = x.detach().requires_grad_()
             with torch.enable_grad():
-                logits = self.model(x.view(-1, *self.shape[1:]))
+                logits = self.model(self._to_box(x))
                 losses = functional.cross_entropy(logits, self.target[original], reduction="none")
                 (gradient,) = torch.autograd.grad(losses.sum(), x)
             x, logits, losses = x.detach(), logits.detach(), losses.detach()

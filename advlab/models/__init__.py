@@ -9,6 +9,7 @@ from torch import nn
 
 from advlab.data import Dataset
 from advlab.data import load as load_data
+from advlab.errors import UserError
 from advlab.models import checkpoint, external, zoo
 from advlab.models.checkpoint import Checkpoint
 from advlab.models.evaluation import error_rate
@@ -40,11 +41,11 @@ def load(
         device: where to train and to leave the model.
 
     Raises:
-        UserError: an unknown model or data set.
+        UserError: an unknown model or data set, or a part of a split.
     """
     if external.is_external(name):
         return external.load(name).to(device)
-    dataset = data if isinstance(data, Dataset) else load_data(data, split)
+    dataset = load_data(data, split) if isinstance(data, str) else _require_whole(data)
     recipe = zoo.recipe(name, dataset, seed=seed)
     found = checkpoint.find(recipe)
     if found is None:
@@ -53,3 +54,14 @@ def load(
         found = checkpoint.train(recipe, dataset, test, device=torch.device(device))
         checkpoint.save(found)
     return found.network().to(device)
+
+
+def _require_whole(dataset: Dataset) -> Dataset:
+    """The data set itself, if it is a split as ``data.load`` gives it: a recipe knows data by that name alone."""
+    split = load_data(dataset.name, dataset.split)
+    if not torch.equal(dataset.index, split.index):
+        raise UserError(
+            f"the {len(dataset)} images given are not the {len(split)} images of {dataset.name} {dataset.split}, by "
+            "which name zoo models are kept; pass a whole split, or train by a recipe of your own."
+        )
+    return dataset

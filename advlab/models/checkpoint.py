@@ -8,7 +8,7 @@ import logging
 import os
 import pkgutil
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Checkpoint:
             weights = load_safetensors(content)
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
             return cls(Recipe(**json.loads(header["recipe"])), weights, json.loads(header["report"]))
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a whole advlab checkpoint: {error}") from error
 
 
@@ -98,7 +98,8 @@ def find(recipe: Recipe) -> Checkpoint | None:
     """The cached checkpoint of a recipe, if there is a whole one."""
     path = _path(recipe)
     try:
-        return Checkpoint.from_bytes(path.read_bytes())
+        # a recipe's name is no part of its address, so the entry may have been made under another one
+        return replace(Checkpoint.from_bytes(path.read_bytes()), recipe=recipe)
     except FileNotFoundError:
         return None
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -16,7 +17,7 @@ from advlab.errors import UserError
 SCHEMES = ("torchvision", "timm", "file")
 
 loaded_files: list[ModuleType] = []
-"""Modules made from ``file:`` models; whoever ships such a model pickles these by value, for want of the files there."""
+"""Modules made from ``file:`` models; whoever ships such a model pickles these by value: the files stay behind."""
 
 
 def is_external(name: str) -> bool:
@@ -87,7 +88,8 @@ def _file(name: str, rest: str) -> nn.Module:
         raise UserError(f"model {name!r}: write file:PATH.py:FACTORY.")
     if not path.is_file():
         raise UserError(f"model {name!r}: there is no file {path}.")
-    module_name = f"advlab_model_{path.stem}"
+    # named by the whole path, so that two files of one name stay apart
+    module_name = f"advlab_model_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"model {name!r}: {path} is no Python file; its name must end in .py.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import pkgutil
 import re
 from collections.abc import Callable
 from typing import Any
@@ -43,20 +45,29 @@ def recipe(name: str, dataset: Dataset, *, seed: int = 0) -> Recipe:
     """
     for pattern, describe in _PATTERNS.items():
         if match := re.fullmatch(pattern, name):
-            return Recipe(
-                name=name, data=dataset.name, split=dataset.split, seed=seed, **describe(name, match, dataset)
-            )
+            parts = describe(name, match, dataset)
+            for code in ("network", "trainer"):
+                parts[f"{code}_arguments"] = _defaults(parts[code]) | parts[f"{code}_arguments"]
+            return Recipe(name=name, data=dataset.name, split=dataset.split, seed=seed, **parts)
     raise UserError(
         f"unknown model {name!r}; choose among {', '.join(SHOWN_NAMES)} (or others of these patterns), "
         "torchvision:NAME[@WEIGHTS], timm:NAME, file:PATH.py:FACTORY."
     )
 
 
+def _defaults(code: str) -> dict[str, Any]:
+    """The default arguments of a network or trainer: a recipe spells them out, so that it changes when they do."""
+    parameters = inspect.signature(pkgutil.resolve_name(code)).parameters.values()
+    return {p.name: p.default for p in parameters if p.default not in (p.empty, None)}
+
+
 def _softmax(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
     try:
         strength = float(match[1])
     except ValueError:
-        raise UserError(f"model {name!r}: {match[1]!r} is no weight decay; write e.g. softmax1e-4.") from None
+        strength = math.inf
+    if not math.isfinite(strength):
+        raise UserError(f"model {name!r}: {match[1]!r} is no weight decay; write e.g. softmax1e-4.")
     return {
         "network": "advlab.models.mlp:MLP",
         "network_arguments": {"widths": [_inputs(dataset), dataset.num_classes]},

@@ -1,15 +1,18 @@
 """A batch of limited-memory inverse Hessians in the compact form of Byrd, Nocedal & Schnabel (1994).
 
-Shapes: B problems, M slots of the circular memory, N variables. Each problem has its own memory::
+Shapes: B problems, M slots of the circular memory, N variables. Each problem has its own memory of steps s and
+gradient changes y, the columns of S and Y::
 
-    H = (I − Y T Sᵀ)ᵀ γ (I − Y T Sᵀ) + S Tᵀ D T Sᵀ,    T = R⁻¹,  R = triu(SᵀY),  D = diag(SᵀY)
+    H = (I − S Tᵀ Yᵀ) γ (I − Y T Sᵀ) + S Tᵀ D T Sᵀ,    T = R⁻¹,  R = triu(SᵀY),  D = diag(SᵀY)
 
-which is their equation 3.13 with the terms collected, pairs in chronological order. R is never formed: appending a
-pair appends a column to T and forgetting the oldest pair deletes its row and column, so T can be kept in the order of
-the slots, with zeros where a slot is empty, whatever the age of its neighbours. Whatever rounding does to T, H stays
-positive semidefinite, and H y = s holds for the newest pair by construction.
+which is their equation (3.1) with its terms collected, the pairs in chronological order. R itself is never formed:
+appending a pair appends a column to T, forgetting the oldest one deletes the first row and column of T. So T is kept
+in the order of the slots, zero in the row and column of an empty slot, and no reordering is ever needed. Whatever
+rounding does to T, H stays positive semidefinite, and H y = s holds for the newest pair by construction.
 
-A product with H reads the memory twice; the products of a new y with all pairs share the first of these passes.
+All problems write into the same slot at the same time, those with nothing to learn leave it empty; slots are
+therefore plain slices. A product with H reads the memory twice, and the products of a new y with all pairs ride along
+with the first pass.
 """
 
 from __future__ import annotations
@@ -25,87 +28,91 @@ class Curvature:
     """The memories of B problems.
 
     Attributes:
-        pairs: [B, 2, M, N]; ``pairs[:, 0]`` holds the steps s, ``pairs[:, 1]`` the gradient changes y.
+        pairs: [B, M, 2, N]; ``pairs[:, :, 0]`` holds the gradient changes y, ``pairs[:, :, 1]`` the steps s.
         t: [B, M, M], T in the order of the slots.
         yy: [B, M, M], YᵀY.
-        sy: [B, M], the diagonal of SᵀY.
-        slot: [B] int64, where the next pair goes; this slot never takes part in H, so M − 1 pairs do.
-        gamma: [B], the scale of the initial matrix γI: sᵀy / yᵀy of the newest pair.
-        empty: [B] bool, no pair is held and H = γI.
+        sy: [B, M], the diagonal D.
+        gamma: [B], the scale γ of the initial matrix γI: sᵀy / yᵀy of the newest pair.
+        empty: [B] bool, no pair was learnt yet and H = I.
+        slot: the slot written last.
+        used: no slot from here on was ever written, so products leave them out.
     """
 
     pairs: Tensor
     t: Tensor
     yy: Tensor
     sy: Tensor
-    slot: Tensor
     gamma: Tensor
     empty: Tensor
+    slot: int = -1
+    used: int = 0
 
     @classmethod
-    def allocate(cls, num_problems: int, num_variables: int, history: int, like: Tensor) -> Curvature:
-        """Empty memories for ``history`` pairs each, on the device and in the dtype of ``like``."""
-        num_slots = history + 1
+    def allocate(cls, num_problems: int, history: int, like: Tensor) -> Curvature:
+        """Empty memories of ``history`` slots; ``like`` [..., N] gives N, device and dtype."""
         return cls(
-            pairs=like.new_zeros(num_problems, 2, num_slots, num_variables),
-            t=like.new_zeros(num_problems, num_slots, num_slots),
-            yy=like.new_zeros(num_problems, num_slots, num_slots),
-            sy=like.new_zeros(num_problems, num_slots),
-            slot=torch.zeros(num_problems, dtype=torch.int64, device=like.device),
+            pairs=like.new_zeros(num_problems, history, 2, like.shape[-1]),
+            t=like.new_zeros(num_problems, history, history),
+            yy=like.new_zeros(num_problems, history, history),
+            sy=like.new_zeros(num_problems, history),
             gamma=like.new_ones(num_problems),
             empty=torch.ones(num_problems, dtype=torch.bool, device=like.device),
         )
 
     def forget(self, which: Tensor) -> None:
-        """Empty the memories where ``which`` [B] is true: H = I."""
+        """Empty the memories where ``which`` [B] is true, so that H = I."""
         self.t.masked_fill_(which[:, None, None], 0)
         self.gamma.masked_fill_(which, 1)
-        self.empty |= which
+        self.empty.logical_or_(which)
 
-    def offer(self, s: Tensor, y: Tensor) -> None:
-        """Write the pair s, y [B, N] into the spare slots; H does not change before :meth:`take`."""
-        problem = torch.arange(len(s), device=s.device)
-        self.pairs[problem, 0, self.slot] = s
-        self.pairs[problem, 1, self.slot] = y
+    def next_slot(self) -> tuple[Tensor, Tensor]:
+        """Views y, s [B, N] of the next slot, to be filled; its old pair leaves H."""
+        self.slot = (self.slot + 1) % self.pairs.shape[1]
+        self.used = max(self.used, self.slot + 1)
+        self.t[:, self.slot] = 0
+        self.t[:, :, self.slot] = 0
+        y, s = self.pairs[:, self.slot].unbind(1)
+        return y, s
 
     def products(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Sᵀv and Yᵀv [B, K, M] of the K rows of ``vectors`` [B, K, N], in one pass over the memory."""
-        both = torch.bmm(vectors, self.pairs.flatten(1, 2).mT)
-        num_slots = self.pairs.shape[2]
-        return both[..., :num_slots], both[..., num_slots:]
+        """Yᵀv and Sᵀv, [B, K, used] each, of the rows of ``vectors`` [B, K, N], in one pass over the memory."""
+        both = torch.bmm(self._used(), vectors.mT).mT.nan_to_num_(0, 0, 0)  # an empty slot may hold anything finite
+        return both[..., ::2], both[..., 1::2]
 
-    def take(self, which: Tensor, s_y: Tensor, y_y: Tensor) -> None:
-        """Append the offered pairs where ``which`` [B] is true, forgetting the oldest pair of a full memory.
+    def learn(self, which: Tensor, y_y: Tensor, s_y: Tensor) -> None:
+        """Take the pairs written to the newest slot into H.
 
         Args:
-            which: [B] bool; sᵀy > 0 must hold there.
-            s_y, y_y: [B, M], the products Sᵀy and Yᵀy with the offered y.
+            which: [B] bool, the problems that learn; sᵀy > 0 must hold there.
+            y_y, s_y: [B, used], the products Yᵀy and Sᵀy with the newest y.
         """
-        slots = torch.arange(self.pairs.shape[2], device=s_y.device)
-        here = (slots == self.slot[:, None]) & which[:, None]
-        diagonal = s_y.gather(1, self.slot[:, None])
-        scale = y_y.gather(1, self.slot[:, None])
-        column = torch.where(here, 1.0, -torch.bmm(self.t, s_y[:, :, None]).squeeze(2)) / diagonal
-        self.t = torch.where(here[:, None, :], column[:, :, None], self.t)
-        self.yy = torch.where(here[:, None, :], y_y[:, :, None], self.yy)
-        self.yy = torch.where(here[:, :, None], y_y[:, None, :], self.yy)
-        self.sy = torch.where(here, diagonal, self.sy)
-        self.gamma = torch.where(which, (diagonal / scale).squeeze(1), self.gamma)
-        self.empty &= ~which
-        self.slot = (self.slot + which) % len(slots)
-        spare = slots == self.slot[:, None]
-        self.t = self.t.masked_fill(spare[:, :, None] | spare[:, None, :], 0)
+        newest = self.slot
+        diagonal = s_y[:, newest]
+        weight = torch.where(which, 1 / diagonal, 0)
+        column = torch.bmm(self.t[:, : self.used, : self.used], s_y[:, :, None]).squeeze(2)
+        column[:, newest] = -1
+        self.t[:, : self.used, newest] = column * -weight[:, None]
+        self.yy[:, newest, : self.used] = y_y
+        self.yy[:, : self.used, newest] = y_y
+        self.sy[:, newest] = diagonal
+        self.gamma = torch.where(which, diagonal / y_y[:, newest], self.gamma)
+        self.empty = self.empty & ~which
 
-    def correction(self, s_v: Tensor, y_v: Tensor) -> Tensor:
-        """(H − γI) v [B, N], from the products Sᵀv and Yᵀv [B, M]."""
-        gamma = self.gamma[:, None]
-        u = torch.bmm(self.t, s_v[:, :, None])
-        w = self.sy * u.squeeze(2) + gamma * (torch.bmm(self.yy, u).squeeze(2) - y_v)
-        on_s = torch.bmm(w[:, None, :], self.t)
-        on_y = -gamma[:, None] * u.mT
-        return torch.bmm(torch.cat((on_s, on_y), 2), self.pairs.flatten(1, 2)).squeeze(1)
+    def correction(self, y_v: Tensor, s_v: Tensor) -> Tensor:
+        """(γI − H) v [B, N], from the products Yᵀv and Sᵀv [B, used]."""
+        used = slice(self.used)
+        t = self.t[:, used, used]
+        u = torch.bmm(t, s_v[:, :, None])
+        on_y = self.gamma[:, None] * u.squeeze(2)
+        w = self.gamma[:, None] * y_v - torch.bmm(self.yy[:, used, used], on_y[:, :, None]).squeeze(2)
+        on_s = torch.bmm((w - self.sy[:, used] * u.squeeze(2))[:, None], t).squeeze(1)
+        return torch.bmm(torch.stack((on_y, on_s), 2).view(len(u), 1, -1), self._used()).squeeze(1)
 
     def apply(self, v: Tensor) -> Tensor:
         """H v [B, N]."""
-        s_v, y_v = self.products(v[:, None, :])
-        return self.gamma[:, None] * v + self.correction(s_v[:, 0], y_v[:, 0])
+        y_v, s_v = self.products(v[:, None, :])
+        return self.gamma[:, None] * v - self.correction(y_v[:, 0], s_v[:, 0])
+
+    def _used(self) -> Tensor:
+        """[B, 2·used, N]: a view of the slots in use, y and s taking turns."""
+        return self.pairs.flatten(1, 2)[:, : 2 * self.used]

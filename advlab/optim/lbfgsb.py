@@ -1,66 +1,57 @@
-"""Box-constrained L-BFGS for a batch of independent problems."""
+"""Box-constrained L-BFGS for a batch of independent problems: min f_b(x) subject to lower ≤ x ≤ upper.
+
+A two-metric projection method (Bertsekas 1982; with limited memory: Schmidt, Kim & Sra 2011): the variables that the
+generalised Cauchy point of the scaled identity leaves at a bound take a gradient step towards it, the others a step
+with the L-BFGS inverse Hessian restricted to them, and the trial point is projected on the box. Curvature is learnt
+on the variables that moved, so on a settled active set the iteration is L-BFGS on the free variables.
+
+There is no inner line search. Every round evaluates one trial point of every live problem, whichever of its
+iterations or refused steps that problem is at; a problem that stops makes room for one that waits. A round costs one
+batched evaluation and one host synchronisation, and a problem never waits for another.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from enum import IntEnum
 
 import torch
 from torch import Tensor
 
 from advlab.errors import UserError
-from advlab.optim.curvature import Curvature
+from advlab.optim.batch import Batch, Status
+from advlab.optim.step import Limits, advance
+
+__all__ = ["Objective", "Result", "Status", "minimize"]
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""fun(x [B, n], rows LongTensor [B]) -> (values [B], gradients [B, n])."""
+"""``fun(x [b, n], rows LongTensor [b]) -> (values [b], gradients [b, n])``: x[i] is a point of problem rows[i]."""
 
-
-class Status(IntEnum):
-    """Why a problem stopped."""
-
-    RUNNING = -1
-    CONVERGED = 0
-    MAX_ITER = 1
-    LINE_SEARCH_FAILED = 2
-    NONFINITE = 3
-    MAX_EVALUATIONS = 4
+_HISTORY_BYTES = {"cpu": 32 * 2**20}
+"""Size of the curvature memory by device; on the CPU about what a last-level cache holds, elsewhere:"""
+_HISTORY_BYTES_ELSEWHERE = 4 * 2**30
+_LEAST_LIVE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
+    """The answers, row b for problem b; each row depends on its own problem alone, up to rounding.
+
+    Attributes:
+        x: [B, n], the last iterates, exactly within the box.
+        fun: [B], the objective there.
+        grad: [B, n], its gradient; zero where the status is NONFINITE.
+        iterations: [B] int64, accepted steps.
+        evaluations: [B] int64, calls of the objective for this row, the start included.
+        status: [B] int64, values of :class:`Status`.
+    """
+
     x: Tensor
     fun: Tensor
     grad: Tensor
     iterations: Tensor
     evaluations: Tensor
     status: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    max_iter: int
-    gtol: float
-    ftol: float
-    max_evaluations: int
-    max_line_search: int
-
-
-@dataclass(slots=True)
-class Lanes:
-    rows: Tensor
-    lower: Tensor
-    upper: Tensor
-    x: Tensor
-    value: Tensor
-    gradient: Tensor
-    direction: Tensor
-    step: Tensor
-    trials: Tensor
-    iterations: Tensor
-    evaluations: Tensor
-    status: Tensor
-    curvature: Curvature
 
 
 def minimize(
@@ -77,153 +68,143 @@ def minimize(
     max_line_search: int = 20,
     max_live: int | None = None,
 ) -> Result:
-    lower = torch.as_tensor(lower, dtype=x0.dtype, device=x0.device)
-    upper = torch.as_tensor(upper, dtype=x0.dtype, device=x0.device)
-    x0, lower, upper = torch.broadcast_tensors(x0, lower, upper)
-    if bool((lower > upper).any()):
-        raise UserError("lower exceeds upper.")
-    start = torch.minimum(torch.maximum(x0, lower), upper)
-    num, n = start.shape
-    options = Options(max_iter, gtol, ftol, 2**62 if max_evaluations is None else max_evaluations, max_line_search)
-    result = Result(
-        x=start.clone(),
-        fun=start.new_full((num,), torch.nan),
-        grad=torch.zeros_like(start),
-        iterations=torch.zeros(num, dtype=torch.int64, device=start.device),
-        evaluations=torch.zeros(num, dtype=torch.int64, device=start.device),
-        status=torch.full((num,), int(Status.RUNNING), device=start.device),
-    )
-    if not num:
-        return result
-    live = num if max_live is None else min(max_live, num)
-    waiting = live
-    rows = torch.arange(live, device=start.device)
-    whole = lambda v: torch.zeros(live, dtype=torch.int64, device=start.device) + v
-    lanes = Lanes(
-        rows, lower[rows], upper[rows], start[rows].clone(), start.new_full((live,), torch.inf),
-        torch.zeros_like(start[rows]), torch.zeros_like(start[rows]), start.new_zeros(live),
-        whole(0), whole(0), whole(0), whole(-1), Curvature.allocate(live, n, history, start),
-    )
-    while live:
-        x_trial = torch.addcmul(lanes.x, lanes.direction, lanes.step[:, None])
-        x_trial = torch.minimum(torch.maximum(x_trial, lanes.lower), lanes.upper)
-        value, gradient = fun(x_trial, lanes.rows)
-        advance(lanes, x_trial, value.detach(), gradient.detach(), options)
-        finished = (lanes.status != Status.RUNNING).nonzero().squeeze(1)
-        if not len(finished):
+    """Minimise B independent functions of n variables within a box.
+
+    Args:
+        fun: the objective of the live problems; called with points exactly within the box, once a round, never twice
+            for a row in one call. The order of ``rows`` is arbitrary and changes.
+        x0: floating point, the starts; its dtype and device are those of the computation.
+        lower, upper: bounds, infinite where there is none. ``x0``, ``lower`` and ``upper`` broadcast to [B, n].
+        history: curvature pairs kept per problem; 3 to 5 cost less and need hardly more evaluations than 10.
+        max_iter: accepted steps per problem.
+        gtol: a problem has converged when ‖P(x − g) − x‖_∞ ≤ gtol.
+        ftol: … or when a step decreases f by at most ftol · max(|f|, |f'|, 1), or by less than the rounding of f.
+        max_evaluations: per problem; None means no limit.
+        max_line_search: refused trial points in a row that end a problem; after half of them its memory is dropped.
+        max_live: problems solved at the same time, which bounds the memory: 2 · history · n numbers each, and a dozen
+            vectors. The default keeps the curvature memory within 32 MiB on the CPU and 4 GiB elsewhere.
+
+    Returns:
+        The last iterate of each problem. The objective never increases from one iterate to the next by more than the
+        rounding of f.
+
+    Raises:
+        UserError: shapes that do not broadcast to [B, n], bounds that cross, NaN in x0 or the bounds, a limit out of
+            range, or an objective that returns other shapes than it should.
+    """
+    start, lower, upper = _feasible_start(x0, lower, upper)
+    limits = _limits(history, max_iter, max_evaluations, max_line_search, gtol, ftol)
+    num_problems, num_variables = start.shape
+    num_live = _live(history, num_variables, start) if max_live is None else max_live
+    if num_live < 1:
+        raise UserError(f"max_live is {max_live}; it must be at least 1.")
+    result = _unsolved(start)
+    begun = min(num_live, num_problems)
+    shared_box = len(lower) < num_problems
+    box = (lower, upper) if shared_box else (lower[:begun].clone(), upper[:begun].clone())
+    batch = Batch.start(start[:begun].clone(), *box, history, shared_box=shared_box)
+    while len(batch.rows):
+        x_trial = batch.trial()
+        advance(batch, x_trial, *_evaluate(fun, x_trial, batch.rows), limits)
+        stopped = (batch.status != Status.RUNNING).nonzero().squeeze(1)
+        if not len(stopped):
             continue
-        out = lanes.rows[finished]
-        result.x[out] = lanes.x[finished]
-        result.fun[out] = lanes.value[finished]
-        result.grad[out] = lanes.gradient[finished]
-        result.iterations[out] = lanes.iterations[finished]
-        result.evaluations[out] = lanes.evaluations[finished]
-        result.status[out] = lanes.status[finished]
-        refill = min(len(finished), num - waiting)
-        if refill:
-            slot = finished[:refill]
-            new = torch.arange(waiting, waiting + refill, device=start.device)
-            waiting += refill
-            lanes.rows = lanes.rows.clone()
-            lanes.rows[slot] = new
-            lanes.lower[slot] = lower[new]
-            lanes.upper[slot] = upper[new]
-            lanes.x[slot] = start[new]
-            lanes.value[slot] = torch.inf
-            lanes.gradient[slot] = 0
-            lanes.direction[slot] = 0
-            lanes.step[slot] = 0
-            lanes.trials[slot] = 0
-            lanes.iterations[slot] = 0
-            lanes.evaluations[slot] = 0
-            lanes.status[slot] = -1
-            fresh = torch.zeros(live, dtype=torch.bool, device=start.device)
-            fresh[slot] = True
-            lanes.curvature.forget(fresh)
-        holes = finished[refill:]
-        if len(holes):
-            keep = torch.ones(live, dtype=torch.bool, device=start.device)
-            keep[holes] = False
-            live -= len(holes)
-            target = holes[holes < live]
-            source = keep[live:].nonzero().squeeze(1) + live
-            for owner in (lanes, lanes.curvature):
-                for field in fields(owner):
-                    tensor = getattr(owner, field.name)
-                    if isinstance(tensor, Tensor):
-                        if field.name == "rows":
-                            tensor = tensor.clone()
-                        tensor[target] = tensor[source]
-                        setattr(owner, field.name, tensor[:live])
+        _record(result, batch, stopped)
+        num_next = min(len(stopped), num_problems - begun)
+        if num_next:
+            rows = torch.arange(begun, begun + num_next, device=start.device)
+            box = (lower, upper) if shared_box else (lower[rows], upper[rows])
+            batch.replace(stopped[:num_next], rows, start[rows], *box)
+            begun += num_next
+        if len(stopped) > num_next:
+            batch.remove(stopped[num_next:])
     return result
 
 
-def advance(lanes: Lanes, x_trial: Tensor, value: Tensor, gradient: Tensor, options: Options) -> None:
-    dot = torch.linalg.vecdot
-    curvature = lanes.curvature
-    eps = torch.finfo(lanes.x.dtype).eps
-    tiny = torch.finfo(lanes.x.dtype).tiny
-    new = lanes.evaluations == 0
-    lanes.evaluations = lanes.evaluations + 1
-    finite = value.isfinite() & gradient.sum(1).isfinite()
-
-    s = x_trial - lanes.x
-    y = (gradient - lanes.gradient).masked_fill_((s == 0) | ~finite[:, None], 0)
-    slope = dot(s, lanes.gradient)
-    s_y = dot(s, y)
-    y_y = dot(y, y)
-    slope_end = slope + s_y
-    noise = eps * torch.maximum(lanes.value.abs(), value.abs())
-    decrease = lanes.value - value
-    sufficient = decrease >= -1e-4 * slope
-    approximate = (decrease >= -4 * noise) & (slope_end <= -0.9998 * slope)
-    accepted = finite & (new | ((slope < 0) & (sufficient | approximate)))
-    step_taken = accepted & ~new
-    update = step_taken & (s_y > -eps * slope) & (y_y > tiny)
-    stalled = step_taken & (
-        decrease <= torch.maximum(options.ftol * torch.maximum(lanes.value.abs(), value.abs()).clamp(min=1), noise)
+def _feasible_start(x0: Tensor, lower: Tensor | float, upper: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+    """P(x0) [B, n] and the bounds, [B, n] each or [1, n] each, all checked."""
+    if not x0.is_floating_point():
+        raise UserError(f"x0 has dtype {x0.dtype}; give a floating point tensor.")
+    x0 = x0.detach()
+    lower, upper = (torch.as_tensor(bound, dtype=x0.dtype, device=x0.device).detach() for bound in (lower, upper))
+    shapes = [tuple(tensor.shape) for tensor in (x0, lower, upper)]
+    try:
+        shape = torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        shape = torch.Size()
+    if len(shape) != 2:
+        raise UserError("x0, lower and upper have shapes {}, {} and {}; they must broadcast to [B, n].".format(*shapes))
+    if bool(torch.isnan(x0).any() | torch.isnan(lower).any() | torch.isnan(upper).any()):
+        raise UserError("x0, lower or upper holds NaN; give numbers, and an infinite bound where there is none.")
+    same_box = all(bound.ndim < 2 or len(bound) == 1 for bound in (lower, upper))
+    # Bounds at a quarter of the largest number keep every difference of two feasible points finite.
+    largest = torch.finfo(x0.dtype).max / 4
+    lower, upper = (
+        bound.clamp(-largest, largest).expand(1 if same_box else shape[0], shape[1]).contiguous()
+        for bound in (lower, upper)
     )
-    below_noise = ~accepted & (lanes.trials == 0) & (-slope <= noise) & ~new
-
-    ratio = _interpolate(slope, slope_end, decrease)
-    ratio = torch.where(finite, ratio, 0.1)
-
-    lanes.x = torch.where(accepted[:, None], x_trial, lanes.x)
-    lanes.gradient = torch.where((accepted | new)[:, None], gradient, lanes.gradient)
-    lanes.value = torch.where(accepted | new, value, lanes.value)
-    lanes.iterations = lanes.iterations + step_taken
-    lanes.trials = torch.where(accepted, 0, lanes.trials + 1)
-    exhausted = lanes.trials >= options.max_line_search
-    failed = exhausted & curvature.empty
-    restart = exhausted & ~curvature.empty
-    lanes.trials = lanes.trials.masked_fill(restart, 0)
-
-    curvature.offer(s, y)
-    gamma = torch.where(update, s_y / y_y, curvature.gamma).masked_fill(restart, 1)[:, None]
-    scaled = lanes.gradient * gamma
-    point = lanes.x - scaled
-    free = point == torch.minimum(torch.maximum(point, lanes.lower), lanes.upper)
-    s_v, y_v = curvature.products(torch.stack((lanes.gradient * free, y), 1))
-    curvature.take(update, s_v[:, 1], y_v[:, 1])
-    curvature.forget(restart)
-    lanes.direction = -scaled - curvature.correction(s_v[:, 0], y_v[:, 0]) * free
-
-    pg = torch.minimum(torch.maximum(lanes.x - lanes.gradient, lanes.lower), lanes.upper) - lanes.x
-    small = pg.abs().amax(1) <= options.gtol
-    first = 1 / torch.linalg.vector_norm(pg, dim=1).clamp(min=1)
-    step = torch.where(accepted, torch.where(update, 1.0, 4 * lanes.step), ratio * lanes.step)
-    lanes.step = torch.where(new | restart, first, step)
-
-    status = lanes.status
-    status = torch.where(lanes.evaluations >= options.max_evaluations, int(Status.MAX_EVALUATIONS), status)
-    status = torch.where(lanes.iterations >= options.max_iter, int(Status.MAX_ITER), status)
-    status = torch.where(failed, int(Status.LINE_SEARCH_FAILED), status)
-    status = torch.where(small | stalled | below_noise, int(Status.CONVERGED), status)
-    lanes.status = torch.where(new & ~finite, int(Status.NONFINITE), status)
+    crossing = lower > upper
+    if bool(crossing.any()):
+        b, i = crossing.nonzero()[0].tolist()
+        raise UserError(
+            f"lower exceeds upper at [{b}, {i}]: {float(lower[b, i]):g} > {float(upper[b, i]):g}; exchange them."
+        )
+    return x0.expand(shape).clamp(lower, upper), lower, upper
 
 
-def _interpolate(slope: Tensor, slope_end: Tensor, decrease: Tensor) -> Tensor:
-    middle = slope + slope_end + 3 * decrease
-    root = (middle * middle - slope * slope_end).clamp(min=0).sqrt()
-    ratio = 1 - (slope_end + root - middle) / (slope_end - slope + 2 * root)
-    return ratio.nan_to_num(0.5).clamp(0.1, 0.5)
+def _limits(
+    history: int, max_iter: int, max_evaluations: int | None, max_line_search: int, gtol: float, ftol: float
+) -> Limits:
+    for name, count, least in (
+        ("history", history, 1),
+        ("max_iter", max_iter, 0),
+        ("max_evaluations", max_evaluations, 1),
+        ("max_line_search", max_line_search, 1),
+        ("gtol", gtol, 0),
+        ("ftol", ftol, 0),
+    ):
+        if count is not None and not count >= least:
+            raise UserError(f"{name} is {count}; it must be at least {least}.")
+    return Limits(
+        max_iter=max_iter,
+        max_evaluations=torch.iinfo(torch.int64).max if max_evaluations is None else max_evaluations,
+        max_line_search=max_line_search,
+        gtol=gtol,
+        ftol=ftol,
+    )
+
+
+def _live(history: int, num_variables: int, like: Tensor) -> int:
+    """How many problems' curvature fits in the memory that the device is given."""
+    size = _HISTORY_BYTES.get(like.device.type, _HISTORY_BYTES_ELSEWHERE)
+    return max(_LEAST_LIVE, size // max(1, 2 * history * num_variables * like.element_size()))
+
+
+def _unsolved(start: Tensor) -> Result:
+    counts = torch.zeros(len(start), dtype=torch.int64, device=start.device)
+    return Result(
+        x=start.clone(),
+        fun=start.new_full((len(start),), torch.nan),
+        grad=torch.zeros_like(start),
+        iterations=counts,
+        evaluations=counts.clone(),
+        status=torch.full_like(counts, int(Status.RUNNING)),
+    )
+
+
+def _evaluate(fun: Objective, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    value, gradient = fun(x, rows)
+    if value.shape != x.shape[:1] or gradient.shape != x.shape:
+        raise UserError(
+            f"fun returned shapes {tuple(value.shape)} and {tuple(gradient.shape)} for x {tuple(x.shape)}; "
+            f"return values {tuple(x.shape[:1])} and gradients {tuple(x.shape)}."
+        )
+    return value.detach().to(x.dtype), gradient.detach().to(x.dtype)
+
+
+def _record(result: Result, batch: Batch, places: Tensor) -> None:
+    """Write the stopped problems of ``places`` into their rows of the result."""
+    rows = batch.rows[places]
+    sources = (batch.x, batch.value, batch.gradient, batch.iterations, batch.evaluations, batch.status)
+    for field, source in zip(fields(result), sources, strict=True):
+        getattr(result, field.name)[rows] = source[places]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pyarrow as pa
 
 from advlab.results.schema import MATRIX
@@ -27,7 +29,8 @@ def reduce(store: Store, sources: list[str], targets: list[str]) -> pa.Table:
     rows = []
     for source in sources:
         for target in targets:
-            parts = store.files(f"predictions/source={source}/target={target}", suffix=".parquet")
+            folder = f"predictions/source={quote(source, safe='')}/target={quote(target, safe='')}"
+            parts = store.files(folder, suffix=".parquet")
             counts = [count_file(store, part) for part in parts]
             total = counts[0]
             for part_counts in counts[1:]:

@@ -36,6 +36,8 @@ class Store:
                 self.filesystem, self.root = pafs.FileSystem.from_uri(self.uri)
             except (pa.ArrowInvalid, OSError) as error:
                 raise UserError(f"--out {self.uri!r} is not a location PyArrow can open: {_line(error)}.") from error
+            if not self.root:
+                raise UserError(f"--out {self.uri!r} is not a location PyArrow can open: it names no bucket.")
         else:
             self.filesystem, self.root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().resolve())
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)

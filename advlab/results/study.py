@@ -173,5 +173,7 @@ def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     if earlier["kind"] != now["kind"]:
         return f"a {earlier['kind']} study"
     was, is_ = earlier["config"], now["config"]
-    key = next(k for k in {**was, **is_} if was.get(k) != is_.get(k))
-    return f"its {key} is {was.get(key)!r}, here {is_.get(key)!r}"
+    for key in {**was, **is_}:
+        if was.get(key) != is_.get(key):
+            return f"its {key} is {was.get(key)!r}, here {is_.get(key)!r}"
+    return "its settings were edited"

@@ -1,0 +1,307 @@
+"""The closest misread image: min ‖x' − x‖₂ subject to the decision boundary and the box.
+
+Shapes: B images of a batch, n pixels, k classes, R rivals per image, L lanes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from advlab.attacks import targets
+from advlab.attacks.boundary import Lanes
+from advlab.attacks.criterion import Criterion, rounding_margin
+from advlab.attacks.projection import project_halfspace, project_polytope
+from advlab.attacks.result import Adversarial, Model, judge
+from advlab.errors import UserError
+
+MAX_RIVALS = 9
+"""Most classes whose boundaries are linearised at the clean image."""
+SAFETY = 1.1
+"""Iterates aim at this multiple of the rounding margin beyond the boundary."""
+SECANT_STEPS = 4
+"""Forward passes that place the final image on the boundary."""
+FIRST_STEP, LAST_STEP = 1.0, 0.03
+"""The step decays geometrically between these over an image's budget."""
+HOPE = 1.05
+"""A lane goes on while its merit is below this multiple of the best converged one of its image."""
+MEMORY = 1 / 8
+"""Share of a lane's steps over which moves are averaged: long searches can afford to smooth more."""
+CONVERGED = 5e-3
+"""Lanes whose residual is below this stop; the distance is then within about its square of a local optimum."""
+STARTS = (
+    (0, math.inf),
+    (1, math.inf),
+    (0, 0.4),
+    (2, math.inf),
+    (1, 0.4),
+    (3, math.inf),
+    (0, 0.7),
+    (1, 0.7),
+)
+"""The lanes of an image, most promising first: (rank of the rival, cap of the first steps in clean distances)."""
+ROUNDS = ((8, 0.6), (4, 0.4))
+"""(lanes per image, share of the exploration's budget); the best lane gets what is left."""
+LONGEST_POLISH = 40
+"""Steps after which following one lane no longer pays; a larger budget explores more."""
+TARGETED_STARTS = (math.inf, 0.4)
+"""The same for a given target: the caps alone."""
+
+
+def minimum_norm(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    target: str | Tensor = "nearest",
+    bounds: tuple[float, float] = (0.0, 1.0),
+    *,
+    seed: int = 0,
+    index: Tensor | None = None,
+    max_evaluations: int = 96,
+    batch_size: int = 128,
+) -> Adversarial:
+    """Find the nearest image that the model misreads (or reads as ``target``).
+
+    Every image starts a few *lanes*, one per promising class and start; a lane projects the clean image onto the
+    linearised boundary and the box, moves there, and linearises again (see `boundary`). Lanes that fall behind are
+    dropped, the best is followed to the end of the budget with a decaying step, and a secant search along its ray
+    puts the image just beyond the boundary: far enough that it stays misread in any other batch.
+
+    Args:
+        model: images [B, ...] → logits [B, k], differentiable.
+        images: [B, C, H, W] or [B, n], within ``bounds``.
+        labels: [B] int64, true classes.
+        target: ``nearest`` (any class but the label), ``runner-up``, ``random``, ``least-likely``, or classes [B].
+        bounds: lowest and highest valid intensity.
+        seed: of the ``random`` policy; the search itself draws no random numbers.
+        index: [B] int64, the images' positions in the data set, for the ``random`` policy.
+        max_evaluations: budget per image. A forward pass counts as one, with or without its backward pass; the
+            gradients of R rivals at the clean image count as R. The final verdict (one forward pass) is not counted.
+        batch_size: images searched at once; bounds the memory, and small batches stay in the processor's cache.
+
+    Returns:
+        Images read so already are returned unchanged at distance 0, and so are, without success, those for which
+        the budget found no point across the boundary.
+
+    Raises:
+        UserError: images outside ``bounds``, a budget below 1, an unknown policy or unusable targets.
+    """
+    lower, upper = bounds
+    if bool(((images < lower) | (images > upper)).any()):
+        low, high = float(images.min()), float(images.max())
+        raise UserError(f"images span {low:g}..{high:g}, outside bounds={bounds}; scale them or pass their bounds.")
+    if max_evaluations < 1 or batch_size < 1:
+        raise UserError(
+            f"max_evaluations={max_evaluations} and batch_size={batch_size} must both be at least 1; raise them."
+        )
+    candidates = images.clone()
+    evaluations = torch.zeros_like(labels)
+    position = torch.arange(len(labels), device=labels.device) if index is None else index
+    chosen = torch.full_like(labels, -1)
+    for first in range(0, len(images), batch_size):
+        rows = slice(first, first + batch_size)
+        part = target[rows] if isinstance(target, Tensor) else target
+        with torch.enable_grad():
+            search = _Search(model, images[rows], labels[rows], bounds, max_evaluations)
+            policy = targets.choose(part, search.logits, labels[rows], seed=seed, index=position[rows])
+            search.run(Criterion(labels[rows], policy))
+        candidates[rows] = search.best.view_as(images[rows])
+        evaluations[rows] = search.spent
+        if policy is not None:
+            chosen[rows] = policy
+    criterion = Criterion(labels, None if target == "nearest" else chosen)
+    return judge(model, images, candidates, criterion, evaluations)
+
+
+class _Search:
+    """One batch: the budget and the best point of every image."""
+
+    def __init__(
+        self, model: Model, images: Tensor, labels: Tensor, bounds: tuple[float, float], max_evaluations: int
+    ) -> None:
+        self.model = model
+        self.shape = images.shape[1:]
+        self.clean = images.detach().flatten(1)
+        self.labels = labels
+        self.lower, self.upper = bounds
+        self.max_evaluations = max_evaluations
+        self.spent = torch.ones_like(labels)
+        self.leaf = self.clean.clone().requires_grad_()
+        self.graph = model(self.leaf.view(-1, *self.shape))
+        self.logits = self.graph.detach()
+        self.best = self.clean.clone()
+        self.best_l2 = torch.full_like(self.clean[:, 0], torch.inf)
+        self.settled = torch.full_like(self.best_l2, torch.inf)
+
+    def run(self, criterion: Criterion) -> None:
+        """Spend the budget."""
+        self.criterion = criterion
+        margin = criterion.margin(self.logits)
+        live = (margin >= 0).nonzero().squeeze(1)
+        if not len(live):
+            return
+        lanes = self._start(live)
+        done: list[Lanes] = []
+        plan = self._plan(self.max_evaluations - int(self.spent.max()) - SECANT_STEPS)
+        total = sum(steps for _, steps in plan)
+        momentum = min(max(1 - 1 / (MEMORY * max(total, 1)), 0.5), 0.95)
+        taken = 0
+        for width, steps in plan:
+            lanes = self._prune(lanes, width)
+            lanes = lanes.keep((~(lanes.merit > HOPE * self.settled[lanes.row])).nonzero().squeeze(1))
+            for _ in range(steps):
+                if not len(lanes):
+                    break
+                step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (taken / max(total - 1, 1))
+                lanes.advance(*self._evaluate(lanes), step, momentum, self.lower, self.upper)
+                taken += 1
+                going = lanes.residual > CONVERGED
+                if not bool(going.all()):
+                    done.append(lanes.keep((~going).nonzero().squeeze(1)))
+                    self.settled.scatter_reduce_(0, done[-1].row, done[-1].merit, "amin")
+                    lanes = lanes.keep(going.nonzero().squeeze(1))
+        self._finish([*done, lanes])
+
+    def _plan(self, budget: int) -> list[tuple[int, int]]:
+        """(lanes per image, steps) of each round."""
+        plan = []
+        explore = max(0.6 * budget, budget - LONGEST_POLISH)
+        for width, share in ROUNDS:
+            steps = int(explore * share / width)
+            if steps:
+                plan.append((width, steps))
+                budget -= width * steps
+        if budget > 0:
+            plan.append((1, budget))
+        return plan
+
+    def _start(self, live: Tensor) -> Lanes:
+        """Linearise the boundaries around the live images and take the first step of their lanes."""
+        away = self.labels if self.criterion.target is None else self.criterion.target
+        others = self.logits.scatter(1, away[:, None], -torch.inf)
+        count = min(MAX_RIVALS, self.logits.shape[1] - 1, max(1, self.max_evaluations // 4))
+        rivals = others.topk(count, dim=1).indices
+        gaps = self._gaps(self.graph, away, rivals)
+        normals = torch.stack([_gradient(gaps[:, j], self.leaf, retain=j < count - 1) for j in range(count)], 1)
+        normals = normals[live].nan_to_num(0, 0, 0)
+        self.spent[live] = count
+        rivals, clean = rivals[live], self.clean[live]
+        gaps = gaps.detach()[live] + SAFETY * rounding_margin(self.logits[live])[:, None]
+        offsets = torch.linalg.vecdot(normals, clean[:, None]) - gaps
+        if self.criterion.target is None:
+            return Lanes.join(self._nearest_starts(live, rivals, clean, normals, gaps, offsets))
+        goal, multipliers = project_polytope(clean, normals, offsets, self.lower, self.upper)
+        move = goal - clean
+        distance = move.norm(dim=1)
+        return Lanes.join(
+            [
+                Lanes.start(live, rivals, clean, clean + min(1.0, cap) * move, normals, multipliers, cap * distance)
+                for cap in TARGETED_STARTS
+            ]
+        )
+
+    def _nearest_starts(
+        self, live: Tensor, rivals: Tensor, clean: Tensor, normals: Tensor, gaps: Tensor, offsets: Tensor
+    ) -> list[Lanes]:
+        """Lanes towards the rivals whose linearised boundaries are nearest within the box."""
+        count = gaps.shape[1]
+        points, flat = clean.repeat_interleave(count, 0), normals.flatten(0, 1)
+        goals, multipliers = project_halfspace(points, flat, offsets.flatten(), self.lower, self.upper, iterations=5)
+        moves = goals.sub_(points).view_as(normals)
+        distances = moves.norm(dim=2)
+        missed = gaps + torch.linalg.vecdot(normals, moves) > 0.5 * gaps  # the box ends before that boundary
+        far = self.clean.shape[1] ** 0.5 * (self.upper - self.lower)
+        ranked = torch.where(missed, far + distances, distances).sort(1)
+        multipliers = multipliers.view_as(gaps) * normals.norm(dim=2)
+        nearest, rows, starts = (
+            distances.gather(1, ranked.indices[:, :1]).squeeze(1),
+            torch.arange(len(live), device=live.device),
+            [],
+        )
+        for rank, cap in STARTS:
+            if rank < count:
+                j = ranked.indices[:, rank]
+                longest = cap * nearest
+                share = (longest / distances[rows, j].clamp_min(torch.finfo(gaps.dtype).tiny)).clamp_max(1)
+                x = torch.addcmul(clean, share[:, None], moves[rows, j])
+                chosen = rivals[rows, j][:, None], normals[rows, :0], multipliers[rows, j][:, None]
+                starts.append(Lanes.start(live, chosen[0], clean, x, chosen[1], chosen[2], longest))
+        return starts
+
+    def _gaps(self, logits: Tensor, away: Tensor, rivals: Tensor) -> Tensor:
+        """[L, m]: margins to the rivals; untargeted, ``away`` is the label, and otherwise the target."""
+        gaps = logits.gather(1, away[:, None]) - logits.gather(1, rivals)
+        return gaps if self.criterion.target is None else -gaps
+
+    def _evaluate(self, lanes: Lanes) -> tuple[Tensor, Tensor]:
+        """Margins [L, m], shifted by the rounding allowance, and the gradient [L, n] of the largest.
+
+        Records what the evaluation finds.
+        """
+        criterion = self.criterion.rows(lanes.row)
+        away = criterion.labels if criterion.target is None else criterion.target
+        leaf = lanes.x.detach().requires_grad_()
+        logits = self.model(leaf.view(-1, *self.shape))
+        gaps = self._gaps(logits, away, lanes.rivals)
+        normal = _gradient(gaps.amax(1), leaf)
+        self.spent.index_add_(0, lanes.row, torch.ones_like(lanes.row))
+        logits = logits.detach()
+        self._record(lanes.row, lanes.x, logits, criterion)
+        return gaps.detach() + SAFETY * rounding_margin(logits)[:, None], normal
+
+    def _record(self, row: Tensor, x: Tensor, logits: Tensor, criterion: Criterion) -> None:
+        """Keep the closest points that meet the criterion."""
+        met = criterion.is_met_robustly(logits).nonzero().squeeze(1)
+        if not len(met):
+            return
+        row, x = row[met], x[met]
+        l2 = (x - self.clean[row]).norm(dim=1)
+        closest = self.best_l2.scatter_reduce(0, row, l2, "amin")
+        wins = (l2 <= closest[row]) & (l2 < self.best_l2[row])
+        self.best[row[wins]] = x[wins]
+        self.best_l2 = closest
+
+    def _prune(self, lanes: Lanes, width: int) -> Lanes:
+        """The ``width`` lanes of smallest merit of every image."""
+        order = lanes.merit.argsort(stable=True)
+        order = order[lanes.row[order].argsort(stable=True)]
+        row = lanes.row[order]
+        first = torch.searchsorted(row, row)
+        rank = torch.arange(len(row), device=row.device) - first
+        return lanes.keep(order[rank < width])
+
+    def _finish(self, lanes: list[Lanes]) -> None:
+        """Put the best candidate of every image on the boundary, along its ray, by a safeguarded secant."""
+        best = self._prune(Lanes.join(lanes), 1)
+        row, clean, radius = best.row, best.clean, best.crossing[:, None] * (best.candidate - best.clean)
+        steps = min(SECANT_STEPS, self.max_evaluations - int(self.spent.max()))
+        criterion = self.criterion.rows(row)
+        start = self.criterion.margin(self.logits)[row]
+        low = torch.zeros_like(start)
+        high = torch.full_like(start, torch.inf)
+        scale = torch.ones_like(start)
+        previous, previous_margin = low, start
+        for _ in range(steps):
+            x = torch.addcmul(clean, scale[:, None], radius).clamp(self.lower, self.upper)
+            with torch.no_grad():
+                logits = self.model(x.view(-1, *self.shape))
+            self.spent[row] += 1
+            self._record(row, x, logits, criterion)
+            margin = criterion.margin(logits) + SAFETY * rounding_margin(logits)
+            outside = margin > 0
+            low = torch.where(outside, torch.maximum(low, scale), low)
+            high = torch.where(outside, high, torch.minimum(high, scale))
+            guess = scale - margin * (scale - previous) / (margin - previous_margin)
+            middle = torch.where(high.isfinite(), (low + high) / 2, 1.02 * scale)
+            previous, previous_margin = scale, margin
+            scale = torch.where((guess > low) & (guess < high), guess, middle)
+
+
+def _gradient(values: Tensor, leaf: Tensor, *, retain: bool = False) -> Tensor:
+    """∂ Σ values/∂ leaf; zero where the model does not depend on its input."""
+    if not values.requires_grad:
+        return torch.zeros_like(leaf)
+    (gradient,) = torch.autograd.grad(values.sum(), leaf, retain_graph=retain, allow_unused=True)
+    return torch.zeros_like(leaf) if gradient is None else gradient.detach()

@@ -1,0 +1,110 @@
+"""The problems that are being solved: their state, and how they come and go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from advlab.optim.curvature import Curvature
+
+
+class Status(IntEnum):
+    """Why a problem stopped."""
+
+    CONVERGED = 0
+    MAX_ITER = 1
+    LINE_SEARCH_FAILED = 2
+    NONFINITE = 3
+    MAX_EVALUATIONS = 4
+    RUNNING = 5
+
+
+@dataclass(slots=True)
+class Batch:
+    """The state of L live problems of N variables; place l of every tensor belongs to problem ``rows[l]``.
+
+    Attributes:
+        rows: [L] int64.
+        lower, upper: [L, N], or [1, N] when all problems share one box.
+        x, value, gradient: [L, N], [L], [L, N], the iterates; a value of infinity marks a problem that waits for
+            its first evaluation.
+        direction, step: [L, N], [L]; the next trial point is P(x + step · direction).
+        trials: [L] int64, trial points refused since x was accepted.
+        iterations, evaluations, status: [L] int64.
+        curvature: of the live problems.
+    """
+
+    rows: Tensor
+    lower: Tensor
+    upper: Tensor
+    x: Tensor
+    value: Tensor
+    gradient: Tensor
+    direction: Tensor
+    step: Tensor
+    trials: Tensor
+    iterations: Tensor
+    evaluations: Tensor
+    status: Tensor
+    curvature: Curvature
+    shared_box: bool
+
+    @classmethod
+    def start(cls, x: Tensor, lower: Tensor, upper: Tensor, history: int, *, shared_box: bool = False) -> Batch:
+        """Problems 0 … L − 1 at their feasible points x [L, N]."""
+        zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return cls(
+            rows=torch.arange(len(x), device=x.device),
+            lower=lower,
+            upper=upper,
+            x=x,
+            value=torch.full_like(x[:, 0], torch.inf),
+            gradient=torch.zeros_like(x),
+            direction=torch.zeros_like(x),
+            step=torch.zeros_like(x[:, 0]),
+            trials=zeros,
+            iterations=zeros.clone(),
+            evaluations=zeros.clone(),
+            status=torch.full_like(zeros, int(Status.RUNNING)),
+            curvature=Curvature.allocate(len(x), history, x),
+            shared_box=shared_box,
+        )
+
+    def trial(self) -> Tensor:
+        """The next points to evaluate, [L, N], exactly within the box."""
+        return self.clip(torch.addcmul(self.x, self.direction, self.step[:, None]))
+
+    def clip(self, point: Tensor) -> Tensor:
+        """P(point): the nearest point of the box."""
+        return point.clamp(self.lower, self.upper)
+
+    def replace(self, places: Tensor, rows: Tensor, x: Tensor, lower: Tensor, upper: Tensor) -> None:
+        """Start the problems ``rows`` [K] at the feasible x [K, N] in ``places`` [K], whose problems have stopped."""
+        self.rows = self.rows.index_copy(0, places, rows)
+        self.x[places] = x
+        if not self.shared_box:
+            self.lower[places] = lower
+            self.upper[places] = upper
+        self.value[places] = torch.inf
+        self.status[places] = int(Status.RUNNING)
+        for tensor in (self.gradient, self.direction, self.step, self.trials, self.iterations, self.evaluations):
+            tensor[places] = 0
+        self.curvature.forget(torch.zeros_like(self.rows, dtype=torch.bool).index_fill(0, places, True))
+
+    def remove(self, places: Tensor) -> None:
+        """Give up ``places`` [K]: the last problems move into the gaps, so the cost is K rows and not L."""
+        num_live = len(self.rows) - len(places)
+        stays = torch.ones_like(self.rows, dtype=torch.bool).index_fill(0, places, False)
+        gaps = places[places < num_live]
+        movers = num_live + stays[num_live:].nonzero().squeeze(1)
+        self.rows = self.rows.clone()
+        shared = ("lower", "upper") if self.shared_box else ()
+        for owner in (self, self.curvature):
+            for field in fields(owner):
+                tensor = getattr(owner, field.name)
+                if isinstance(tensor, Tensor) and field.name not in shared:
+                    tensor[gaps] = tensor[movers]
+                    setattr(owner, field.name, tensor[:num_live])

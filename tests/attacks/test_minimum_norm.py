@@ -1,0 +1,267 @@
+"""The minimum-norm attack: the oracle's optimum on linear models and the contract of every attack."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from advlab.attacks.criterion import Criterion
+from advlab.attacks.minimum_norm import minimum_norm
+from advlab.attacks.oracle import linear_minimum
+from advlab.errors import UserError
+
+
+def linear(size: int = 40, num_classes: int = 6, seed: int = 0) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(size, num_classes)
+
+
+def smooth(size: int = 40, num_classes: int = 6) -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(size, 24), nn.Sigmoid(), nn.Linear(24, num_classes))
+
+
+def kinked() -> nn.Sequential:
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5))
+
+
+MODELS = {"linear": (linear(), (40,)), "smooth": (smooth(), (40,)), "kinked": (kinked(), (1, 8, 8))}
+
+
+def case(name: str, batch: int, dtype: torch.dtype = torch.float32):
+    model, shape = MODELS[name]
+    model = model.to(dtype)
+    images = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(batch), dtype=dtype)
+    return model, images, model(images).argmax(1)
+
+
+@pytest.fixture(autouse=True)
+def _float32_models():
+    yield
+    for model, _ in MODELS.values():
+        model.float()
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+def test_linear_models_are_solved_to_the_optimum(num_classes):
+    model = linear(100, num_classes)
+    images = torch.rand(200, 100)
+    labels = model(images).argmax(1)
+    exact = linear_minimum(model, images, labels).l2
+    found = minimum_norm(model, images, labels)
+    assert found.success.all()
+    assert (found.l2 <= exact * (1 + 1e-3) + 2e-5).all()  # the allowance for rounding counts on tiny distances
+    assert (found.l2.sum() / exact.sum() - 1) < 1e-4
+
+
+@pytest.mark.parametrize("policy", ["random", "runner-up", "least-likely"])
+def test_targeted_linear_models_come_close_to_the_optimum(policy):
+    model = linear(100, 10)
+    images = torch.rand(100, 100)
+    labels = model(images).argmax(1)
+    found = minimum_norm(model, images, labels, policy)
+    exact = linear_minimum(model, images, labels, found.target).l2
+    assert exact.isfinite().all()
+    assert found.success.all()
+    assert (found.l2 >= exact * (1 - 1e-6)).all()
+    assert (found.l2.sum() / exact.sum() - 1) < 2e-3
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("target", ["nearest", "random"])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_contract(name, target, batch, dtype):
+    model, images, labels = case(name, batch, dtype)
+    found = minimum_norm(model, images, labels, target, max_evaluations=50)
+    assert found.images.shape == images.shape
+    assert found.images.dtype == dtype
+    assert (found.images >= 0).all()
+    assert (found.images <= 1).all()
+    assert (found.evaluations <= 50).all()
+    criterion = Criterion(labels, None if target == "nearest" else found.target)
+    assert torch.equal(found.success, criterion.is_met(model(found.images)))
+    torch.testing.assert_close(found.l2, (found.images - images).double().flatten(1).norm(dim=1))
+    again = minimum_norm(model, images, labels, target, max_evaluations=50)
+    assert torch.equal(found.images, again.images)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_rows_do_not_depend_on_their_batch(name, batch_size):
+    model, images, labels = case(name, 8, torch.float64)
+    together = minimum_norm(model, images, labels)
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    shuffled = minimum_norm(model, images[order], labels[order], batch_size=batch_size)
+    torch.testing.assert_close(shuffled.l2, together.l2[order], rtol=1e-4, atol=0)  # kinks amplify rounding
+
+
+def test_random_targets_follow_the_index():
+    model, images, labels = case("smooth", 8)
+    whole = minimum_norm(model, images, labels, "random", seed=3)
+    half = minimum_norm(model, images[4:], labels[4:], "random", seed=3, index=torch.arange(4, 8))
+    assert torch.equal(half.target, whole.target[4:])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_successes_survive_other_batch_sizes(name):
+    model, images, labels = case(name, 64)
+    found = minimum_norm(model, images, labels)
+    alone = torch.cat([model(image[None]) for image in found.images]).argmax(1)
+    assert torch.equal(alone != labels, found.success)
+
+
+def test_images_misread_already_are_returned_unchanged():
+    model, images, labels = case("smooth", 8)
+    wrong = (labels + 1) % 6
+    found = minimum_norm(model, images, wrong)
+    assert found.success.all()
+    assert torch.equal(found.images, images)
+    assert (found.l2 == 0).all()
+    reached = minimum_norm(model, images, wrong, labels)
+    assert torch.equal(reached.images, images)
+    assert reached.success.all()
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 5, 8, 13, 21, 40, 80])
+@pytest.mark.parametrize("target", ["nearest", "least-likely"])
+def test_the_budget_is_never_exceeded(budget, target):
+    model, images, labels = case("kinked", 16)
+    rows = 0
+
+    def counted(x):
+        nonlocal rows
+        rows += len(x)
+        return model(x)
+
+    found = minimum_norm(counted, images, labels, target, max_evaluations=budget)
+    assert (found.evaluations <= budget).all()
+    forwards = rows - len(images)  # the verdict
+    assert forwards <= int(found.evaluations.sum())
+
+
+def test_more_budget_is_not_worse():
+    model, images, labels = case("kinked", 64)
+    means = [float(minimum_norm(model, images, labels, max_evaluations=n).l2.mean()) for n in (32, 96, 256)]
+    assert means[1] <= means[0] * 1.002
+    assert means[2] <= means[1] * 1.002
+
+
+def test_the_box_is_honoured_at_other_scales():
+    model, images, labels = case("smooth", 8)
+    scaled = nn.Sequential(_Affine(1 / 255.0), model)
+    found = minimum_norm(scaled, images * 255, labels, bounds=(0.0, 255.0))
+    reference = minimum_norm(model, images, labels)
+    assert (found.images >= 0).all()
+    assert (found.images <= 255).all()
+    torch.testing.assert_close(found.l2 / 255, reference.l2, rtol=1e-2, atol=0)
+
+
+class _Affine(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        return self.scale * x
+
+
+def test_a_nan_row_does_not_poison_the_others():
+    model, images, labels = case("smooth", 4, torch.float64)
+    reference = minimum_norm(model, images, labels)
+    images[1] = torch.nan
+    found = minimum_norm(model, images, labels)
+    good = torch.tensor([0, 2, 3])
+    assert found.success.tolist() == [True, False, True, True]
+    torch.testing.assert_close(found.l2[good], reference.l2[good])
+
+
+def test_models_that_return_nan_fail_quietly():
+    images, labels = torch.rand(3, 5), torch.tensor([0, 1, 0])
+    found = minimum_norm(lambda x: x[:, :2] * torch.nan, images, labels)
+    assert not found.success.any()
+    assert torch.equal(found.images, images)
+
+
+def test_models_that_turn_nan_on_the_way_keep_the_image_finite():
+    def model(x):
+        return torch.stack((1 - x.sum(1), (0.9 - x.sum(1)).sqrt() - 1), 1)
+
+    found = minimum_norm(model, torch.full((2, 3), 0.1), torch.zeros(2, dtype=torch.int64))
+    assert found.images.isfinite().all()
+    assert (found.evaluations <= 96).all()
+
+
+def test_constant_models_fail_quietly():
+    logits = torch.tensor([1.0, 0.5, 0.0])
+    images, labels = torch.rand(4, 5), torch.zeros(4, dtype=torch.int64)
+    for model in (lambda x: logits.expand(len(x), 3), lambda x: logits + 0 * x[:, :3]):
+        found = minimum_norm(model, images, labels)
+        assert not found.success.any()
+        assert torch.equal(found.images, images)
+
+
+def test_ties_at_the_clean_image_are_broken():
+    found = minimum_norm(lambda x: torch.stack((x[:, 0], x[:, 1]), 1), torch.full((1, 2), 0.5), torch.tensor([0]))
+    assert found.success.all()
+    assert float(found.l2) < 1e-4
+
+
+def test_duplicated_rows_get_the_same_answer():
+    model, images, labels = case("kinked", 3, torch.float64)
+    found = minimum_norm(model, images.repeat(2, 1, 1, 1), labels.repeat(2))
+    torch.testing.assert_close(found.l2[:3], found.l2[3:])
+
+
+def test_empty_batches():
+    found = minimum_norm(linear(), torch.rand(0, 40), torch.zeros(0, dtype=torch.int64))
+    assert len(found) == 0
+
+
+def test_works_where_gradients_are_switched_off():
+    model, images, labels = case("linear", 3)
+    with torch.no_grad():
+        assert minimum_norm(model, images, labels).success.all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": "closest"}, "closest"),
+        ({"max_evaluations": 0}, "max_evaluations=0"),
+        ({"bounds": (0.0, 0.1)}, "outside bounds"),
+        ({"target": torch.tensor([9, 9, 9])}, "outside"),
+        ({"target": torch.tensor([1])}, "shape"),
+    ],
+)
+def test_user_mistakes_are_one_clear_sentence(change, message):
+    model, images, labels = case("linear", 3)
+    with pytest.raises(UserError, match=message):
+        minimum_norm(model, images, labels, **change)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 10**6),
+    batch=st.integers(1, 6),
+    size=st.integers(1, 30),
+    num_classes=st.integers(2, 5),
+    box=st.tuples(st.floats(-2, 0.4), st.floats(0.6, 3)),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    budget=st.integers(1, 60),
+)
+def test_any_box_and_any_linear_model(seed, batch, size, num_classes, box, dtype, budget):
+    torch.manual_seed(seed)
+    model = nn.Linear(size, num_classes).to(dtype)
+    lower, upper = box
+    images = (lower + (upper - lower) * torch.rand(batch, size, dtype=dtype)).clamp(lower, upper)
+    labels = torch.randint(num_classes, (batch,))
+    found = minimum_norm(model, images, labels, bounds=box, max_evaluations=budget)
+    exact = linear_minimum(model, images, labels, bounds=box).l2
+    assert (found.images >= lower).all()
+    assert (found.images <= upper).all()
+    assert (found.evaluations <= budget).all()
+    assert (found.l2[found.success] >= exact[found.success] * (1 - 1e-5) - 1e-6).all()
+    assert torch.equal(found.success, Criterion(labels).is_met(model(found.images)))

@@ -1,0 +1,166 @@
+"""The paper's attack: its minima, its search over c, and its agreement with SciPy's L-BFGS-B."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advlab.attacks import targets
+from advlab.attacks.criterion import Criterion
+from advlab.attacks.szegedy import LITERAL_C, szegedy_lbfgs
+from advlab.data import Dataset
+
+Right = Callable[..., tuple[Tensor, Tensor]]
+
+
+def scipy_distortion(model: nn.Module, image: Tensor, target: int, bisections: int = 12) -> float:
+    """RMS of the closest success that a per-image SciPy search of the same problem comes across."""
+    clean = image.flatten().double().numpy()
+    label = torch.tensor([target])
+    closest = np.inf
+
+    def solve(c: float) -> bool:
+        def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+            nonlocal closest
+            leaf = torch.from_numpy(x)[None].requires_grad_()
+            logits = model(leaf)
+            loss = functional.cross_entropy(logits, label)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            r = x - clean
+            if int(logits.argmax()) == target:
+                closest = min(closest, float(np.linalg.norm(r)))
+            return c * float(r @ r) + loss.item(), 2 * c * r + gradient[0].numpy()
+
+        found = minimize(objective, clean, jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * len(clean))
+        return int(model(torch.from_numpy(found.x)[None]).argmax()) == target
+
+    succeeds = 1.0
+    while not solve(succeeds):
+        succeeds /= 10
+    fails = succeeds * 10
+    while solve(fails):
+        succeeds, fails = fails, fails * 10
+    for _ in range(bisections):
+        middle = (succeeds * fails) ** 0.5
+        succeeds, fails = (middle, fails) if solve(middle) else (succeeds, middle)
+    return closest / len(clean) ** 0.5
+
+
+@pytest.mark.parametrize(("name", "number"), [("softmax", 12), ("sigmoid", 12)])
+def test_as_close_as_scipy_one_image_at_a_time(
+    name: str, number: int, request: pytest.FixtureRequest, mnist_test: Dataset, right: Right
+) -> None:
+    model = request.getfixturevalue(name)
+    images, labels = right(model, mnist_test, number)
+    ours = szegedy_lbfgs(model, images, labels, "random", seed=1)
+    double = type(model)([784, 10] if name == "softmax" else [784, 40, 40, 10]).double()
+    double.load_state_dict(model.state_dict())
+    theirs = [scipy_distortion(double, image, int(t)) for image, t in zip(images, ours.target, strict=True)]
+    assert ours.success.all()
+    assert float(ours.rms.mean()) <= np.mean(theirs) * 1.005
+    assert float(ours.rms.mean()) >= np.mean(theirs) * 0.98
+
+
+@pytest.mark.parametrize("target", ["random", "nearest"])
+def test_keeps_the_closest_success_of_all_evaluations(
+    target: str, sigmoid: nn.Module, mnist_test: Dataset, right: Right
+) -> None:
+    images, labels = right(sigmoid, mnist_test, 1)
+    seen: list[Tensor] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.append(x.detach().clone())
+        return sigmoid(x)
+
+    found = szegedy_lbfgs(model, images, labels, target)
+    points = torch.cat(seen[:-1])  # the last one is the verdict
+    criterion = Criterion(labels.expand(len(points)), None if target == "nearest" else found.target.expand(len(points)))
+    success = criterion.is_met_robustly(sigmoid(points))
+    distance = (points.double() - images.double()).flatten(1).norm(dim=1)[success]
+    assert len(distance) > 3
+    torch.testing.assert_close(found.l2[0], distance.min(), rtol=1e-5, atol=0)
+
+
+def test_counts_gradient_evaluations(sigmoid: nn.Module, mnist_test: Dataset, right: Right) -> None:
+    images, labels = right(sigmoid, mnist_test, 5)
+    rows = 0
+
+    def model(x: Tensor) -> Tensor:
+        nonlocal rows
+        rows += len(x) if x.requires_grad else 0
+        return sigmoid(x)
+
+    found = szegedy_lbfgs(model, images, labels)
+    assert int(found.evaluations.sum()) == rows
+
+
+def test_the_search_closes_in_on_the_largest_constant(softmax: nn.Module, mnist_test: Dataset, right: Right) -> None:
+    images, labels = right(softmax, mnist_test, 4)
+    coarse, fine = (szegedy_lbfgs(softmax, images, labels, tolerance=tolerance) for tolerance in (3.0, 0.01))
+    assert (coarse.evaluations < fine.evaluations).all()
+    assert (fine.l2 <= coarse.l2 * 1.001).all()
+    assert ((fine.c > 0) & fine.c.isfinite()).all()
+
+
+def test_the_search_finds_its_way_from_any_constant(sigmoid: nn.Module, mnist_test: Dataset, right: Right) -> None:
+    images, labels = right(sigmoid, mnist_test, 4)
+    usual = szegedy_lbfgs(sigmoid, images, labels)
+    for initial_c in (1e-5, 1e4):
+        other = szegedy_lbfgs(sigmoid, images, labels, initial_c=initial_c)
+        assert other.success.all()
+        assert float(other.l2.mean()) == pytest.approx(float(usual.l2.mean()), rel=0.02)
+
+
+@pytest.mark.parametrize("target", targets.POLICIES)
+def test_the_minimum_constant_of_the_paper_is_no_minimum(
+    target: str, sigmoid: nn.Module, mnist_test: Dataset, right: Right
+) -> None:
+    images, labels = right(sigmoid, mnist_test, 6)
+    images = torch.cat([images, images[:1]])
+    labels = torch.cat([labels, labels[:1]])
+    literal = szegedy_lbfgs(sigmoid, images, labels, target, paper_literal=True)
+    ours = szegedy_lbfgs(sigmoid, images, labels, target)
+    assert literal.success.all()
+    assert (literal.l2 > 1.1 * ours.l2).all()
+    assert (literal.c == LITERAL_C).all()
+    assert literal.images.min() >= 0
+    assert literal.images.max() <= 1
+
+
+def test_paper_literal_leaves_images_read_so_already(softmax: nn.Module, mnist_test: Dataset, right: Right) -> None:
+    images, labels = right(softmax, mnist_test, 2)
+    aim = torch.stack([labels[0], (labels[1] + 1) % 10])
+    found = szegedy_lbfgs(softmax, images, labels, aim, paper_literal=True)
+    assert torch.equal(found.images[0], images[0])
+    assert found.c.isnan().tolist() == [True, False]
+
+
+def test_pixels_that_do_not_move_keep_their_bits(softmax: nn.Module, mnist_test: Dataset, right: Right) -> None:
+    images, labels = right(softmax, mnist_test, 3)
+    shifted = images * 0.7 + 0.1
+    found = szegedy_lbfgs(lambda x: softmax((x - 0.1) / 0.7), shifted, labels, bounds=(0.1, 0.8))
+    unused = (softmax[1].weight == 0).all(0).view(1, 28, 28)  # type: ignore[index]
+    assert unused.any()
+    assert torch.equal(found.images[:, unused], shifted[:, unused])
+
+
+def test_the_constant_is_that_of_the_box(softmax: nn.Module, mnist_test: Dataset, right: Right) -> None:
+    images, labels = right(softmax, mnist_test, 3)
+    plain = szegedy_lbfgs(softmax, images, labels)
+    scaled = szegedy_lbfgs(lambda x: softmax(x / 255), images * 255, labels, bounds=(0.0, 255.0))
+    torch.testing.assert_close(scaled.c * 255**2, plain.c, rtol=0.05, atol=0)
+
+
+def test_a_box_without_bounds_is_allowed(softmax: nn.Module, mnist_test: Dataset, right: Right) -> None:
+    images, labels = right(softmax, mnist_test, 3)
+    free = szegedy_lbfgs(softmax, images, labels, bounds=(-torch.inf, torch.inf))
+    boxed = szegedy_lbfgs(softmax, images, labels)
+    assert free.success.all()
+    assert (free.l2 <= boxed.l2 * 1.005).all()
+    assert free.images.min() < 0

@@ -1,0 +1,116 @@
+"""Names to recipes, and what makes two recipes the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+from torch import nn
+
+from advlab.data import Dataset
+from advlab.errors import UserError
+from advlab.models import PAPER, Recipe, zoo
+
+RECIPE = Recipe(
+    name="a",
+    network="advlab.models.mlp:MLP",
+    network_arguments={"widths": [784, 10]},
+    trainer="advlab.training.full_batch:fit",
+    trainer_arguments={"weight_decay": 1e-4},
+)
+OTHER = {
+    "network": "advlab.models.convnet:ConvNet",
+    "network_arguments": {"widths": [784, 20, 10]},
+    "trainer": "advlab.training.minibatch:fit",
+    "trainer_arguments": {"weight_decay": 1e-3},
+    "data": "fashion_mnist",
+    "split": "p1",
+    "seed": 1,
+}
+
+
+def test_every_field_but_the_name_is_part_of_the_identity() -> None:
+    assert set(OTHER) == {field.name for field in fields(Recipe)} - {"name"}
+    assert replace(RECIPE, name="b").fingerprint == RECIPE.fingerprint
+    changed = {replace(RECIPE, **{field: value}).fingerprint for field, value in OTHER.items()}  # type: ignore[arg-type]
+    assert len(changed | {RECIPE.fingerprint}) == len(OTHER) + 1
+
+
+def test_identity_survives_json_and_the_order_of_keys() -> None:
+    again = Recipe(**json.loads(json.dumps(RECIPE.to_json())))
+    assert again == RECIPE
+    assert again.fingerprint == RECIPE.fingerprint
+    first = replace(RECIPE, trainer_arguments={"a": 1, "b": 2})
+    assert first.fingerprint == replace(RECIPE, trainer_arguments={"b": 2, "a": 1}).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [
+        ("softmax1e-4", []),
+        ("softmax1", []),
+        ("softmax0.5", []),
+        ("fc100-100-10", [100, 100]),
+        ("fc123-456-10", [123, 456]),
+        ("fc7-10", [7]),
+        ("relu300-150-10", [300, 150]),
+    ],
+)
+def test_widths_come_from_the_name(name: str, hidden: list[int], mnist_test: Dataset) -> None:
+    recipe = zoo.recipe(name, mnist_test, seed=5)
+    assert (recipe.name, recipe.data, recipe.split, recipe.seed) == (name, "mnist", "test", 5)
+    widths = [module.out_features for module in recipe.build().modules() if isinstance(module, nn.Linear)]
+    assert widths == [*hidden, 10]
+
+
+def test_weight_decays_of_table_1(mnist_test: Dataset) -> None:
+    def decay(name: str) -> object:
+        return zoo.recipe(name, mnist_test).trainer_arguments["weight_decay"]
+
+    assert [decay(name) for name in PAPER[:3]] == [1e-4, 1e-2, 1.0]
+    assert decay("fc100-100-10") == decay("fc200-200-10") == [1e-5, 1e-5, 1e-6]
+    assert decay("ae400-10") == 1e-6
+
+
+@pytest.mark.parametrize("name", zoo.SHOWN_NAMES)
+def test_shown_names_build_classifiers_of_the_data(name: str, mnist_test: Dataset) -> None:
+    network = zoo.recipe(name, mnist_test).build().eval()
+    assert network(mnist_test.images[:2]).shape == (2, 10)
+
+
+def test_equal_models_under_two_names_are_one(mnist_test: Dataset) -> None:
+    first, second = zoo.recipe("softmax1e-4", mnist_test), zoo.recipe("softmax0.0001", mnist_test)
+    assert first.fingerprint == second.fingerprint
+
+
+def test_expand() -> None:
+    assert zoo.expand("paper") == list(PAPER)
+    assert zoo.expand("conv, paper ,softmax1,conv") == ["conv", *PAPER]
+    assert zoo.expand("file:/a/b.py:make") == ["file:/a/b.py:make"]
+
+
+@pytest.mark.parametrize("names", ["", " , "])
+def test_expand_refuses_nothing(names: str) -> None:
+    with pytest.raises(UserError, match="--models names no model"):
+        zoo.expand(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("resnet", "unknown model 'resnet'; choose among softmax1e-4"),
+        ("softmax", "unknown model 'softmax'"),
+        ("fc10", "unknown model 'fc10'"),
+        ("fc100-100-10x", "unknown model"),
+        ("conv2", "unknown model"),
+        ("softmax1e-4e", "'1e-4e' is no weight decay; write e.g. softmax1e-4"),
+        ("softmax1e999", "'1e999' is no weight decay"),
+        ("fc100-100-9", "has 9 outputs; mnist has 10 classes, so the name must end in -10"),
+        ("relu0-10", "no width may be 0"),
+        ("ae400-11", "has 11 outputs"),
+    ],
+)
+def test_refusals_name_the_model_and_the_mend(name: str, sentence: str, mnist_test: Dataset) -> None:
+    with pytest.raises(UserError, match=sentence):
+        zoo.recipe(name, mnist_test)
