@@ -134,6 +134,7 @@ METHODS: dict[str, Method] = {
     ),
     "cw-9x1000": functools.partial(_adv_lib, attack="carlini_wagner_l2", binary_search_steps=9, max_iterations=1000),
     "foolbox-ddn-1000": functools.partial(_foolbox, attack="DDNAttack", steps=1000),
+    "foolbox-fmn-1000": functools.partial(_foolbox, attack="L2FMNAttack", steps=1000),
     "foolbox-cw-9x111": functools.partial(
         _foolbox, attack="L2CarliniWagnerAttack", binary_search_steps=9, steps=111, initial_const=0.1
     ),

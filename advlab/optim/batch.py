@@ -75,7 +75,8 @@ class Batch:
 
     def trial(self) -> Tensor:
         """The next points to evaluate, [L, N], exactly within the box."""
-        return self.clip(torch.addcmul(self.x, self.direction, self.step[:, None]))
+        point = torch.addcmul(self.x, self.direction, self.step[:, None])
+        return self.clip(point.nan_to_num_(0))  # a direction can overflow; such a trial is refused like any bad one
 
     def clip(self, point: Tensor) -> Tensor:
         """P(point): the nearest point of the box."""

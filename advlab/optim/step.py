@@ -64,7 +64,8 @@ def advance(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limi
     accepted = finite & (new | accepted)
     moved = accepted & ~new
     # The curvature between x and a refused point is as true as that between two iterates.
-    learnt = finite & ~new & (s_y > dtype.tiny + dtype.eps * slope.abs()) & (y_y > dtype.tiny**0.5 * s_y + dtype.tiny)
+    positive = (s_y > dtype.tiny + dtype.eps * slope.abs()) & (y_y > dtype.tiny**0.5 * s_y + dtype.tiny)
+    learnt = finite & ~new & positive & (y_y < dtype.max)
     magnitude = torch.maximum(batch.value.abs(), value.abs()).clamp(min=1)
     resolved = torch.where(moved, decrease > torch.maximum(limits.ftol * magnitude, noise), slope.abs() > noise)
     stalled = settled & ~resolved & (moved | (~new & (batch.trials == 0)))

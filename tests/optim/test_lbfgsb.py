@@ -357,6 +357,26 @@ def test_a_row_backs_off_where_its_objective_is_not_finite(broken: str) -> None:
     torch.testing.assert_close(result.x, torch.ones(3, 4, dtype=torch.float64), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e10, 1e20, 1e37])
+@pytest.mark.parametrize("bound", [1.0, torch.inf])
+def test_extreme_scales_stay_feasible_and_finite(scale: float, bound: float) -> None:
+    curvature = torch.linspace(0.1, 10, 30).view(6, 5)
+
+    def fun(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        assert x.isfinite().all()
+        assert (x.abs() <= bound).all()
+        pull = scale * curvature[rows] * (x - 0.3)
+        return (pull * (x - 0.3)).sum(1), 2 * pull
+
+    start = torch.linspace(-0.9, 0.9, 30).view(6, 5)
+    values, _ = fun(start, torch.arange(6))
+    result = lbfgsb.minimize(fun, start, -bound, bound)
+    assert result.x.isfinite().all()
+    assert (result.fun <= values).all()
+    if scale == 1e10:
+        torch.testing.assert_close(result.x, torch.full((6, 5), 0.3), rtol=0, atol=1e-3)
+
+
 def test_a_kink_ends_the_search_without_harm() -> None:
     def fun(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
         return x.abs().sum(1) + (x - 0.3).abs().sum(1) * 2, x.sign() + 2 * (x - 0.3).sign()
