@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from advlab import data
+
+torch.set_num_threads(1)  # small tensors, and a Ray beside them: more threads than that only get in each other's way
 
 
 @pytest.fixture(scope="session")

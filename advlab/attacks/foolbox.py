@@ -69,9 +69,7 @@ class LBFGSAttack(MinimizationAttack):
     def __init__(self, **options: Any) -> None:
         self.options = options
 
-    def run(
-        self, model: Any, inputs: Any, criterion: Any, *, early_stop: float | None = None, **_kwargs: Any
-    ) -> Any:
+    def run(self, model: Any, inputs: Any, criterion: Any, *, early_stop: float | None = None, **_kwargs: Any) -> Any:
         """Foolbox's entry; ``early_stop`` is not used: the search has no cheaper end."""
         del early_stop
         return _attack(szegedy_lbfgs, model, inputs, criterion, self.options)
@@ -85,9 +83,7 @@ class MinimumNormAttack(MinimizationAttack):
     def __init__(self, **options: Any) -> None:
         self.options = options
 
-    def run(
-        self, model: Any, inputs: Any, criterion: Any, *, early_stop: float | None = None, **_kwargs: Any
-    ) -> Any:
+    def run(self, model: Any, inputs: Any, criterion: Any, *, early_stop: float | None = None, **_kwargs: Any) -> Any:
         """Foolbox's entry; ``early_stop`` is not used: use ``max_evaluations``."""
         del early_stop
         return _attack(minimum_norm, model, inputs, criterion, self.options)
@@ -103,10 +99,13 @@ def _attack(attack: Any, model: Any, inputs: Any, criterion: Any, options: dict[
         case Misclassification() as untargeted:
             labels = untargeted.labels.raw
         case TargetedMisclassification() as targeted:
-            target = targeted.target_classes.raw
-            labels = torch.where(labels == target, (target + 1) % model(images[:1]).shape[1], labels)
+            classes: Tensor = targeted.target_classes.raw
+            target = classes
+            labels = torch.where(labels == classes, (classes + 1) % model(images[:1]).shape[1], labels)
         case FoolboxCriterion() as other:
-            raise UserError(f"criterion {other!r} is not supported; use Misclassification or TargetedMisclassification.")
+            raise UserError(
+                f"criterion {other!r} is not supported; use Misclassification or TargetedMisclassification."
+            )
     found = attack(model, images, labels, target, tuple(model.bounds), **options)
     return type(inputs)(found.images)
 

@@ -14,7 +14,7 @@ from advlab.attacks import targets
 from advlab.attacks.boundary import Lanes
 from advlab.attacks.criterion import Criterion, rounding_margin
 from advlab.attacks.projection import project_halfspace, project_polytope
-from advlab.attacks.result import Adversarial, Model, judge
+from advlab.attacks.result import Adversarial, Model, judge, require_within
 from advlab.errors import UserError
 
 MAX_RIVALS = 9
@@ -88,10 +88,7 @@ def minimum_norm(
     Raises:
         UserError: images outside ``bounds``, a budget below 1, an unknown policy or unusable targets.
     """
-    lower, upper = bounds
-    if bool(((images < lower) | (images > upper)).any()):
-        low, high = float(images.min()), float(images.max())
-        raise UserError(f"images span {low:g}..{high:g}, outside bounds={bounds}; scale them or pass their bounds.")
+    require_within(images, bounds)
     if max_evaluations < 1 or batch_size < 1:
         raise UserError(
             f"max_evaluations={max_evaluations} and batch_size={batch_size} must both be at least 1; raise them."

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advlab.attacks.criterion import Criterion
+from advlab.errors import UserError
 
 Model = Callable[[Tensor], Tensor]
 """Anything that maps images [B, ...] to logits [B, k]."""
@@ -38,6 +39,16 @@ class Adversarial:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def require_within(images: Tensor, bounds: tuple[float, float]) -> None:
+    """Raise a UserError when an image leaves the box: its distance from the box would count as distortion."""
+    low, high = bounds
+    if bool(((images < low) | (images > high)).any()):
+        raise UserError(
+            f"images span {float(images.min()):g}..{float(images.max()):g}, outside bounds={bounds}; "
+            "scale them or pass their bounds."
+        )
 
 
 @torch.no_grad()

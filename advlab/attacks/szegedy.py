@@ -14,8 +14,7 @@ from torch.nn import functional
 
 from advlab.attacks import targets
 from advlab.attacks.criterion import Criterion
-from advlab.attacks.result import Adversarial, Model, judge
-from advlab.errors import UserError
+from advlab.attacks.result import Adversarial, Model, judge, require_within
 from advlab.optim import lbfgsb
 
 C_RANGE = (1e-6, 1e6)
@@ -73,9 +72,7 @@ def szegedy_lbfgs(
     Raises:
         UserError: images outside ``bounds``, an unknown policy or unusable targets.
     """
-    if bool(((images < bounds[0]) | (images > bounds[1])).any()):
-        low, high = float(images.min()), float(images.max())
-        raise UserError(f"images span {low:g}..{high:g}, outside bounds={bounds}; scale them or pass their bounds.")
+    require_within(images, bounds)
     with torch.no_grad():
         logits = model(images)
     chosen = targets.choose(target, logits, labels, seed=seed, index=index)

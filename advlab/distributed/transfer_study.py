@@ -17,19 +17,11 @@ from advlab.data import Dataset
 from advlab.distributed.pool import Failure, Pool, PoolOptions, Unit
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import default_actors, host_count
-from advlab.distributed.units import (
-    AttackUnit,
-    EvaluateUnit,
-    Shard,
-    TrainUnit,
-    address,
-    examples_part,
-    predictions_part,
-    weights_file,
-)
+from advlab.distributed.units import AttackUnit, EvaluateUnit, Shard, TrainUnit, address
 from advlab.errors import UserError
 from advlab.models import Checkpoint, checkpoint, external, zoo
 from advlab.results import Store, Study, matrix, provenance
+from advlab.results.layout import MATRIX, examples_part, predictions_part, weights_file
 from advlab.results.study import study_identity
 from advlab.transfer import controls
 from advlab.transfer.generate import parse_class
@@ -150,7 +142,7 @@ def run(
     pool = Pool(pool_options, actors)
     _prepare_models(plan, pool)
     _attack_and_evaluate(plan, pool, on_progress)
-    study.store.write_table("matrix.parquet", matrix.reduce(study.store, study.sources, study.targets))
+    study.store.write_table(MATRIX, matrix.reduce(study.store, study.sources, study.targets))
     study.manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     study.manifest["hosts"] = host_count()
     study.save_manifest()

@@ -1,4 +1,4 @@
-"""The units of work of a transfer study, and where their files lie."""
+"""The units of work of a transfer study."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -18,30 +17,11 @@ from advlab.data import Dataset
 from advlab.distributed.pool import Resources
 from advlab.models import Recipe, checkpoint
 from advlab.results import Store
+from advlab.results.layout import examples_part, predictions_part
 from advlab.results.tables import examples_from_arrow, examples_to_arrow, predictions_to_arrow
 from advlab.transfer import controls
 from advlab.transfer.evaluate import Answers, answer
 from advlab.transfer.generate import Examples, attack_dataset
-
-
-def weights_file(model: str) -> str:
-    """Where a study keeps a model it trained."""
-    return f"models/{_partition(model)}.safetensors"
-
-
-def examples_part(source: str, start: int) -> str:
-    """Where the examples of a shard lie."""
-    return f"examples/source={_partition(source)}/part-{start:08d}.parquet"
-
-
-def predictions_part(source: str, target: str, start: int) -> str:
-    """Where a target's answers to a shard lie."""
-    return f"predictions/source={_partition(source)}/target={_partition(target)}/part-{start:08d}.parquet"
-
-
-def _partition(name: str) -> str:
-    """Hive partition values are percent-encoded, as readers expect; zoo names stay as they are."""
-    return quote(name, safe="")
 
 
 def address(*decisive: Any) -> str:

@@ -76,7 +76,7 @@ def advance(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limi
     batch.value = torch.where(accepted | new, value, batch.value)
     batch.evaluations = batch.evaluations + 1
     batch.iterations = batch.iterations + moved
-    retry = learnt & (batch.trials == 0) & (batch.step >= 1)
+    retry = learnt & ((batch.trials == 0) | ~settled)  # the step is in units of the new H
     batch.trials = torch.where(accepted, 0, batch.trials + 1)
     failed = batch.trials >= limits.max_line_search
     restart = batch.trials == (limits.max_line_search + 1) // 2

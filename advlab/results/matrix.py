@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 import pyarrow as pa
 
+from advlab.results.layout import predictions_folder
 from advlab.results.schema import MATRIX
 from advlab.results.store import Store
 from advlab.transfer.metrics import Counts, count, rates
@@ -29,8 +28,7 @@ def reduce(store: Store, sources: list[str], targets: list[str]) -> pa.Table:
     rows = []
     for source in sources:
         for target in targets:
-            folder = f"predictions/source={quote(source, safe='')}/target={quote(target, safe='')}"
-            parts = store.files(folder, suffix=".parquet")
+            parts = store.files(predictions_folder(source, target), suffix=".parquet")
             counts = [count_file(store, part) for part in parts]
             total = counts[0]
             for part_counts in counts[1:]:

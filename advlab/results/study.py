@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +13,11 @@ import torch
 from advlab import data
 from advlab.data import Dataset
 from advlab.errors import UserError
+from advlab.results.layout import MANIFEST, MATRIX, examples_folder, predictions_folder
 from advlab.results.schema import decode_images
 from advlab.results.store import Store
 from advlab.results.tables import examples_from_arrow, examples_to_arrow
 from advlab.transfer import controls
-
-MANIFEST = "study.json"
 
 
 class Study:
@@ -106,19 +104,17 @@ class Study:
 
     def matrix(self) -> pa.Table:
         """The rows of ``matrix.parquet``."""
-        return self.store.read_table("matrix.parquet")
+        return self.store.read_table(MATRIX)
 
     def examples(self, source: str, columns: list[str] | None = None, limit: int | None = None) -> pa.Table:
         """Attacked examples of a model in data-set order, or those of a control, made anew."""
         if self.is_control(source):
             return self._control_examples(source, columns, limit)
-        return self._read_parts(f"examples/source={quote(source, safe='')}", columns, limit)
+        return self._read_parts(examples_folder(source), columns, limit)
 
     def predictions(self, source: str, target: str, columns: list[str] | None = None) -> pa.Table:
         """What one model answered to one source's images, in data-set order."""
-        return self._read_parts(
-            f"predictions/source={quote(source, safe='')}/target={quote(target, safe='')}", columns, None
-        )
+        return self._read_parts(predictions_folder(source, target), columns, None)
 
     def images(self, examples: pa.Table) -> np.ndarray:
         """The distorted images of a table of examples, float32 [N, C, H, W]."""

@@ -118,9 +118,7 @@ def test_a_damaged_file_is_fetched_again(
 
 
 def test_two_processes_fetch_at_once(tmp_path: Path, mnist_test: data.Dataset) -> None:
-    program = (
-        "import sys; from advlab import data; print(data.load('mnist', 'test', root=sys.argv[1]).fingerprint)"
-    )
+    program = "import sys; from advlab import data; print(data.load('mnist', 'test', root=sys.argv[1]).fingerprint)"
     command = [sys.executable, "-c", program, str(tmp_path)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate()[0].strip() for process in both] == [mnist_test.fingerprint] * 2
