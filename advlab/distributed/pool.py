@@ -34,6 +34,9 @@ LOST = (
 )
 """What befalls a unit through no fault of its own."""
 
+STATUS_SECONDS = 5.0
+"""How often units that take long are asked how far they are."""
+
 
 class Resources(Protocol):
     """What a unit finds on the actor that runs it."""
@@ -46,6 +49,10 @@ class Resources(Protocol):
 
     def memo(self, key: str, make: Callable[[], Any]) -> Any:
         """The value of ``make()``, remembered under ``key`` by the actor."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say how far the unit is, for those who watch."""
         ...
 
 
@@ -89,6 +96,7 @@ class _State:
     """What is to do, what each actor was given, oldest first (None: the question whether it is alive)."""
 
     todo: deque[Unit]
+    depth: int
     given: dict[ray.ObjectRef, tuple[int, Unit | None]] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
@@ -100,22 +108,22 @@ class Pool:
     Args:
         options: size of the pool.
         actors: how many to start.
-        depth: units queued on an actor at a time, so that it never waits for the driver.
         max_attempts: losses after which a unit counts as failed.
     """
 
-    def __init__(self, options: PoolOptions, actors: int, *, depth: int = 2, max_attempts: int = 3) -> None:
-        self.depth, self.max_attempts = depth, max_attempts
-        remote = ray.remote(
-            num_cpus=options.num_cpus,
-            num_gpus=options.num_gpus,
-            max_restarts=-1,
-            max_task_retries=0,
-            scheduling_strategy="SPREAD",
-        )(_Worker)
+    def __init__(self, options: PoolOptions, actors: int, *, max_attempts: int = 3) -> None:
+        self.max_attempts = max_attempts
+        actor_options: dict[str, Any] = {
+            "num_cpus": options.num_cpus,
+            "num_gpus": options.num_gpus,
+            "max_restarts": -1,
+            "max_task_retries": 0,
+            "scheduling_strategy": "SPREAD",
+            "concurrency_groups": {"status": 1},  # so that an actor can be asked how far it is while it works
+        }
+        remote: Any = ray.remote(**actor_options)(_Worker)
         threads = max(1, int(options.num_cpus))
-        # Any: Ray's stubs know neither .options nor .remote of an actor made from a class held in a variable
-        self._actors: list[Any] = [remote.remote(threads, options.num_gpus > 0) for _ in range(actors)]
+        self._actors = [remote.remote(threads, options.num_gpus > 0) for _ in range(actors)]
         self._shared: dict[str, ray.ObjectRef] = {}
 
     def share(self, key: str, value: Any) -> None:
@@ -123,23 +131,35 @@ class Pool:
         self._shared[key] = ray.put(value)
 
     def run(
-        self, units: Iterable[Unit], on_result: Callable[[Unit, Any], Iterable[Unit]] = lambda _unit, _answer: ()
+        self,
+        units: Iterable[Unit],
+        on_result: Callable[[Unit, Any], Iterable[Unit]] = lambda _unit, _answer: (),
+        *,
+        on_status: Callable[[str], None] = lambda _: None,
+        depth: int = 2,
     ) -> list[Failure]:
         """Do all units and those that ``on_result`` returns in answer to finished ones.
 
         Args:
             units: the work to begin with, done roughly in this order.
             on_result: called in this process as ``on_result(unit, answer)``; the units it returns are done next.
+            on_status: called every few seconds with what the units under way have to say.
+            depth: units queued on an actor at a time: 2, so that it never waits for this process, or 1 for units so
+                long that one should not wait behind another.
 
         Returns:
             The units that failed: at once when they raised, after ``max_attempts`` losses otherwise. The others are
             finished all the same.
         """
-        state = _State(deque(units))
+        state = _State(deque(units), depth)
         for actor in range(len(self._actors)):
             self._probe(state, actor)
         while state.todo or any(unit is not None for _, unit in state.given.values()):
-            (ref,), _ = ray.wait(list(state.given), num_returns=1)
+            ready, _ = ray.wait(list(state.given), num_returns=1, timeout=STATUS_SECONDS)
+            if not ready:
+                on_status(self._status(state))
+                continue
+            (ref,) = ready
             actor, unit = state.given[ref]
             try:
                 answer = ray.get(ref)
@@ -156,6 +176,13 @@ class Pool:
             self._fill(state)
         return state.failures
 
+    def _status(self, state: _State) -> str:
+        """What the busy actors say they are at; those that do not answer at once are passed over."""
+        busy = {actor for actor, unit in state.given.values() if unit is not None}
+        asked = [self._actors[actor].status.remote() for actor in sorted(busy)]
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=1) if asked else ([], [])
+        return "; ".join(note for ref in answered if _has_answer(ref) and (note := ray.get(ref)))
+
     def _probe(self, state: _State, actor: int) -> None:
         """Ask an actor to report once it is (again) alive; until then it gets no work."""
         ref = self._actors[actor].ready.options(max_task_retries=-1).remote()
@@ -164,8 +191,8 @@ class Pool:
     def _fill(self, state: _State) -> None:
         held = [0] * len(self._actors)
         for actor, unit in state.given.values():
-            held[actor] += self.depth if unit is None else 1  # a probed actor is not known to be alive
-        for level in range(self.depth):
+            held[actor] += state.depth if unit is None else 1  # a probed actor is not known to be alive
+        for level in range(state.depth):
             for actor, count in enumerate(held):
                 if state.todo and count <= level:
                     unit = state.todo.popleft()
@@ -197,12 +224,21 @@ class _Worker:
         self.device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
         self._shared: dict[str, ray.ObjectRef] = {}
         self._memo: dict[str, Any] = {}
+        self._note = ""
+
+    @ray.method(concurrency_group="status")
+    def status(self) -> str:
+        return self._note
+
+    def note(self, text: str) -> None:
+        self._note = text
 
     def ready(self) -> bool:
         return True
 
     def run(self, unit: Unit, shared: dict[str, ray.ObjectRef]) -> Any:
         self._shared = shared
+        self._note = unit.name
         return unit.run(self)
 
     def get(self, key: str) -> Any:

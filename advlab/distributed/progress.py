@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -11,12 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class Stage:
     """One bar: what is being done, how much of it is done, and how long the rest will take.
 
-    Where standard error is no terminal, a line is printed whenever another tenth is done.
+    Where standard error is no terminal, a line is printed whenever another tenth is done, or a minute has passed.
     """
+
+    QUIET_SECONDS = 60.0
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self.title, self.total, self.done = title, total, done
         self.console = Console(stderr=True)
+        self._spoke = time.monotonic()
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -41,8 +45,19 @@ class Stage:
         before = 10 * self.done // self.total
         self.done += 1
         self._bar.update(self._task, advance=1, latest=latest)
-        if not self.console.is_terminal and (10 * self.done // self.total > before or self.total < 10):
-            self.console.print(f"{self.title}: {self.done} of {self.total} ({latest})", highlight=False)
+        if 10 * self.done // self.total > before or self.total < 10:
+            self._print(latest)
+
+    def say(self, status: str) -> None:
+        """Nothing more is done yet; this is what is under way."""
+        self._bar.update(self._task, latest=status)
+        if time.monotonic() - self._spoke > self.QUIET_SECONDS:
+            self._print(status)
+
+    def _print(self, status: str) -> None:
+        self._spoke = time.monotonic()
+        if not self.console.is_terminal:
+            self.console.print(f"{self.title}: {self.done} of {self.total} ({status})", highlight=False, soft_wrap=True)
 
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None

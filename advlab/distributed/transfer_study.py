@@ -179,7 +179,7 @@ def _prepare_models(plan: _Plan, pool: Pool) -> None:
                 stage.advance(unit.name)
                 return ()
 
-            _require_success(pool.run(missing, adopt), plan.study)
+            _require_success(pool.run(missing, adopt, on_status=stage.say, depth=1), plan.study)
     ordered = {name: described[name] for name in plan.names}
     plan.study.manifest["models"] = ordered
     plan.study.manifest["dataset"] = {
@@ -282,7 +282,7 @@ def _attack_and_evaluate(plan: _Plan, pool: Pool, on_progress: Callable[[dict[st
             on_progress(done)
             return evaluations_of(unit.source, unit.shard.start) if isinstance(unit, AttackUnit) else ()
 
-        _require_success(pool.run(work, follow), plan.study)
+        _require_success(pool.run(work, follow, on_status=stage.say), plan.study)
 
 
 def _require_success(failures: list[Failure], study: Study) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,24 @@ def test_a_unit_that_keeps_killing_its_actor_is_named_and_the_rest_is_done(tmp_p
     assert sorted(answers) == [f"work {number}" for number in range(8) if number != 3]
     assert len(failures) == 1
     assert failures[0].startswith("work 3: lost 3 times")
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Says how far it is, and takes longer than the pool waits before it asks."""
+
+    name: str = "slow"
+
+    def run(self, resources: Resources) -> None:
+        resources.note("half way")
+        time.sleep(1.5)
+
+
+def test_units_under_way_are_asked_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advlab.distributed.pool.STATUS_SECONDS", 0.2)
+    said: list[str] = []
+    assert not Pool(PoolOptions(), 1).run([Slow()], on_status=said.append)
+    assert "half way" in said
 
 
 def test_a_unit_that_raises_is_named_and_the_rest_is_done(tmp_path: Path) -> None:
