@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from advlab.attacks import targets
 from advlab.attacks.criterion import Criterion
-from advlab.attacks.szegedy import LITERAL_C, szegedy_lbfgs
+from advlab.attacks.szegedy import LITERAL_C, Loss, Norm, szegedy_lbfgs
 from advlab.data import Dataset
 
 Right = Callable[..., tuple[Tensor, Tensor]]
@@ -164,3 +164,23 @@ def test_a_box_without_bounds_is_allowed(softmax: nn.Module, mnist_test: Dataset
     assert free.success.all()
     assert (free.l2 <= boxed.l2 * 1.005).all()
     assert free.images.min() < 0
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "margin"])
+@pytest.mark.parametrize("norm", ["squared", "plain"])
+def test_every_form_of_the_penalty_finds_examples_of_like_size(
+    loss: Loss, norm: Norm, sigmoid: nn.Module, mnist_test: Dataset
+) -> None:
+    images, labels = mnist_test.images[:16], mnist_test.labels[:16]
+    usual = szegedy_lbfgs(sigmoid, images, labels, "random")
+    form = szegedy_lbfgs(sigmoid, images, labels, "random", loss=loss, norm=norm)
+    assert form.success.all()
+    assert 0.9 < float(form.l2.mean() / usual.l2.mean()) < 1.15
+
+
+def test_scipy_solves_the_same_problems(sigmoid: nn.Module, mnist_test: Dataset) -> None:
+    images, labels = mnist_test.images[:4], mnist_test.labels[:4]
+    fast = szegedy_lbfgs(sigmoid, images, labels, "random")
+    slow = szegedy_lbfgs(sigmoid, images, labels, "random", reference="scipy")
+    assert slow.success.all()
+    torch.testing.assert_close(fast.l2, slow.l2, rtol=0.01, atol=0)
