@@ -34,17 +34,20 @@ class CommonOptions:
 def run(description: str, options: type[Options], main: Callable[[Options], None]) -> None:
     """Parse the command line into ``options``, call ``main`` with it, and exit as users expect.
 
-    A ``UserError`` is printed as one sentence and exits with status 2; Ctrl-C with 130; anything else is a defect
-    and keeps its traceback.
+    A ``UserError`` is printed as one sentence and exits with status 2; a refusal of the system (disk full, storage
+    out of reach) with 1; Ctrl-C with 130; anything else is a defect and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    chosen = tyro.cli(options, description=description, config=(tyro.conf.OmitArgPrefixes,))
     try:
-        main(chosen)
+        main(tyro.cli(options, description=description, config=(tyro.conf.OmitArgPrefixes,)))
     except UserError as error:
         console.print("[bold red]error:[/]", escape(str(error)))
         sys.exit(2)
+    except OSError as error:
+        told = escape(" ".join(str(error).split()))
+        console.print(f"[bold red]error:[/] the system refused: {told}; what is finished is kept.")
+        sys.exit(1)
     except KeyboardInterrupt:
         console.print("\nstopped; what is finished is kept: the same command goes on from there.")
         sys.exit(130)

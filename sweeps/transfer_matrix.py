@@ -10,8 +10,8 @@ from rich.console import Console
 from advlab import report
 from advlab.command import CommonOptions, run
 from advlab.distributed import transfer_study
-from advlab.distributed.pool import PoolOptions
-from advlab.distributed.session import session
+from advlab.distributed.pool import Pool, PoolOptions
+from advlab.distributed.session import pool_size, session
 from advlab.distributed.transfer_study import TransferConfig
 from advlab.results import Study
 
@@ -29,13 +29,14 @@ class Options:
 
 
 def main(options: Options) -> None:
-    transfer_study.resolve(options.study)
+    plan = transfer_study.prepare(options.study, options.reuse)
     with session(options.common.address):
-        study = transfer_study.begin(options.study, options.common.out)
+        pool = Pool(options.pool, pool_size(options.pool, options.common.address))
+        study = transfer_study.begin(plan, options.common.out)
         with report.Tracker(
             options.common.wandb, identity=study.manifest["identity"], config=study.config, out=study.store.uri
         ) as tracker:
-            transfer_study.run(options.study, study, options.pool, reuse=options.reuse, on_progress=tracker.log)
+            transfer_study.run(plan, study, pool, on_progress=tracker.log)
             show(study)
             tracker.record(study)
 

@@ -42,14 +42,7 @@ def run(
     Raises:
         UserError: no such attack, or one that lacks its epsilon.
     """
-    class_name, _, size = name.partition("@")
-    attack_class = getattr(foolbox.attacks, class_name, None)
-    if not (isinstance(attack_class, type) and issubclass(attack_class, foolbox.Attack)):
-        raise UserError(f"attack 'foolbox:{name}': Foolbox has no attack {class_name!r}.")
-    epsilon = _epsilon(name, size)
-    attack = attack_class()
-    if isinstance(attack, FixedEpsilonAttack) and epsilon is None:
-        raise UserError(f"attack 'foolbox:{name}' needs a size; write foolbox:{class_name}@EPSILON.")
+    attack, epsilon = validate(name)
     with torch.no_grad():
         chosen = targets.choose(target, model(images), labels, seed=seed, index=index)
     torch.manual_seed(seed)
@@ -59,6 +52,25 @@ def run(
     _, clipped, _ = attack(wrapped, images, criterion, epsilons=epsilon)
     evaluations = torch.full_like(labels, counted.gradients)
     return judge(model, images, clipped.clamp(*bounds).detach(), Criterion(labels, chosen), evaluations)
+
+
+def validate(name: str) -> tuple[Any, float | None]:
+    """The Foolbox attack that ``CLASS[@EPSILON]`` names, and its size.
+
+    Raises:
+        UserError: no such attack, or one that lacks its epsilon.
+    """
+    class_name, _, size = name.partition("@")
+    attack_class = getattr(foolbox.attacks, class_name, None)
+    if not (isinstance(attack_class, type) and issubclass(attack_class, foolbox.Attack)):
+        raise UserError(f"attack 'foolbox:{name}': Foolbox has no attack {class_name!r}.")
+    try:
+        epsilon = float(size) if size else None
+    except ValueError:
+        raise UserError(f"attack 'foolbox:{name}': {size!r} is no size; write e.g. LinfPGD@0.1.") from None
+    if issubclass(attack_class, FixedEpsilonAttack) and epsilon is None:
+        raise UserError(f"attack 'foolbox:{name}' needs a size; write foolbox:{class_name}@EPSILON.")
+    return attack_class(), epsilon
 
 
 class LBFGSAttack(MinimizationAttack):
@@ -121,10 +133,3 @@ class _Counted(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.gradients += int(images.requires_grad)
         return self.model(images)
-
-
-def _epsilon(name: str, size: str) -> float | None:
-    try:
-        return float(size) if size else None
-    except ValueError:
-        raise UserError(f"attack 'foolbox:{name}': {size!r} is no size; write e.g. LinfPGD@0.1.") from None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import pkgutil
-from typing import Protocol
+from importlib.metadata import version
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -16,6 +18,9 @@ ATTACKS = {
     "lbfgs": "advlab.attacks.szegedy:szegedy_lbfgs",
     "minimum-norm": "advlab.attacks.minimum_norm:minimum_norm",
 }
+
+REVISION = 1
+"""To be raised whenever a change of code changes what an attack returns: examples made before are then made again."""
 
 
 class Attack(Protocol):
@@ -47,7 +52,18 @@ def resolve(name: str) -> Attack:
     if scheme == "foolbox" and rest:
         if importlib.util.find_spec("foolbox") is None:
             raise UserError(f"attack {name!r} needs Foolbox; install it with: pip install 'advlab[foolbox]'.")
-        from advlab.attacks.foolbox import run
+        from advlab.attacks.foolbox import run, validate
 
+        validate(rest)
         return functools.partial(run, rest)
     raise UserError(f"unknown attack {name!r}; choose {', '.join(ATTACKS)} or foolbox:CLASS.")
+
+
+def settings(name: str) -> dict[str, Any]:
+    """Everything that decides what the attack ``name`` returns: its default arguments and the version of its code."""
+    attack = resolve(name)
+    if name in ATTACKS:
+        named = inspect.signature(attack).parameters.values()
+        defaults = {p.name: p.default for p in named if p.kind is p.KEYWORD_ONLY and p.name not in ("seed", "index")}
+        return {"revision": REVISION, **defaults}
+    return {"revision": REVISION, "foolbox": version("foolbox")}

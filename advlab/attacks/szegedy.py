@@ -59,7 +59,7 @@ def szegedy_lbfgs(
     """Minimise c‖x' − x‖₂² + loss(x', l) over the box, for the best c of each image.
 
     The paper asks for the *minimum* c at which the minimiser is read as l. With c multiplying the distance that
-    constant tends to zero and gives the farthest image, so this searches the *largest* such c, on a logarithmic
+    constant tends to zero, where the image is farthest; so this searches the *largest* such c, on a logarithmic
     scale, separately for each image. Every solve starts where the last one ended, and the closest image that any
     evaluation of any solve came across is returned.
 

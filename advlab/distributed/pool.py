@@ -24,6 +24,8 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from advlab.errors import UserError
+
 LOST = (
     ActorDiedError,
     ActorUnavailableError,
@@ -82,6 +84,12 @@ class PoolOptions:
     num_gpus: float = 0.0
     """GPUs per actor; 0.25 lets four actors share one."""
 
+    def __post_init__(self) -> None:
+        if self.actors is not None and self.actors < 1:
+            raise UserError(f"--actors {self.actors} is impossible; choose at least 1.")
+        if self.num_cpus < 0 or self.num_gpus < 0:
+            raise UserError(f"--num-cpus {self.num_cpus:g} --num-gpus {self.num_gpus:g}: neither may be negative.")
+
 
 @dataclass(slots=True)
 class Failure:
@@ -112,7 +120,7 @@ class Pool:
     """
 
     def __init__(self, options: PoolOptions, actors: int, *, max_attempts: int = 3) -> None:
-        self.max_attempts = max_attempts
+        self._options, self.max_attempts = options, max_attempts
         actor_options: dict[str, Any] = {
             "num_cpus": options.num_cpus,
             "num_gpus": options.num_gpus,
@@ -179,6 +187,9 @@ class Pool:
     def _status(self, state: _State) -> str:
         """What the busy actors say they are at; those that do not answer at once are passed over."""
         busy = {actor for actor, unit in state.given.values() if unit is not None}
+        if not busy:
+            cpus, gpus = self._options.num_cpus, self._options.num_gpus
+            return f"waiting for room for an actor of {cpus:g} CPUs and {gpus:g} GPUs"
         asked = [self._actors[actor].status.remote() for actor in sorted(busy)]
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=1) if asked else ([], [])
         return "; ".join(note for ref in answered if _has_answer(ref) and (note := ray.get(ref)))
@@ -265,4 +276,6 @@ def _has_answer(ref: ray.ObjectRef) -> bool:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return text.rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

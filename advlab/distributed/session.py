@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import RayError
 
+from advlab.distributed.pool import PoolOptions
 from advlab.errors import UserError
 
 
@@ -27,7 +29,7 @@ def session(address: str | None) -> Iterator[None]:
         yield
         return
     if address is None:
-        ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     else:
         _connect(address)
     try:
@@ -42,10 +44,11 @@ def _connect(address: str) -> None:
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (OSError, ValueError, RuntimeError) as error:  # ConnectionError and TimeoutError are OSErrors
+    except (OSError, ValueError, RuntimeError, RayError) as error:  # ConnectionError and TimeoutError are OSErrors
+        cause = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(
-            f"no Ray cluster answers at --address {address!r}; run on a machine of the cluster with --address auto, "
-            "start one with 'ray start --head', or leave --address out to compute on this machine."
+            f"no Ray cluster answers at --address {address!r} ({cause}); run on a machine of the cluster with "
+            "--address auto, start one with 'ray start --head', or leave --address out to compute on this machine."
         ) from error
 
 
@@ -54,9 +57,19 @@ def host_count() -> int:
     return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
-def default_actors(num_cpus: float, num_gpus: float) -> int:
-    """As many actors of this size as the cluster has room for, and at least one."""
+def pool_size(options: PoolOptions, address: str | None) -> int:
+    """How many actors to start: as told, or as many as the cluster has room for now, and at least one.
+
+    Raises:
+        UserError: on a Ray of this machine alone, actors larger than the machine.
+    """
     total = ray.cluster_resources()
-    rooms = [total.get("CPU", 0) / num_cpus] if num_cpus else []
-    rooms += [total.get("GPU", 0) / num_gpus] if num_gpus else []
-    return max(1, int(min(rooms, default=1)))
+    rooms = [total.get("CPU", 0) / options.num_cpus] if options.num_cpus else []
+    rooms += [total.get("GPU", 0) / options.num_gpus] if options.num_gpus else []
+    room = int(min(rooms, default=1))
+    if address is None and not room:
+        raise UserError(
+            f"no actor of --num-cpus {options.num_cpus:g} and --num-gpus {options.num_gpus:g} fits this machine "
+            f"({total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs); ask for less."
+        )
+    return options.actors or max(1, room)

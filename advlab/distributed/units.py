@@ -67,7 +67,13 @@ class TrainUnit:
             return sum(math.prod(p.shape) for p in self.recipe.build().parameters())
 
     def run(self, resources: Resources) -> bytes:
-        trained = checkpoint.train(self.recipe, resources.get("train"), resources.get("test"), device=resources.device)
+        def progress(step: int, values: dict[str, float]) -> None:
+            told = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in values.items())
+            resources.note(f"{self.recipe.name}: step {step}, {told}")
+
+        trained = checkpoint.train(
+            self.recipe, resources.get("train"), resources.get("test"), device=resources.device, progress=progress
+        )
         return trained.to_bytes()
 
 
@@ -129,7 +135,7 @@ class EvaluateUnit:
         clean = self.shard.clean(resources)
         examples: Examples | None = None
         if self.attacked is not None:
-            examples = examples_from_arrow(store.read_table(examples_part(self.attacked, start)))
+            examples = examples_from_arrow(store.read_shard(examples_part(self.attacked, start)))
             # an image may occur several times, once for each class it was attacked towards
             clean = clean.subset(torch.from_numpy(np.searchsorted(clean.index.numpy(), examples.index)))
         if self.source != self.attacked:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +35,14 @@ def load(name: str) -> nn.Module:
     scheme, rest = name.split(":", 1)
     module = {"torchvision": _torchvision, "timm": _timm, "file": _file}[scheme](name, rest)
     return module.eval().requires_grad_(False)
+
+
+def identity(name: str) -> str:
+    """What besides its weights makes a model what it is: the source of its file, or its library's version."""
+    scheme, rest = name.split(":", 1)
+    if scheme == "file":
+        return hashlib.sha256(Path(rest.rpartition(":")[0]).expanduser().read_bytes()).hexdigest()
+    return f"{name} {version(scheme)}"
 
 
 class Normalised(nn.Module):

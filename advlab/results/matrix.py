@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, reduce
+from operator import add
+
 import pyarrow as pa
 
 from advlab.results.layout import predictions_folder
@@ -14,7 +18,7 @@ _COLUMNS = ["label", "clean_prediction", "prediction", "source_prediction", "rms
 
 def count_file(store: Store, name: str) -> Counts:
     """The counts of one predictions file."""
-    table = store.read_table(name, _COLUMNS)
+    table = store.read_shard(name)
     columns = {column: table.column(column) for column in _COLUMNS}
     source = columns.pop("source_prediction")
     return count(
@@ -23,15 +27,13 @@ def count_file(store: Store, name: str) -> Counts:
     )
 
 
-def reduce(store: Store, sources: list[str], targets: list[str]) -> pa.Table:
+def build(store: Store, sources: list[str], targets: list[str]) -> pa.Table:
     """The matrix of a study, summed file by file: memory does not grow with the number of examples."""
     rows = []
-    for source in sources:
-        for target in targets:
-            parts = store.files(predictions_folder(source, target), suffix=".parquet")
-            counts = [count_file(store, part) for part in parts]
-            total = counts[0]
-            for part_counts in counts[1:]:
-                total += part_counts
-            rows.append({"source": source, "target": target, **rates(total)})
+    with ThreadPoolExecutor(16) as threads:
+        for source in sources:
+            for target in targets:
+                parts = store.files(predictions_folder(source, target), suffix=".parquet")
+                counts = list(threads.map(partial(count_file, store), parts))
+                rows.append({"source": source, "target": target, **rates(reduce(add, counts))})
     return pa.Table.from_pylist(rows, schema=MATRIX)

@@ -13,15 +13,18 @@ _PACKAGES = ("advlab", "torch", "torchvision", "ray", "numpy", "scipy", "pyarrow
 
 
 def describe(command: list[str]) -> dict[str, Any]:
-    """What ``study.json`` records beside the settings."""
+    """What ``study.json`` records of a run beside the settings."""
     return {
         "command": command,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "revision": _revision(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "finished": None,
-        "hosts": None,
+        "started": now(),
     }
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _version(package: str) -> str | None:
@@ -35,6 +38,7 @@ def _revision() -> str | None:
     """The git commit of this checkout, with ``+`` when files differ from it; None outside a checkout."""
     here = Path(__file__).parent
     try:
+        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)  # installed code may lie in another's checkout
         commit = _git(here, "rev-parse", "HEAD")
         return commit + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Store:
                 raise UserError(f"--out {self.uri!r} is not a location PyArrow can open: it names no bucket.")
         else:
             self.filesystem, self.root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().resolve())
+            self.uri = self.root  # actors work in other folders
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def path(self, relative: str) -> str:
@@ -119,14 +121,40 @@ class Store:
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         self.write_bytes(relative, sink.getvalue())
 
-    def holds(self, relative: str, key: str) -> bool:
-        """Whether a whole Parquet file with this content address is there; torn and foreign files are not."""
+    def read_shard(self, relative: str) -> pa.Table:
+        """A Parquet file that can be made again.
+
+        Raises:
+            UserError: it is damaged; it has been removed, so that the next run makes it anew.
+        """
+        try:
+            return self.read_table(relative)
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowInvalid) as error:
+            self.filesystem.delete_file(self.path(relative))
+            raise UserError(
+                f"{self.path(relative)!r} was damaged and has been removed; run the same command again to make it anew."
+            ) from error
+
+    def keys(self, folder: str) -> dict[str, str]:
+        """The content addresses of all whole Parquet files below a folder, by name."""
+        names = self.files(folder, suffix=".parquet")
+        with ThreadPoolExecutor(16) as threads:  # one round trip each on an object store
+            return {name: key for name, key in zip(names, threads.map(self.key, names), strict=True) if key}
+
+    def key(self, relative: str) -> str | None:
+        """The content address in a Parquet file's footer; None for missing, torn and foreign files."""
         try:
             with self.filesystem.open_input_file(self.path(relative)) as stream:
                 metadata = pq.ParquetFile(stream).schema_arrow.metadata or {}
         except (OSError, pa.ArrowInvalid):
-            return False
-        return metadata.get(SHARD_KEY) == key.encode()
+            return None
+        return metadata.get(SHARD_KEY, b"").decode() or None
+
+    def holds(self, relative: str, key: str) -> bool:
+        """Whether a whole Parquet file with this content address is there."""
+        return self.key(relative) == key
 
 
 def _line(error: BaseException) -> str:

@@ -36,7 +36,8 @@ class Study:
     def begin(cls, out: str, manifest: dict[str, Any]) -> Study:
         """Start a study in ``out``, or continue it when ``out`` holds part of the same one.
 
-        ``manifest["config"]`` decides what the same study is. What the earlier run recorded is kept.
+        ``kind``, ``config`` and ``attack`` of the manifest decide what the same study is. What the earlier run
+        recorded is kept.
 
         Raises:
             UserError: ``out`` holds another study, something that is no study, or cannot be written.
@@ -151,8 +152,8 @@ class Study:
 
 
 def study_identity(manifest: dict[str, Any]) -> str:
-    """SHA-256 of what decides a study's rows: its kind and settings."""
-    decisive = {"kind": manifest["kind"], "config": manifest["config"]}
+    """SHA-256 of what decides a study's rows: its kind, its settings, and those of its attack."""
+    decisive = {key: manifest.get(key) for key in ("kind", "config", "attack")}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
@@ -168,8 +169,9 @@ def _read_manifest(store: Store) -> dict[str, Any]:
 def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     if earlier["kind"] != now["kind"]:
         return f"a {earlier['kind']} study"
-    was, is_ = earlier["config"], now["config"]
-    for key in {**was, **is_}:
-        if was.get(key) != is_.get(key):
-            return f"its {key} is {was.get(key)!r}, here {is_.get(key)!r}"
+    for part, what in (("config", ""), ("attack", "attack's ")):
+        was, is_ = earlier.get(part) or {}, now.get(part) or {}
+        for key in {**was, **is_}:
+            if was.get(key) != is_.get(key):
+                return f"its {what}{key} is {was.get(key)!r}, here {is_.get(key)!r}"
     return "its settings were edited"

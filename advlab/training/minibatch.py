@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -41,17 +41,26 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     initialise(network, initial_weights, generator)
     network.to(device)
-    batches = shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator)
-    return train(
-        network,
-        batches,
-        steps=epochs * -(-len(dataset) // batch_size),
+    decay = WeightDecay(network, weight_decay, decay_convention)
+    started = time.perf_counter()
+    network.train()
+    loss = train(
+        list(network.parameters()),
+        lambda images, labels: functional.cross_entropy(network(images), labels) + decay(),
+        shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator),
+        epochs=epochs,
         steps_per_epoch=-(-len(dataset) // batch_size),
         learning_rate=learning_rate,
-        penalty=WeightDecay(network, weight_decay, decay_convention),
         device=device,
         progress=progress,
     )
+    network.eval()
+    return {
+        "loss": loss,
+        "iterations": epochs * -(-len(dataset) // batch_size),
+        "seconds": time.perf_counter() - started,
+        "stop": f"{epochs} epochs",
+    }
 
 
 def shuffled_batches(
@@ -64,40 +73,34 @@ def shuffled_batches(
 
 
 def train(
-    network: nn.Module,
+    parameters: list[nn.Parameter],
+    loss: Callable[[Tensor, Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
-    steps: int,
+    epochs: int,
     steps_per_epoch: int,
     learning_rate: float,
-    penalty: WeightDecay,
     device: torch.device,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Train on any stream of batches; the loop does not know where they come from."""
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps)
-    started = time.perf_counter()
-    network.train()
-    sum_loss = torch.zeros((), device=device)
-    mean_loss = float("nan")
+) -> float:
+    """Minimise ``loss(images, labels)`` by Adam over any stream of batches; it does not know where they come from.
+
+    The learning rate runs through one cycle. Returns the mean loss of the last whole epoch.
+    """
+    optimiser = torch.optim.Adam(parameters, lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * steps_per_epoch)
+    total = torch.zeros((), device=device)
+    mean = float("nan")
     for step, (images, labels) in enumerate(batches, start=1):
-        x, y = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         optimiser.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(network(x), y) + penalty()
-        loss.backward()
+        value = loss(images.to(device, non_blocking=True), labels.to(device, non_blocking=True))
+        value.backward()
         optimiser.step()
         schedule.step()
-        sum_loss += loss.detach()
+        total += value.detach()
         if step % steps_per_epoch == 0:
-            mean_loss = float(sum_loss) / steps_per_epoch
-            sum_loss.zero_()
+            mean = float(total) / steps_per_epoch
+            total.zero_()
             if progress is not None:
-                progress(step, {"loss": mean_loss})
-    network.eval()
-    return {
-        "loss": mean_loss,
-        "iterations": steps,
-        "seconds": time.perf_counter() - started,
-        "stop": f"{steps // steps_per_epoch} epochs",
-    }
+                progress(step, {"loss": mean})
+    return mean

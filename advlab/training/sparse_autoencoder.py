@@ -13,7 +13,7 @@ from advlab.models.autoencoder import AutoencoderClassifier
 from advlab.models.mlp import initialise
 from advlab.training.decay import Convention, WeightDecay
 from advlab.training.full_batch import Progress, minimise_cross_entropy
-from advlab.training.minibatch import shuffled_batches
+from advlab.training.minibatch import shuffled_batches, train
 
 
 def fit(
@@ -47,8 +47,8 @@ def fit(
         The others are as in ``full_batch.fit`` (tolerances: of the softmax) and ``minibatch.fit``.
 
     Returns:
-        What ``full_batch.fit`` returns for the softmax, and ``reconstruction_loss`` (nats per image, last epoch),
-        ``mean_activation`` of the code.
+        What ``full_batch.fit`` returns for the softmax, and ``autoencoder_loss`` (with its penalties, in
+        nats per image, over the last epoch), ``mean_activation`` of the code.
     """
     assert isinstance(network, AutoencoderClassifier)
     started = time.perf_counter()
@@ -57,24 +57,16 @@ def fit(
     network.to(device)
     parts = nn.ModuleList([network.encoder, network.decoder])
     decay = WeightDecay(parts, autoencoder_decay, "half")
-    optimiser = torch.optim.Adam(parts.parameters(), lr=learning_rate)
-    steps_per_epoch = -(-len(dataset) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * steps_per_epoch)
-    total = torch.zeros((), device=device)
-    reconstruction = float("nan")
-    batches = shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator)
-    for step, (images, _) in enumerate(batches, start=1):
-        optimiser.zero_grad(set_to_none=True)
-        loss = network.reconstruction_loss(images.to(device), sparsity, sparsity_weight)
-        (loss + decay()).backward()
-        optimiser.step()
-        schedule.step()
-        total += loss.detach()
-        if step % steps_per_epoch == 0:
-            reconstruction = float(total) / steps_per_epoch
-            total.zero_()
-            if progress is not None:
-                progress(step, {"reconstruction_loss": reconstruction})
+    autoencoder_loss = train(
+        list(parts.parameters()),
+        lambda images, _labels: network.reconstruction_loss(images, sparsity, sparsity_weight) + decay(),
+        shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator),
+        epochs=epochs,
+        steps_per_epoch=-(-len(dataset) // batch_size),
+        learning_rate=learning_rate,
+        device=device,
+        progress=progress,
+    )
 
     parts.requires_grad_(False)
     with torch.inference_mode():
@@ -95,6 +87,6 @@ def fit(
     return {
         **report,
         "seconds": time.perf_counter() - started,
-        "reconstruction_loss": reconstruction,
+        "autoencoder_loss": autoencoder_loss,
         "mean_activation": float(code.mean()),
     }

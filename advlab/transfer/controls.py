@@ -24,7 +24,7 @@ def expand(controls: list[str], models: list[str]) -> list[str]:
     names: list[str] = []
     for control in controls:
         names += [f"shuffled-{model}" for model in models] if control == "shuffled" else [control]
-    return names
+    return list(dict.fromkeys(names))
 
 
 def validate(controls: list[str], models: list[str]) -> None:

@@ -48,7 +48,7 @@ class Examples:
 def attack_dataset(
     model: Model, dataset: Dataset, attack: Attack, target: str, *, seed: int, device: torch.device
 ) -> Examples:
-    """Attack every image of ``dataset`` once, or, for target ``all``, once per wrong class.
+    """Attack every image of ``dataset`` once; for target ``all`` once per wrong class, for a class all but its own.
 
     Args:
         model: logits of images on ``device``.
@@ -68,7 +68,9 @@ def attack_dataset(
         policy = ((labels[:, None] + wrong) % dataset.num_classes).flatten()
         images, labels, index = (t.repeat_interleave(len(wrong), 0) for t in (images, labels, index))
     elif target not in targets.POLICIES:
-        policy = torch.full_like(labels, parse_class(target, dataset.num_classes))
+        wanted = parse_class(target, dataset.num_classes)
+        images, labels, index = (t[dataset.labels.to(device) != wanted] for t in (images, labels, index))
+        policy = torch.full_like(labels, wanted)
     found = attack(model, images, labels, policy, (0.0, 1.0), seed=seed, index=index)
 
     criterion = Criterion(labels, None if target == "nearest" else found.target)

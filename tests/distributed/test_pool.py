@@ -15,7 +15,8 @@ import pytest
 import ray
 
 from advlab.distributed.pool import Pool, PoolOptions, Resources, Unit
-from advlab.distributed.session import default_actors, host_count
+from advlab.distributed.session import host_count, pool_size
+from advlab.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
@@ -126,7 +127,20 @@ def test_a_unit_that_raises_is_named_and_the_rest_is_done(tmp_path: Path) -> Non
 
 def test_as_many_actors_as_there_is_room_for() -> None:
     cpus = os.cpu_count() or 1
-    assert default_actors(1.0, 0.0) == cpus
-    assert default_actors(0.5, 0.0) == 2 * cpus
-    assert default_actors(10_000, 0.0) == 1
+    assert pool_size(PoolOptions(), None) == cpus
+    assert pool_size(PoolOptions(num_cpus=0.5), None) == 2 * cpus
+    assert pool_size(PoolOptions(actors=7), None) == 7
+    assert pool_size(PoolOptions(num_cpus=10_000), "auto") == 1  # an autoscaler may yet bring such a machine
     assert host_count() == 1
+
+
+@pytest.mark.parametrize("options", [{"num_cpus": 10_000.0}, {"num_gpus": 64.0}])
+def test_actors_larger_than_this_machine_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="fits this machine"):
+        pool_size(PoolOptions(**options), None)
+
+
+@pytest.mark.parametrize("options", [{"actors": 0}, {"actors": -1}, {"num_cpus": -1.0}, {"num_gpus": -0.5}])
+def test_impossible_sizes_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(UserError):
+        PoolOptions(**options)

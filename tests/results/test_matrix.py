@@ -68,7 +68,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
                 folder = f"predictions/source={quote(source, safe='')}/target={quote(target, safe='')}"
                 table = predictions_to_arrow(shown, to_clean, to_distorted, own)
                 store.write_table(f"{folder}/part-{number:08d}.parquet", table)
-    store.write_table("matrix.parquet", matrix.reduce(store, [*MODELS, *CONTROLS], MODELS))
+    store.write_table("matrix.parquet", matrix.build(store, [*MODELS, *CONTROLS], MODELS))
     return store
 
 
@@ -121,5 +121,5 @@ def test_parts_may_be_cut_anyhow(store: Store, tmp_path: Path) -> None:
         other.write_table(f"{pair}/part-{number:08d}.parquet", table.slice(start, 77))
     whole = Store(tmp_path / "whole")
     whole.write_table(f"{pair}/part-00000000.parquet", table)
-    cut, uncut = (matrix.reduce(s, ["softmax1e-4"], ["20240101"]) for s in (other, whole))
+    cut, uncut = (matrix.build(s, ["softmax1e-4"], ["20240101"]) for s in (other, whole))
     assert cut.equals(uncut)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -53,6 +54,14 @@ def test_writes_the_files_of_the_contract(small_study: Path) -> None:
     assert all(model["fingerprint"] and model["recipe"]["trainer"] for model in manifest["models"].values())
     assert (small_study / "report.html").stat().st_size > 10_000
     assert {p.suffix for p in (small_study / "figures").iterdir()} == {".png"}
+
+
+def test_the_command_leaves_a_wandb_run(small_study: Path) -> None:
+    (run_file,) = small_study.glob("wandb/offline-run-*/run-*.wandb")
+    content = run_file.read_bytes()  # decoded record by record in tests/report
+    identity = json.loads((small_study / "study.json").read_text())["identity"]
+    for text in (identity[:12], "softmax1e-2,softmax1"[:11], "matrix", "study.json", "evaluated"):
+        assert text.encode() in content
 
 
 def test_every_model_misreads_all_its_own_examples(small_study: Path) -> None:
@@ -125,7 +134,7 @@ def test_a_larger_study_takes_over_the_shards_it_shares(
 
 def test_ctrl_c_says_what_to_do_and_exits_130(small: list[str], command_line: CommandLine, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        command_line(*small, "--out", str(tmp_path / "out")),
+        command_line(*small, "--examples", "6000", "--out", str(tmp_path / "out")),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -140,6 +149,35 @@ def test_ctrl_c_says_what_to_do_and_exits_130(small: list[str], command_line: Co
     assert "Traceback" not in printed
 
 
+def test_a_damaged_file_is_named_removed_and_made_again(
+    small_study: Path, small: list[str], transfer_matrix: Sweep, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(small_study, out, ignore=shutil.ignore_patterns("wandb"))
+    examples = out / "examples/source=softmax1/part-00000000.parquet"
+    content = bytearray(examples.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    examples.write_bytes(content)
+    (out / "predictions/source=softmax1/target=softmax1e-2/part-00000000.parquet").unlink()
+    (out / "matrix.parquet").unlink()
+
+    done = transfer_matrix(*small, "--out", str(out))
+    assert done.returncode == 2
+    assert "was damaged and has been removed" in done.stderr
+    assert str(examples) in done.stderr
+    done = transfer_matrix(*small, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert rows(out).keys() == rows(small_study).keys()
+    assert all(table.equals(rows(out)[name]) for name, table in rows(small_study).items())
+
+
+def test_a_cluster_named_in_the_environment_is_not_used_unasked(
+    small: list[str], transfer_matrix: Sweep, tmp_path: Path
+) -> None:
+    done = transfer_matrix(*small, "--examples", "1", "--out", str(tmp_path / "out"), RAY_ADDRESS="127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -150,6 +188,13 @@ def test_ctrl_c_says_what_to_do_and_exits_130(small: list[str], command_line: Co
         (["--attack", "nosuch"], "unknown attack 'nosuch'"),
         (["--target", "ten"], "unknown target 'ten'"),
         (["--controls", "pepper"], "unknown control 'pepper'"),
+        (["--attack", "foolbox:Nope"], "no attack 'Nope'"),
+        (["--models", "file:nowhere.py:make"], "there is no file"),
+        (["--models", "torchvision:nosuch"], "'torchvision:nosuch'"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--reuse", "{foreign}"], "holds no study"),
+        (["--actors", "0"], "--actors 0"),
+        (["--num-gpus", "64"], "fits this machine"),
         (["--address", "127.0.0.1:9"], "'127.0.0.1:9'"),
         (["--address", "auto"], "'auto'"),
         (["--out", "{blocked}/out"], "cannot be written"),
