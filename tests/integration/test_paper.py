@@ -16,7 +16,7 @@ from advlab.results import Study
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "transfer_matrix.py"
 
-# training and test error in per cent: the ranges that the readings of the weight decay span, or the paper's neighbourhood
+# Training and test error in per cent: what the readings of the weight decay span, or the paper's neighbourhood.
 RANGES = {
     "softmax1e-4": ((6.1, 6.9), (7.3, 7.5)),
     "softmax1e-2": ((8.3, 10.9), (8.1, 10.2)),
