@@ -59,21 +59,35 @@ def judge(
     criterion: Criterion,
     evaluations: Tensor,
     c: Tensor | None = None,
+    *,
+    batch_size: int = 1000,
 ) -> Adversarial:
-    """Measure candidates [B, ...] against the clean images and the criterion; nothing an attack claims is trusted."""
-    if not len(clean):
-        empty = torch.zeros(0, dtype=torch.float64, device=clean.device)
-        index = torch.zeros(0, dtype=torch.int64, device=clean.device)
-        return Adversarial(candidates, index.bool(), empty, empty, index, evaluations, empty)
-    logits = model(candidates)
-    perturbation = (candidates.double() - clean.double()).flatten(1)
-    l2 = perturbation.norm(dim=1)
+    """Measure candidates against the clean images and the criterion: nothing an attack claims is trusted.
+
+    Args:
+        model: images [B, ...] → logits [B, k].
+        clean, candidates: [B, ...].
+        criterion: of the B rows.
+        evaluations: [B] int64.
+        c: [B], if the attack has a penalty constant.
+        batch_size: images judged at once; bounds the memory.
+    """
+    l2 = torch.zeros(len(clean), dtype=torch.float64, device=clean.device)
+    success = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
+    reached = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
+    for rows in torch.arange(len(clean), device=clean.device).split(batch_size):
+        if not len(rows):
+            break
+        logits = model(candidates[rows])
+        l2[rows] = (candidates[rows].double() - clean[rows].double()).flatten(1).norm(dim=1)
+        success[rows] = criterion.rows(rows).is_met(logits)
+        reached[rows] = criterion.rows(rows).reached(logits)
     return Adversarial(
         images=candidates,
-        success=criterion.is_met(logits),
+        success=success,
         l2=l2,
-        rms=l2 / perturbation.shape[1] ** 0.5,
-        target=criterion.reached(logits),
+        rms=l2 / clean[0].numel() ** 0.5 if len(clean) else l2,
+        target=reached,
         evaluations=evaluations,
         c=torch.full_like(l2, torch.nan) if c is None else c.double(),
     )
