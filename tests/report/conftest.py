@@ -13,7 +13,7 @@ from advlab.attacks.criterion import Criterion
 from advlab.attacks.result import Adversarial, Model, judge
 from advlab.data import Dataset
 from advlab.results import Study
-from advlab.results.matrix import reduce
+from advlab.results.matrix import build
 from advlab.results.tables import examples_from_arrow, examples_to_arrow, predictions_to_arrow
 from advlab.transfer.evaluate import answer
 from advlab.transfer.generate import attack_dataset
@@ -99,7 +99,7 @@ def write_study(out: Path, train: Dataset, models: list[str]) -> Study:
                 own_answers,
             )
             study.store.write_table(f"predictions/source={source}/target={target}/part-0.parquet", rows)
-    study.store.write_table("matrix.parquet", reduce(study.store, study.sources, study.targets))
+    study.store.write_table("matrix.parquet", build(study.store, study.sources, study.targets))
     return study
 
 
