@@ -7,8 +7,12 @@ pin them to the dead actor while others idle.
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -162,27 +166,35 @@ class Pool:
         state = _State(deque(units), depth)
         for actor in range(len(self._actors)):
             self._probe(state, actor)
-        while state.todo or any(unit is not None for _, unit in state.given.values()):
-            ready, _ = ray.wait(list(state.given), num_returns=1, timeout=STATUS_SECONDS)
-            if not ready:
-                on_status(self._status(state))
-                continue
-            (ref,) = ready
-            actor, unit = state.given[ref]
-            try:
-                answer = ray.get(ref)
-            except LOST as error:
-                self._take_back(state, actor, error)
-            except RayTaskError as error:
-                del state.given[ref]
-                if unit is not None:
-                    state.failures.append(Failure(unit, _reason(error.cause)))
-            else:
-                del state.given[ref]
-                if unit is not None:
-                    state.todo.extendleft(reversed(list(on_result(unit, answer))))
-            self._fill(state)
+        asked = time.monotonic()
+        with _noted_interrupt() as interrupted:
+            while state.todo or any(unit is not None for _, unit in state.given.values()):
+                ready, _ = ray.wait(list(state.given), num_returns=1, timeout=min(1.0, STATUS_SECONDS))
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+                if time.monotonic() - asked > STATUS_SECONDS:
+                    asked = time.monotonic()
+                    on_status(self._status(state))
+                for ref in ready:
+                    self._receive(state, ref, on_result)
         return state.failures
+
+    def _receive(self, state: _State, ref: ray.ObjectRef, on_result: Callable[[Unit, Any], Iterable[Unit]]) -> None:
+        """Take the answer of a call that came to an end, and give out more work."""
+        actor, unit = state.given[ref]
+        try:
+            answer = ray.get(ref)
+        except LOST as error:
+            self._take_back(state, actor, error)
+        except RayTaskError as error:
+            del state.given[ref]
+            if unit is not None:
+                state.failures.append(Failure(unit, _reason(error.cause)))
+        else:
+            del state.given[ref]
+            if unit is not None:
+                state.todo.extendleft(reversed(list(on_result(unit, answer))))
+        self._fill(state)
 
     def _status(self, state: _State) -> str:
         """What the busy actors say they are at; those that do not answer at once are passed over."""
@@ -259,6 +271,20 @@ class _Worker:
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
+
+
+@contextmanager
+def _noted_interrupt() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets: raised inside Ray or a callback, a KeyboardInterrupt can get lost."""
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, lambda _signal, _frame: noted.set())
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _has_answer(ref: ray.ObjectRef) -> bool:
