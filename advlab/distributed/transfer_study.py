@@ -152,6 +152,7 @@ def begin(plan: Plan, out: str | None) -> Study:
         "kind": "transfer",
         "config": plan.settings,
         "attack": plan.attack_settings,
+        "seed": plan.config.seed,
         **provenance.describe(sys.argv),
         "finished": None,
         "hosts": None,

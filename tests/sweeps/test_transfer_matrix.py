@@ -50,6 +50,8 @@ def test_writes_the_files_of_the_contract(small_study: Path) -> None:
     assert manifest["config"]["models"] == MODELS
     assert manifest["finished"] >= manifest["started"]
     assert manifest["hosts"] == 1
+    assert manifest["seed"] == 0
+    assert manifest["versions"]["torch"]
     assert manifest["dataset"]["fingerprint"]
     assert all(model["fingerprint"] and model["recipe"]["trainer"] for model in manifest["models"].values())
     assert (small_study / "report.html").stat().st_size > 10_000
