@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from advlab.errors import UserError
+from advlab.errors import UserError, one_line
 
 Options = TypeVar("Options")
 
@@ -45,7 +45,7 @@ def run(description: str, options: type[Options], main: Callable[[Options], None
         console.print("[bold red]error:[/]", escape(str(error)))
         sys.exit(2)
     except OSError as error:
-        told = escape(" ".join(str(error).split()))
+        told = escape(one_line(error))
         console.print(f"[bold red]error:[/] the system refused: {told}; what is finished is kept.")
         sys.exit(1)
     except KeyboardInterrupt:

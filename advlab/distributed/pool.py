@@ -28,7 +28,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from advlab.errors import UserError
+from advlab.errors import UserError, one_line
 
 LOST = (
     ActorDiedError,
@@ -203,7 +203,7 @@ class Pool:
             cpus, gpus = self._options.num_cpus, self._options.num_gpus
             return f"waiting for room for an actor of {cpus:g} CPUs and {gpus:g} GPUs"
         asked = [self._actors[actor].status.remote() for actor in sorted(busy)]
-        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=1) if asked else ([], [])
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=1)
         return "; ".join(note for ref in answered if _has_answer(ref) and (note := ray.get(ref)))
 
     def _probe(self, state: _State, actor: int) -> None:
@@ -301,7 +301,7 @@ def _has_answer(ref: ray.ObjectRef) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if isinstance(error, UserError):
         return text.rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from advlab.distributed.pool import PoolOptions
-from advlab.errors import UserError
+from advlab.errors import UserError, one_line
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def _connect(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=5).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, ValueError, RuntimeError, RayError) as error:  # ConnectionError and TimeoutError are OSErrors
-        cause = " ".join(str(error).split())[:200].rstrip(".")
+        cause = one_line(error)[:200].rstrip(".")
         raise UserError(
             f"no Ray cluster answers at --address {address!r} ({cause}); run on a machine of the cluster with "
             "--address auto, start one with 'ray start --head', or leave --address out to compute on this machine."

@@ -119,7 +119,6 @@ def prepare(config: TransferConfig, reuse: str | None = None) -> Plan:
         raise UserError(f"--shard-size {config.shard_size} is impossible; choose at least 1.")
     if config.seed < 0:
         raise UserError(f"--seed {config.seed} is impossible; choose 0 or more.")
-    registry.resolve(config.attack)
     if config.target not in (*targets.POLICIES, "all"):
         parse_class(config.target, full.num_classes)
     for name in names:
@@ -235,7 +234,7 @@ def _stored(store: Store, name: str) -> Checkpoint | None:
     try:
         return Checkpoint.from_bytes(store.read_bytes(weights_file(name)))
     except ValueError:
-        store.filesystem.delete_file(store.path(weights_file(name)))
+        store.delete(weights_file(name))
         return None
 
 

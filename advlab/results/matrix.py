@@ -18,7 +18,7 @@ _COLUMNS = ["label", "clean_prediction", "prediction", "source_prediction", "rms
 
 def count_file(store: Store, name: str) -> Counts:
     """The counts of one predictions file."""
-    table = store.read_shard(name)
+    table = store.read_shard(name, _COLUMNS)
     columns = {column: table.column(column) for column in _COLUMNS}
     source = columns.pop("source_prediction")
     return count(

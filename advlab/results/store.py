@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from advlab.errors import UserError
+from advlab.errors import UserError, one_line
 
 SHARD_KEY = b"advlab.shard"
 
@@ -36,7 +36,9 @@ class Store:
             try:
                 self.filesystem, self.root = pafs.FileSystem.from_uri(self.uri)
             except (pa.ArrowInvalid, OSError) as error:
-                raise UserError(f"--out {self.uri!r} is not a location PyArrow can open: {_line(error)}.") from error
+                raise UserError(
+                    f"--out {self.uri!r} is not a location PyArrow can open: {one_line(error).rstrip('.')}."
+                ) from error
             if not self.root:
                 raise UserError(f"--out {self.uri!r} is not a location PyArrow can open: it names no bucket.")
         else:
@@ -53,10 +55,11 @@ class Store:
         probe = f".write-probe-{uuid.uuid4().hex}"
         try:
             self.write_bytes(probe, b"")
-            self.filesystem.delete_file(self.path(probe))
+            self.delete(probe)
         except OSError as error:
+            cause = one_line(error).rstrip(".")
             raise UserError(
-                f"--out {self.uri!r} cannot be written ({_line(error)}); choose a folder you may write to."
+                f"--out {self.uri!r} cannot be written ({cause}); choose a folder you may write to."
             ) from error
 
     def exists(self, relative: str) -> bool:
@@ -96,6 +99,10 @@ class Store:
         finally:
             Path(temporary).unlink(missing_ok=True)
 
+    def delete(self, relative: str) -> None:
+        """Remove a file."""
+        self.filesystem.delete_file(self.path(relative))
+
     def read_json(self, relative: str) -> Any:
         """The content of a JSON file."""
         return json.loads(self.read_bytes(relative))
@@ -121,18 +128,18 @@ class Store:
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         self.write_bytes(relative, sink.getvalue())
 
-    def read_shard(self, relative: str) -> pa.Table:
+    def read_shard(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file that can be made again.
 
         Raises:
             UserError: it is damaged; it has been removed, so that the next run makes it anew.
         """
         try:
-            return self.read_table(relative)
+            return self.read_table(relative, columns)
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowInvalid) as error:
-            self.filesystem.delete_file(self.path(relative))
+            self.delete(relative)
             raise UserError(
                 f"{self.path(relative)!r} was damaged and has been removed; run the same command again to make it anew."
             ) from error
@@ -155,7 +162,3 @@ class Store:
     def holds(self, relative: str, key: str) -> bool:
         """Whether a whole Parquet file with this content address is there."""
         return self.key(relative) == key
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".")

@@ -42,6 +42,7 @@ def fit(
     initialise(network, initial_weights, generator)
     network.to(device)
     decay = WeightDecay(network, weight_decay, decay_convention)
+    steps_per_epoch = -(-len(dataset) // batch_size)
     started = time.perf_counter()
     network.train()
     loss = train(
@@ -49,7 +50,7 @@ def fit(
         lambda images, labels: functional.cross_entropy(network(images), labels) + decay(),
         shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator),
         epochs=epochs,
-        steps_per_epoch=-(-len(dataset) // batch_size),
+        steps_per_epoch=steps_per_epoch,
         learning_rate=learning_rate,
         device=device,
         progress=progress,
@@ -57,7 +58,7 @@ def fit(
     network.eval()
     return {
         "loss": loss,
-        "iterations": epochs * -(-len(dataset) // batch_size),
+        "iterations": epochs * steps_per_epoch,
         "seconds": time.perf_counter() - started,
         "stop": f"{epochs} epochs",
     }

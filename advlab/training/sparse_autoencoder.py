@@ -69,9 +69,8 @@ def fit(
     )
 
     parts.requires_grad_(False)
-    with torch.inference_mode():
+    with torch.no_grad():
         code = torch.cat([network.encode(images.to(device)) for images in dataset.images.split(5000)])
-    code = code.clone()  # inference tensors cannot be saved for backward
     nn.init.zeros_(network.classifier.weight)
     report = minimise_cross_entropy(
         network.classifier,
