@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from advlab.errors import UserError, one_line
+from advlab.results import parquet
+from advlab.results.retry import Result, persist
 
-SHARD_KEY = b"advlab.shard"
+THREADS = 16
+"""Requests to an object store at a time: each is a round trip spent waiting."""
+
+_END = 1 << 16
+"""Bytes read from the end of a file to find its footer; that of a shard has a few thousand."""
 
 
 class Store:
@@ -23,6 +30,7 @@ class Store:
 
     On a local (or network) file system a file is written under a temporary name, flushed to disk and renamed; an
     object store commits an object only when its upload is complete. Either way a reader never sees half a file.
+    An object store that is out of reach is waited for, for up to two minutes.
     """
 
     def __init__(self, uri: str | os.PathLike[str]) -> None:
@@ -34,7 +42,7 @@ class Store:
         self.uri = str(uri)
         if "://" in self.uri:
             try:
-                self.filesystem, self.root = pafs.FileSystem.from_uri(self.uri)
+                self.filesystem, self.root = persist(lambda: pafs.FileSystem.from_uri(_lean(self.uri)), self.uri)
             except (pa.ArrowInvalid, OSError) as error:
                 raise UserError(
                     f"--out {self.uri!r} is not a location PyArrow can open: {one_line(error).rstrip('.')}."
@@ -52,7 +60,7 @@ class Store:
 
     def require_writable(self) -> None:
         """Raise a UserError now, not after an hour, when nothing can be written here."""
-        probe = f".write-probe-{uuid.uuid4().hex}"
+        probe = f".write-probe-{uuid.uuid4().hex}.tmp"
         try:
             self.write_bytes(probe, b"")
             self.delete(probe)
@@ -64,44 +72,51 @@ class Store:
 
     def exists(self, relative: str) -> bool:
         """Whether a file of that name is there."""
-        return self.filesystem.get_file_info(self.path(relative)).type == pafs.FileType.File
+        info = self._persist(lambda: self.filesystem.get_file_info(self.path(relative)))
+        return bool(info.type == pafs.FileType.File)
 
     def files(self, folder: str = "", suffix: str = "") -> list[str]:
         """Names, relative to the store and sorted, of all committed files below a folder."""
-        selector = pafs.FileSelector(self.path(folder).rstrip("/"), recursive=True, allow_not_found=True)
-        prefix = len(self.root) + 1
-        names = (
-            info.path[prefix:] for info in self.filesystem.get_file_info(selector) if info.type == pafs.FileType.File
-        )
-        return sorted(n for n in names if n.endswith(suffix) and not n.rsplit("/", 1)[-1].startswith("."))
+        return sorted(name for name in self._names(folder) if name.endswith(suffix) and not _is_hidden(name))
+
+    def temporary_files(self) -> list[str]:
+        """Names of files that a writer is at, or was killed at; object stores have none."""
+        return sorted(name for name in self._names("") if _is_hidden(name) and name.endswith(".tmp"))
 
     def read_bytes(self, relative: str) -> bytes:
         """The content of a file."""
-        with self.filesystem.open_input_file(self.path(relative)) as stream:
-            return bytes(stream.read())
+        content: bytes = self._read(relative, lambda stream: stream.read())
+        return content
 
     def write_bytes(self, relative: str, content: bytes | pa.Buffer) -> None:
-        """Write a file whole or not at all, replacing what was there."""
-        target = self.path(relative)
+        """Write a file whole or not at all, replacing what was there.
+
+        Raises:
+            OSError: with the file's name; nothing is left of the attempt.
+        """
+        target, buffer = self.path(relative), pa.py_buffer(content)
         if not self.is_local:
-            with self.filesystem.open_output_stream(target) as stream:
-                stream.write(content)
+            self._persist(lambda: self._upload(target, buffer))
             return
         folder, name = os.path.split(target)
-        os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
         try:
+            os.makedirs(folder, exist_ok=True)
             with open(temporary, "wb") as stream:
-                stream.write(memoryview(content))
+                stream.write(buffer)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, target)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, target) from error
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):  # it is gone when all went well
+                os.unlink(temporary)
 
     def delete(self, relative: str) -> None:
-        """Remove a file."""
-        self.filesystem.delete_file(self.path(relative))
+        """Remove a file, if it is there."""
+        with suppress(FileNotFoundError):
+            self._persist(lambda: self.filesystem.delete_file(self.path(relative)))
 
     def read_json(self, relative: str) -> Any:
         """The content of a JSON file."""
@@ -112,53 +127,92 @@ class Store:
         self.write_bytes(relative, (json.dumps(value, indent=2) + "\n").encode())
 
     def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file as a table; page checksums are verified.
+        """A Parquet file as a table; the checksums of the pages read are verified.
 
         Raises:
-            OSError: the file is torn or corrupt.
+            OSError, pyarrow.ArrowException, UnicodeDecodeError: the file is torn or corrupt.
         """
-        with self.filesystem.open_input_file(self.path(relative)) as stream:
-            return pq.ParquetFile(stream, page_checksum_verification=True).read(columns)
+        return self._read(relative, lambda stream: parquet.decode(stream, columns))
 
     def write_table(self, relative: str, table: pa.Table, key: str = "") -> None:
-        """Write a Parquet file with page checksums; ``key`` is the content address kept in its metadata."""
-        if key:
-            table = table.replace_schema_metadata({**(table.schema.metadata or {}), SHARD_KEY: key.encode()})
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        self.write_bytes(relative, sink.getvalue())
+        """Write a Parquet file with checksums; ``key`` is the content address kept in its metadata."""
+        self.write_bytes(relative, parquet.encode(table, key))
 
     def read_shard(self, relative: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file that can be made again.
+        """A Parquet file that can be made again; every byte of it is verified, whatever columns are wanted.
 
         Raises:
             UserError: it is damaged; it has been removed, so that the next run makes it anew.
         """
-        try:
-            return self.read_table(relative, columns)
-        except FileNotFoundError:
-            raise
-        except (OSError, pa.ArrowInvalid) as error:
+        content = self.read_bytes(relative)
+        if not parquet.is_intact(content):
             self.delete(relative)
             raise UserError(
                 f"{self.path(relative)!r} was damaged and has been removed; run the same command again to make it anew."
-            ) from error
+            )
+        return parquet.decode(pa.BufferReader(content), columns)
 
     def keys(self, folder: str) -> dict[str, str]:
         """The content addresses of all whole Parquet files below a folder, by name."""
         names = self.files(folder, suffix=".parquet")
-        with ThreadPoolExecutor(16) as threads:  # one round trip each on an object store
+        with ThreadPoolExecutor(THREADS) as threads:
             return {name: key for name, key in zip(names, threads.map(self.key, names), strict=True) if key}
 
     def key(self, relative: str) -> str | None:
         """The content address in a Parquet file's footer; None for missing, torn and foreign files."""
-        try:
-            with self.filesystem.open_input_file(self.path(relative)) as stream:
-                metadata = pq.ParquetFile(stream).schema_arrow.metadata or {}
-        except (OSError, pa.ArrowInvalid):
+        footer = self.metadata(relative)
+        if parquet.CHECKSUM_KEY not in footer:
             return None
-        return metadata.get(SHARD_KEY, b"").decode() or None
+        return footer.get(parquet.ADDRESS_KEY, b"").decode(errors="replace") or None
 
     def holds(self, relative: str, key: str) -> bool:
         """Whether a whole Parquet file with this content address is there."""
         return self.key(relative) == key
+
+    def metadata(self, relative: str) -> dict[bytes, bytes]:
+        """Keys and values in a Parquet file's footer; none for missing, torn and foreign files."""
+
+        def end(stream: pa.NativeFile) -> bytes:
+            size = stream.size()
+            content: bytes = stream.read_at(min(size, _END), max(0, size - _END))
+            if (wanted := parquet.footer_size(content)) > len(content) and wanted <= size:
+                content = stream.read_at(wanted, size - wanted)
+            return content
+
+        try:
+            return parquet.metadata(self._read(relative, end))
+        except FileNotFoundError:
+            return {}
+
+    def _names(self, folder: str) -> Iterator[str]:
+        selector = pafs.FileSelector(self.path(folder).rstrip("/"), recursive=True, allow_not_found=True)
+        prefix = len(self.root) + 1
+        for info in self._persist(lambda: self.filesystem.get_file_info(selector)):
+            if info.type == pafs.FileType.File:
+                yield info.path[prefix:]
+
+    def _read(self, relative: str, read: Callable[[pa.NativeFile], Result]) -> Result:
+        def attempt() -> Result:
+            with self.filesystem.open_input_file(self.path(relative)) as stream:
+                return read(stream)
+
+        return self._persist(attempt)
+
+    def _upload(self, target: str, content: pa.Buffer) -> None:
+        # one write and nothing else: leaving the block, for whatever reason, would commit what was written by then
+        with self.filesystem.open_output_stream(target) as stream:
+            stream.write(content)
+
+    def _persist(self, operation: Callable[[], Result]) -> Result:
+        return operation() if self.is_local else persist(operation, self.uri)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.rsplit("/", 1)[-1].startswith(".")
+
+
+def _lean(uri: str) -> str:
+    """An S3 URI that makes PyArrow put a small object with one request instead of three."""
+    if not uri.startswith("s3://") or "allow_delayed_open=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"

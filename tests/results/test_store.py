@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
 
 from advlab.errors import UserError
@@ -127,6 +128,52 @@ def test_a_flipped_byte_is_noticed_on_reading(share: float, store: Store) -> Non
     path.write_bytes(bytes(content))
     with pytest.raises(OSError, match=r"(?i)crc|checksum|corrupt|deserializ"):
         store.read_table("t.parquet")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
+def test_a_damaged_shard_is_named_and_removed(share: float, store: Store) -> None:
+    store.write_table("t.parquet", table(), key="k")
+    content = bytearray(store.read_bytes("t.parquet"))
+    content[int(share * len(content))] ^= 0x01
+    store.write_bytes("t.parquet", bytes(content))
+    with pytest.raises(UserError, match=r"/t\.parquet' was damaged and has been removed; run the same command again"):
+        store.read_shard("t.parquet", ["index"])
+    assert not store.exists("t.parquet")
+    with pytest.raises(FileNotFoundError):
+        store.read_shard("t.parquet")
+
+
+def test_a_file_without_a_checksum_is_not_held(store: Store) -> None:
+    addressed = table().replace_schema_metadata({b"advlab.shard": b"k"})
+    os.makedirs(store.root)
+    pq.write_table(addressed, store.path("t.parquet"))
+    assert not store.holds("t.parquet", "k")
+    store.write_table("t.parquet", store.read_table("t.parquet"))
+    assert store.holds("t.parquet", "k")
+
+
+def test_a_large_footer_is_read_whole(store: Store) -> None:
+    store.write_table("t.parquet", table().replace_schema_metadata({b"mine": b"x" * 200_000}), key="k")
+    assert store.holds("t.parquet", "k")
+    assert store.metadata("t.parquet")[b"mine"] == b"x" * 200_000
+
+
+def test_deleting_what_is_not_there_is_no_error(store: Store) -> None:
+    store.delete("absent")
+
+
+def test_temporary_files_are_told_apart(store: Store) -> None:
+    for name in ("a/t.parquet", "a/.t.parquet.0123.tmp", ".hidden"):
+        store.write_bytes(name, b"x")
+    assert store.temporary_files() == ["a/.t.parquet.0123.tmp"]
+    assert store.files() == ["a/t.parquet"]
+
+
+def test_an_error_names_the_file_that_was_to_be_written(store: Store) -> None:
+    os.makedirs(store.path("taken"))
+    with pytest.raises(IsADirectoryError, match=rf"Is a directory: '{store.path('taken')}'"):
+        store.write_bytes("taken", b"x")
+    assert os.listdir(store.root) == ["taken"]
 
 
 def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
