@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from advlab import data
 from advlab.data import Dataset
 from advlab.errors import UserError
+from advlab.results.addresses import Addresses
 from advlab.results.layout import MANIFEST, MATRIX, examples_folder, predictions_folder
 from advlab.results.schema import decode_images
 from advlab.results.store import Store
@@ -90,6 +92,30 @@ class Study:
     def sources(self) -> list[str]:
         """Attacked models, then controls, in display order."""
         return [*self.targets, *controls.expand(self.config["controls"], self.targets)]
+
+    @property
+    def starts(self) -> range:
+        """Rows of ``dataset`` at which shards begin."""
+        return range(0, self.config["examples"], self.config["shard_size"])
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of the models' weights, as far as they are known."""
+        return {name: model["fingerprint"] for name, model in self.manifest.get("models", {}).items()}
+
+    @property
+    def addresses(self) -> Addresses:
+        """The content addresses its shards must have; the data set must be at hand."""
+        return Addresses(self.manifest, self.fingerprints, self.dataset)
+
+    @property
+    def command(self) -> str:
+        """The command line that goes on with the study where it lies, safe to paste into a POSIX shell."""
+        words = ["python", "sweeps/transfer_matrix.py"]
+        for key, value in self.config.items():
+            listed = isinstance(value, list | tuple)
+            words += [f"--{key.replace('_', '-')}", ",".join(map(str, value)) if listed else str(value)]
+        return shlex.join([*words, "--out", self.store.uri])
 
     def is_control(self, source: str) -> bool:
         """Whether a source is noise rather than an attacked model."""
