@@ -9,10 +9,11 @@ from rich.console import Console
 
 from advlab import report
 from advlab.command import CommonOptions, run
-from advlab.distributed import transfer_study
-from advlab.distributed.pool import Pool, PoolOptions
-from advlab.distributed.session import pool_size, session
-from advlab.distributed.transfer_study import TransferConfig
+from advlab.distributed import transfer_plan, transfer_study
+from advlab.distributed.crew import PoolOptions
+from advlab.distributed.pool import Pool
+from advlab.distributed.session import session
+from advlab.distributed.transfer_plan import TransferConfig
 from advlab.results import Study
 
 
@@ -29,14 +30,15 @@ class Options:
 
 
 def main(options: Options) -> None:
-    plan = transfer_study.prepare(options.study, options.reuse)
+    plan = transfer_plan.prepare(options.study, options.reuse)
     with session(options.common.address):
-        pool = Pool(options.pool, pool_size(options.pool, options.common.address))
+        pool = Pool(options.pool, elastic=options.common.address is not None)
         study = transfer_study.begin(plan, options.common.out)
         with report.Tracker(
             options.common.wandb, identity=study.manifest["identity"], config=study.config, out=study.store.uri
         ) as tracker:
-            transfer_study.run(plan, study, pool, on_progress=tracker.log)
+            with pool:
+                transfer_study.run(plan, study, pool, on_progress=tracker.log)
             show(study)
             tracker.record(study)
 

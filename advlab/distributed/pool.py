@@ -1,160 +1,109 @@
 """A pool of actors that pulls units of work and outlives the death of any of them.
 
 A unit's answer is small; what it produces it writes to files, whole or not at all. So a unit may run twice without
-harm, and units lost with an actor are simply given to another. Calls are never retried by Ray itself: that would
-pin them to the dead actor while others idle.
+harm: units lost with an actor are given to another, and late ones to a second one. Calls are never retried by Ray
+itself: that would pin them to the dead actor while others idle.
 """
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any
 
 import ray
-import torch
-from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import ActorDiedError, RayError, RayTaskError, TaskCancelledError
 
+from advlab.distributed.crew import Crew, PoolOptions
+from advlab.distributed.ledger import Failure, Ledger
+from advlab.distributed.worker import Unit
 from advlab.errors import UserError, one_line
 
-LOST = (
-    ActorDiedError,
-    ActorUnavailableError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    WorkerCrashedError,
-)
-"""What befalls a unit through no fault of its own."""
+logger = logging.getLogger(__name__)
 
-STATUS_SECONDS = 5.0
-"""How often units that take long are asked how far they are."""
+POLL_SECONDS = 5.0
+"""How often the cluster is asked for its size, and long units for how far they are."""
 
+WAIT_SECONDS = 0.2
+"""How long Ray is waited for at a time: meanwhile it lets no Ctrl-C through."""
 
-class Resources(Protocol):
-    """What a unit finds on the actor that runs it."""
+DRAIN_SECONDS = 10.0
+"""How long units under way may go on after Ctrl-C."""
 
-    device: torch.device
+ASKED_AT_ONCE = 3
+"""How many of the actors that have been at their units for longest are asked how far they are."""
 
-    def get(self, key: str) -> Any:
-        """The shared object put under ``key``, fetched once per machine and kept by the actor."""
-        ...
-
-    def memo(self, key: str, make: Callable[[], Any]) -> Any:
-        """The value of ``make()``, remembered under ``key`` by the actor."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Say how far the unit is, for those who watch."""
-        ...
-
-
-class Unit(Protocol):
-    """One piece of work, known in advance, idempotent."""
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        ...
-
-    def run(self, resources: Resources) -> Any:
-        """Do it on an actor; the answer must be small."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PoolOptions:
-    """Size of the pool."""
-
-    actors: int | None = None
-    """Number of actors; as many as the cluster has room for when absent."""
-
-    num_cpus: float = 1.0
-    """CPUs per actor, and threads that PyTorch uses in it."""
-
-    num_gpus: float = 0.0
-    """GPUs per actor; 0.25 lets four actors share one."""
-
-    def __post_init__(self) -> None:
-        if self.actors is not None and self.actors < 1:
-            raise UserError(f"--actors {self.actors} is impossible; choose at least 1.")
-        if self.num_cpus < 0 or self.num_gpus < 0:
-            raise UserError(f"--num-cpus {self.num_cpus:g} --num-gpus {self.num_gpus:g}: neither may be negative.")
-
-
-@dataclass(slots=True)
-class Failure:
-    """A unit that could not be done."""
-
-    unit: Unit
-    reason: str
-
-
-@dataclass(slots=True)
-class _State:
-    """What is to do, what each actor was given, oldest first (None: the question whether it is alive)."""
-
-    todo: deque[Unit]
-    depth: int
-    given: dict[ray.ObjectRef, tuple[int, Unit | None]] = field(default_factory=dict)
-    attempts: dict[str, int] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
+OnResult = Callable[[Unit, Any], Iterable[Unit]]
 
 
 class Pool:
-    """Actors of one size, sharing objects by reference.
+    """Actors of one size, sharing objects by reference; they are started when there is work, and end with the block.
 
     Args:
-        options: size of the pool.
-        actors: how many to start.
+        options: size of the actors, and the most there may be.
+        elastic: whether the cluster can grow and shrink; the pool then follows it.
         max_attempts: losses after which a unit counts as failed.
+
+    Raises:
+        UserError: not one actor fits a cluster that cannot grow.
     """
 
-    def __init__(self, options: PoolOptions, actors: int, *, max_attempts: int = 3) -> None:
-        self._options, self.max_attempts = options, max_attempts
-        actor_options: dict[str, Any] = {
-            "num_cpus": options.num_cpus,
-            "num_gpus": options.num_gpus,
-            "max_restarts": -1,
-            "max_task_retries": 0,
-            "scheduling_strategy": "SPREAD",
-            "concurrency_groups": {"status": 1},  # so that an actor can be asked how far it is while it works
-        }
-        remote: Any = ray.remote(**actor_options)(_Worker)
-        threads = max(1, int(options.num_cpus))
-        self._actors = [remote.remote(threads, options.num_gpus > 0) for _ in range(actors)]
+    def __init__(self, options: PoolOptions, *, elastic: bool, max_attempts: int = 3) -> None:
+        self._crew = Crew(options, elastic=elastic)
         self._shared: dict[str, ray.ObjectRef] = {}
+        self.max_attempts = max_attempts
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._crew.dismiss(self._crew.actors)
 
     def share(self, key: str, value: Any) -> None:
-        """Put an object where every unit can get it by ``key``; it travels at most once to each machine."""
-        self._shared[key] = ray.put(value)
+        """Put an object where every unit of the next ``run`` can get it by ``key``; it travels once to each machine.
+
+        Raises:
+            UserError: it cannot travel.
+        """
+        try:
+            self._shared[key] = ray.put(value)
+        except Exception as error:  # whatever its pickling raises; Ray adds a page of its own
+            raise UserError(
+                f"{key} cannot be sent to other processes ({_reason(error.__cause__ or error)}); "
+                "keep locks, open files, generators and the like out of it."
+            ) from error
+
+    def unshare(self, *keys: str) -> None:
+        """Let go of shared objects."""
+        for key in keys:
+            del self._shared[key]
 
     def run(
         self,
         units: Iterable[Unit],
-        on_result: Callable[[Unit, Any], Iterable[Unit]] = lambda _unit, _answer: (),
+        on_result: OnResult = lambda _unit, _answer: (),
         *,
+        inputs: Callable[[Unit], Any] = lambda _unit: None,
         on_status: Callable[[str], None] = lambda _: None,
         depth: int = 2,
     ) -> list[Failure]:
         """Do all units and those that ``on_result`` returns in answer to finished ones.
 
+        The first Ctrl-C stops giving out units and leaves those under way a few seconds to finish, the second leaves
+        at once.
+
         Args:
             units: the work to begin with, done roughly in this order.
-            on_result: called in this process as ``on_result(unit, answer)``; the units it returns are done next.
+            on_result: called in this process, once for each unit that is done, as ``on_result(unit, answer)``; the
+                units it returns are done next.
+            inputs: called when a unit is given out: what is handed over with it, small or a reference to an object.
             on_status: called every few seconds with what the units under way have to say.
             depth: units queued on an actor at a time: 2, so that it never waits for this process, or 1 for units so
                 long that one should not wait behind another.
@@ -162,141 +111,136 @@ class Pool:
         Returns:
             The units that failed: at once when they raised, after ``max_attempts`` losses otherwise. The others are
             finished all the same.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C.
+            UserError: no machine can run the actors.
         """
-        state = _State(deque(units), depth)
-        for actor in range(len(self._actors)):
-            self._probe(state, actor)
-        asked = time.monotonic()
-        with _noted_interrupt() as interrupted:
-            while state.todo or any(unit is not None for _, unit in state.given.values()):
-                ready, _ = ray.wait(list(state.given), num_returns=1, timeout=min(1.0, STATUS_SECONDS))
-                if interrupted.is_set():
-                    raise KeyboardInterrupt
-                if time.monotonic() - asked > STATUS_SECONDS:
-                    asked = time.monotonic()
-                    on_status(self._status(state))
-                for ref in ready:
-                    self._receive(state, ref, on_result)
-        return state.failures
+        ledger = Ledger(units, depth=depth, max_attempts=self.max_attempts)
+        for actor in self._crew.actors:
+            self._probe(ledger, actor)
+        polled = 0.0
+        with _noted_interrupts() as interrupts:
+            while ledger.open and not interrupts:
+                if time.monotonic() - polled > POLL_SECONDS or not ledger.calls:
+                    if polled:
+                        on_status(self._status(ledger))
+                    polled = time.monotonic()
+                    self._resize(ledger)
+                self._receive(ledger, on_result)
+                self._give_out(ledger, inputs)
+            if interrupts:
+                self._drain(ledger, on_result, interrupts)
+                raise KeyboardInterrupt
+        return ledger.failures
 
-    def _receive(self, state: _State, ref: ray.ObjectRef, on_result: Callable[[Unit, Any], Iterable[Unit]]) -> None:
-        """Take the answer of a call that came to an end, and give out more work."""
-        actor, unit = state.given[ref]
-        try:
-            answer = ray.get(ref)
-        except LOST as error:
-            self._take_back(state, actor, error)
-        except RayTaskError as error:
-            del state.given[ref]
-            if unit is not None:
-                state.failures.append(Failure(unit, _reason(error.cause)))
+    def _resize(self, ledger: Ledger) -> None:
+        """Follow the cluster's size and the amount of work; only actors that wait for room are let go."""
+        surplus = len(self._crew.actors) - self._crew.wanted(ledger.open)
+        if surplus > 0:
+            self._crew.dismiss(self._crew.waiting()[-surplus:])
+        for actor in self._crew.hire(-surplus):
+            self._probe(ledger, actor)
+
+    def _probe(self, ledger: Ledger, actor: int) -> None:
+        """Ask an actor to report once it is alive; until then it gets no work."""
+        ledger.record(self._crew.ready(actor, self._shared), actor, None, time.monotonic())
+
+    def _receive(self, ledger: Ledger, on_result: OnResult) -> None:
+        """Wait a moment for calls to come to an end."""
+        ready, _ = ray.wait(list(ledger.calls), num_returns=1, timeout=WAIT_SECONDS)
+        for ref in ready:
+            call, now = ledger.calls[ref], time.monotonic()
+            try:
+                answer = ray.get(ref)
+            except TaskCancelledError:
+                ledger.withdrawn(ref, now)
+            except RayTaskError as error:
+                ledger.raised(ref, _reason(error.cause), now, retry=isinstance(error.cause, RayError))
+            except RayError as error:  # the actor's, the machine's or the network's fault
+                self._lost(ledger, call.actor, error)
+            else:
+                unit = ledger.answered(ref, now)
+                if unit is not None:
+                    ledger.add(on_result(unit, answer))
+                elif call.probe:
+                    self._crew.reported(call.actor, *answer)
+
+    def _lost(self, ledger: Ledger, actor: int, error: RayError) -> None:
+        ledger.lost(actor, _reason(error), time.monotonic(), has_answer=_has_answer)
+        self._crew.lost(actor)
+        if actor not in self._crew.actors:  # it was dismissed
+            return
+        if isinstance(error, ActorDiedError) and error.actor_init_failed:
+            self._crew.stillborn(actor, str(error).strip().splitlines()[-1])
         else:
-            del state.given[ref]
-            if unit is not None:
-                state.todo.extendleft(reversed(list(on_result(unit, answer))))
-        self._fill(state)
+            self._probe(ledger, actor)
 
-    def _status(self, state: _State) -> str:
-        """What the busy actors say they are at; those that do not answer at once are passed over."""
-        busy = {actor for actor, unit in state.given.values() if unit is not None}
-        if not busy:
-            cpus, gpus = self._options.num_cpus, self._options.num_gpus
-            return f"waiting for room for an actor of {cpus:g} CPUs and {gpus:g} GPUs"
-        asked = [self._actors[actor].status.remote() for actor in sorted(busy)]
-        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=1)
+    def _give_out(self, ledger: Ledger, inputs: Callable[[Unit], Any]) -> None:
+        for actor in ledger.vacancies(self._crew.actors):
+            if not ledger.todo:
+                break
+            self._give(ledger, actor, ledger.todo.popleft(), inputs)
+        for actor in ledger.idle(self._crew.actors):
+            relief = ledger.relief(time.monotonic())
+            if relief is None:
+                break
+            unit, superseded = relief
+            if superseded is not None:
+                ray.cancel(superseded)
+            self._give(ledger, actor, unit, inputs)
+
+    def _give(self, ledger: Ledger, actor: int, unit: Unit, inputs: Callable[[Unit], Any]) -> None:
+        ref = self._crew.actors[actor].run.remote(unit, inputs(unit))
+        ledger.record(ref, actor, unit, time.monotonic())
+
+    def _status(self, ledger: Ledger) -> str:
+        """What the units that have been under way for longest have to say, those of them that answer at once."""
+        running = ledger.running()[:ASKED_AT_ONCE]
+        if not running:
+            return f"waiting for room for an actor of {self._crew.options.size}"
+        asked = [self._crew.actors[actor].status.remote() for _, actor, _ in running]
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=0.5)
         return "; ".join(note for ref in answered if _has_answer(ref) and (note := ray.get(ref)))
 
-    def _probe(self, state: _State, actor: int) -> None:
-        """Ask an actor to report once it is (again) alive; until then it gets no work."""
-        ref = self._actors[actor].ready.options(max_task_retries=-1).remote()
-        state.given[ref] = (actor, None)
-
-    def _fill(self, state: _State) -> None:
-        held = [0] * len(self._actors)
-        for actor, unit in state.given.values():
-            held[actor] += state.depth if unit is None else 1  # a probed actor is not known to be alive
-        for level in range(state.depth):
-            for actor, count in enumerate(held):
-                if state.todo and count <= level:
-                    unit = state.todo.popleft()
-                    state.given[self._actors[actor].run.remote(unit, self._shared)] = (actor, unit)
-                    held[actor] += 1
-
-    def _take_back(self, state: _State, actor: int, error: Exception) -> None:
-        """Recover what a dead actor was given; only the oldest of it, the unit it was at, can have killed it."""
-        lost: list[Unit] = []
-        for ref in [ref for ref, (holder, _) in state.given.items() if holder == actor]:
-            if not _has_answer(ref):
-                _, unit = state.given.pop(ref)
-                lost += [unit] if unit is not None else []
-        for unit in reversed(lost):
-            attempts = state.attempts[unit.name] = state.attempts.get(unit.name, 0) + (unit is lost[0])
-            if attempts < self.max_attempts:
-                state.todo.appendleft(unit)
-            else:
-                state.failures.append(Failure(unit, f"lost {attempts} times, last: {_reason(error)}"))
-        self._probe(state, actor)
-
-
-class _Worker:
-    """The actor: keeps shared objects and whatever units ask it to remember."""
-
-    def __init__(self, threads: int, use_gpu: bool) -> None:
-        # Small batched tensor work loses an order of magnitude when threads outnumber the actor's cores.
-        torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
-        self._shared: dict[str, ray.ObjectRef] = {}
-        self._memo: dict[str, Any] = {}
-        self._note = ""
-
-    @ray.method(concurrency_group="status")
-    def status(self) -> str:
-        return self._note
-
-    def note(self, text: str) -> None:
-        self._note = text
-
-    def ready(self) -> bool:
-        return True
-
-    def run(self, unit: Unit, shared: dict[str, ray.ObjectRef]) -> Any:
-        self._shared = shared
-        self._note = unit.name
-        return unit.run(self)
-
-    def get(self, key: str) -> Any:
-        return self.memo(f"shared {key}", lambda: ray.get(self._shared[key]))
-
-    def memo(self, key: str, make: Callable[[], Any]) -> Any:
-        if key not in self._memo:
-            self._memo[key] = make()
-        return self._memo[key]
+    def _drain(self, ledger: Ledger, on_result: OnResult, interrupts: list[int]) -> None:
+        """Let the units under way finish, unless that takes long or Ctrl-C is pressed again."""
+        for ref in ledger.waiting():
+            ray.cancel(ref)
+        deadline = time.monotonic() + DRAIN_SECONDS
+        logger.info(
+            "\nstopping: %d units under way may go on for %.0f seconds; Ctrl-C again leaves at once",
+            len(ledger.running()),
+            DRAIN_SECONDS,
+        )
+        while ledger.running() and time.monotonic() < deadline and len(interrupts) < 2:
+            self._receive(ledger, on_result)
 
 
 @contextmanager
-def _noted_interrupt() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets: raised inside Ray or a callback, a KeyboardInterrupt can get lost."""
-    noted = threading.Event()
+def _noted_interrupts() -> Iterator[list[int]]:
+    """A list that every Ctrl-C adds to: raised inside Ray or a callback, a KeyboardInterrupt can get lost."""
+    noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
-    before = signal.signal(signal.SIGINT, lambda _signal, _frame: noted.set())
+    before = signal.signal(signal.SIGINT, lambda number, _frame: noted.append(number))
     try:
         yield noted
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _has_answer(ref: ray.ObjectRef) -> bool:
+def _has_answer(ref: Any) -> bool:
     """Whether a call came to an end of its own, good or bad, rather than being lost or still under way."""
     if not ray.wait([ref], timeout=0)[0]:
         return False
     try:
         ray.get(ref)
-    except LOST:
-        return False
-    except RayTaskError:
+    except (RayTaskError, TaskCancelledError):
         return True
+    except RayError:
+        return False
     return True
 
 

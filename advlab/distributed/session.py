@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import ray
 from ray.exceptions import RayError
 
-from advlab.distributed.pool import PoolOptions
 from advlab.errors import UserError, one_line
 
 
@@ -55,21 +54,3 @@ def _connect(address: str) -> None:
 def host_count() -> int:
     """Machines alive in the cluster."""
     return sum(bool(node["Alive"]) for node in ray.nodes())
-
-
-def pool_size(options: PoolOptions, address: str | None) -> int:
-    """How many actors to start: as told, or as many as the cluster has room for now, and at least one.
-
-    Raises:
-        UserError: on a Ray of this machine alone, actors larger than the machine.
-    """
-    total = ray.cluster_resources()
-    rooms = [total.get("CPU", 0) / options.num_cpus] if options.num_cpus else []
-    rooms += [total.get("GPU", 0) / options.num_gpus] if options.num_gpus else []
-    room = int(min(rooms, default=1))
-    if address is None and not room:
-        raise UserError(
-            f"no actor of --num-cpus {options.num_cpus:g} and --num-gpus {options.num_gpus:g} fits this machine "
-            f"({total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs); ask for less."
-        )
-    return options.actors or max(1, room)

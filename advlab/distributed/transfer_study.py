@@ -4,88 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
+import pyarrow as pa
 import ray
 from torch import nn
 
 from advlab import data
-from advlab.attacks import registry, targets
-from advlab.data import Dataset
-from advlab.distributed.pool import Failure, Pool, Unit
+from advlab.distributed.ledger import Failure
+from advlab.distributed.pool import Pool
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
-from advlab.distributed.units import AttackUnit, EvaluateUnit, Shard, TrainUnit, address
+from advlab.distributed.transfer_plan import Plan
+from advlab.distributed.units import Arrays, AttackUnit, CountUnit, EvaluateUnit, Shard, TrainUnit, address
+from advlab.distributed.worker import Unit
 from advlab.errors import UserError
 from advlab.models import Checkpoint, checkpoint, external, zoo
-from advlab.results import Store, Study, matrix, provenance
+from advlab.results import Store, Study, provenance
 from advlab.results.layout import MATRIX, examples_part, predictions_part, weights_file
 from advlab.results.study import study_identity
 from advlab.transfer import controls
-from advlab.transfer.generate import parse_class
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TransferConfig:
-    """What decides the rows of a transfer study."""
-
-    dataset: str = "mnist"
-    """Data set: mnist or fashion_mnist."""
-
-    split: str = "train"
-    """Split whose images are attacked: train, test, fit, validation, p1 or p2."""
-
-    train_split: str = "train"
-    """Split the zoo models are trained on."""
-
-    models: str = "paper"
-    """Comma-separated zoo names (paper = the six of Table 1), torchvision:NAME, timm:NAME, file:PATH.py:FACTORY."""
-
-    examples: int = 1000
-    """Number of images attacked per model: the first of the split."""
-
-    attack: str = "lbfgs"
-    """lbfgs (the paper's), minimum-norm (ours) or foolbox:CLASS."""
-
-    target: str = "random"
-    """random, nearest, runner-up, least-likely, all, or a class."""
-
-    controls: str = "gaussian-0.1,gaussian-0.3,shuffled"
-    """Comma-separated noise sources: gaussian-SIGMA, gaussian-SIGMA-clipped, shuffled."""
-
-    shard_size: int = 250
-    """Images per shard, the unit of work and of loss."""
-
-    seed: int = 0
-    """Seed of training, of random targets and of noise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be done, every setting checked.
-
-    Attributes:
-        config: the settings as given.
-        settings: the settings in full, as ``study.json`` keeps them; they decide what the same study is.
-        attack_settings: the attack's arguments and the version of its code; they decide it too.
-        attacked: the images to attack.
-        trained_on: the images zoo models are trained on.
-        models: names of the models.
-        external: those of them that come from elsewhere.
-        controls: names of the noise sources.
-        reuse: folder of another study whose shards are taken over where they are the same.
-    """
-
-    config: TransferConfig
-    settings: dict[str, Any]
-    attack_settings: dict[str, Any]
-    attacked: Dataset
-    trained_on: Dataset
-    models: list[str]
-    external: dict[str, nn.Module]
-    controls: list[str]
-    reuse: str | None
+SHARDS_AT_ONCE = 16
+"""Shards of images kept in the object store: units are given out shard by shard."""
 
 
 @dataclass(slots=True)
@@ -96,45 +39,6 @@ class _Work:
     study: Study
     pool: Pool
     fingerprints: dict[str, str] = field(default_factory=dict)
-
-
-def prepare(config: TransferConfig, reuse: str | None = None) -> Plan:
-    """Check the settings and load the data and the external models; nothing is written.
-
-    Raises:
-        UserError: an unknown data set, split, model, attack, target or control; an impossible number; no study in
-            ``reuse``.
-    """
-    names = zoo.expand(config.models)
-    noise = [control.strip() for control in config.controls.split(",") if control.strip()]
-    controls.validate(noise, names)
-    full = data.load(config.dataset, config.split)
-    trained_on = full if config.train_split == config.split else data.load(config.dataset, config.train_split)
-    if not 1 <= config.examples <= len(full):
-        raise UserError(
-            f"--examples {config.examples} is impossible: {config.dataset} {config.split} has {len(full)} images; "
-            f"choose 1 to {len(full)}."
-        )
-    if config.shard_size < 1:
-        raise UserError(f"--shard-size {config.shard_size} is impossible; choose at least 1.")
-    if config.seed < 0:
-        raise UserError(f"--seed {config.seed} is impossible; choose 0 or more.")
-    if config.target not in (*targets.POLICIES, "all"):
-        parse_class(config.target, full.num_classes)
-    for name in names:
-        if not external.is_external(name):
-            zoo.recipe(name, trained_on)
-    return Plan(
-        config=config,
-        settings=asdict(config) | {"models": names, "controls": noise},
-        attack_settings=registry.settings(config.attack),
-        attacked=full.subset(slice(config.examples)),
-        trained_on=trained_on,
-        models=names,
-        external={name: external.load(name) for name in names if external.is_external(name)},
-        controls=controls.expand(noise, names),
-        reuse=None if reuse is None else Study.open(reuse).store.uri,
-    )
 
 
 def begin(plan: Plan, out: str | None) -> Study:
@@ -179,7 +83,7 @@ def run(
     _prepare_models(work)
     if not _attack_and_evaluate(work, on_progress) and study.store.exists(MATRIX):
         return
-    study.store.write_table(MATRIX, matrix.build(study.store, study.sources, study.targets))
+    study.store.write_table(MATRIX, _count(work))
     study.manifest["finished"] = provenance.now()
     study.manifest["hosts"] = host_count()
     study.save_manifest()
@@ -206,8 +110,8 @@ def _prepare_models(work: _Work) -> None:
             _adopt(work, found)
     if missing:
         missing.sort(key=lambda unit: unit.parameters, reverse=True)  # so that no long one is left for last
-        work.pool.share("train", plan.trained_on)
-        work.pool.share("test", data.load(plan.config.dataset, "test"))
+        work.pool.share("train", Arrays.of(plan.trained_on))
+        work.pool.share("test", Arrays.of(data.load(plan.config.dataset, "test")))
         with Stage("training", len(missing)) as stage:
 
             def adopt(unit: Unit, content: bytes) -> Iterable[Unit]:
@@ -218,6 +122,7 @@ def _prepare_models(work: _Work) -> None:
                 return ()
 
             _require_success(work.pool.run(missing, adopt, on_status=stage.say, depth=1), study)
+        work.pool.unshare("train", "test")
     study.manifest["models"] = {name: described[name] for name in plan.models}
     study.manifest["dataset"] = {
         "name": plan.config.dataset,
@@ -264,59 +169,85 @@ def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], No
     Returns whether there was anything to do.
     """
     plan, config, store = work.plan, work.plan.config, work.study.store
-    work.pool.share("dataset", plan.attacked)
     starts = range(0, config.examples, config.shard_size)
-    shards = {start: Shard(store.uri, start, config.shard_size, config.seed) for start in starts}
-    content = {start: plan.attacked.subset(slice(start, start + config.shard_size)).fingerprint for start in starts}
+    shards = {start: Shard(store.uri, start, config.seed) for start in starts}
+    images = {start: plan.attacked.subset(slice(start, start + config.shard_size)) for start in starts}
+    content = {start: shard.fingerprint for start, shard in images.items()}
     held = store.keys("examples") | store.keys("predictions")
-    dependents = {
-        name: [name, *(control for control in plan.controls if controls.attacked_model(control) == name)]
-        for name in plan.models
-    }
+    # what is made from a model's attacked images: they themselves, and some controls; from none: the other controls
+    made_from: dict[str | None, list[str]] = {name: [name] for name in plan.models} | {None: []}
+    for control in plan.controls:
+        made_from[controls.attacked_model(control)].append(control)
 
     def attack_key(source: str, start: int) -> str:
         decisive = plan.attack_settings, config.attack, config.target, config.seed
         return address("attack", work.fingerprints[source], content[start], *decisive)
 
-    def evaluation(source: str, start: int) -> list[Unit]:
-        attacked = controls.attacked_model(source) if source in plan.controls else source
+    def evaluation(attacked: str | None, start: int) -> list[EvaluateUnit]:
         origin = attack_key(attacked, start) if attacked else content[start]
-        keys = {
-            target: address("evaluate", source, config.seed, origin, work.fingerprints[target])
-            for target in plan.models
-        }
-        missing = {t: key for t, key in keys.items() if held.get(predictions_part(source, t, start)) != key}
-        return [EvaluateUnit(shards[start], source, attacked, missing)] if missing else []
+        missing: dict[str, dict[str, str]] = {}
+        for source in made_from[attacked]:
+            for target in plan.models:
+                key = address("evaluate", source, config.seed, origin, work.fingerprints[target])
+                if held.get(predictions_part(source, target, start)) != key:
+                    missing.setdefault(source, {})[target] = key
+        return [EvaluateUnit(shards[start], attacked, missing)] if missing else []
 
-    def evaluations_of(attacked: str, start: int) -> list[Unit]:
-        return [unit for source in dependents[attacked] for unit in evaluation(source, start)]
-
-    units: list[Unit] = []
+    units: list[AttackUnit | EvaluateUnit] = []
     for start in starts:
         for source in plan.models:
             key = attack_key(source, start)
             if held.get(examples_part(source, start)) == key:
-                units += evaluations_of(source, start)
+                units += evaluation(source, start)
             else:
                 units.append(AttackUnit(shards[start], source, config.attack, config.target, key, plan.reuse))
-        for control in plan.controls:
-            if controls.attacked_model(control) is None:
-                units += evaluation(control, start)
+        units += evaluation(None, start)
 
-    totals = {"attacked": len(starts) * len(plan.models), "evaluated": len(starts) * len(work.study.sources)}
     to_attack = [unit for unit in units if isinstance(unit, AttackUnit)]
-    to_evaluate = len(units) - len(to_attack) + sum(len(dependents[unit.source]) for unit in to_attack)
+    to_evaluate = sum(len(unit.keys) for unit in units if isinstance(unit, EvaluateUnit))
+    to_evaluate += sum(len(made_from[unit.source]) for unit in to_attack)
+    totals = {"attacked": len(starts) * len(plan.models), "evaluated": len(starts) * len(work.study.sources)}
     done = {"attacked": totals["attacked"] - len(to_attack), "evaluated": totals["evaluated"] - to_evaluate}
+
+    @lru_cache(maxsize=SHARDS_AT_ONCE)
+    def stored(start: int) -> ray.ObjectRef:
+        return ray.put(Arrays.of(images[start]))
+
     with Stage("attacking", sum(totals.values()), done=sum(done.values())) as stage:
 
-        def follow(unit: Unit, _answer: Any) -> Iterable[Unit]:
-            done["attacked" if isinstance(unit, AttackUnit) else "evaluated"] += 1
-            stage.advance(unit.name)
+        def follow(unit: Any, _answer: Any) -> Iterable[Unit]:
+            before, more = sum(done.values()), []
+            if isinstance(unit, AttackUnit):
+                more = evaluation(unit.source, unit.shard.start)
+                done["attacked"] += 1
+                done["evaluated"] += len(made_from[unit.source]) - sum(len(after.keys) for after in more)
+            else:
+                done["evaluated"] += len(unit.keys)
+            stage.advance(unit.name, sum(done.values()) - before)
             on_progress(done)
-            return evaluations_of(unit.source, unit.shard.start) if isinstance(unit, AttackUnit) else ()
+            return more
 
-        _require_success(work.pool.run(units, follow, on_status=stage.say), work.study)
+        def given(unit: Any) -> ray.ObjectRef:
+            return stored(unit.shard.start)
+
+        _require_success(work.pool.run(units, follow, inputs=given, on_status=stage.say), work.study)
     return bool(units)
+
+
+def _count(work: _Work) -> pa.Table:
+    """The matrix, each source's rows counted on the pool."""
+    study = work.study
+    rows: dict[str, pa.Table] = {}
+    with Stage("counting", len(study.sources)) as stage:
+
+        def collect(unit: Any, table: pa.Table) -> Iterable[Unit]:
+            rows[unit.source] = table
+            stage.advance(unit.name)
+            return ()
+
+        units = [CountUnit(study.store.uri, source, study.targets) for source in study.sources]
+        _require_success(work.pool.run(units, collect, on_status=stage.say), study)
+    return pa.concat_tables([rows[source] for source in study.sources])
 
 
 def _require_success(failures: list[Failure], study: Study) -> None:

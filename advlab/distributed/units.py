@@ -6,17 +6,20 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 
 from advlab.attacks import registry
 from advlab.data import Dataset
-from advlab.distributed.pool import Resources
+from advlab.distributed.worker import Resources
+from advlab.errors import UserError, one_line
 from advlab.models import Recipe, checkpoint
-from advlab.results import Store
+from advlab.results import Store, matrix
 from advlab.results.layout import examples_part, predictions_part
 from advlab.results.tables import examples_from_arrow, examples_to_arrow, predictions_to_arrow
 from advlab.transfer import controls
@@ -30,24 +33,41 @@ def address(*decisive: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrays:
+    """A data set on its way through the object store: arrays are read there in place, tensors would be unpickled."""
+
+    name: str
+    split: str
+    images: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Arrays:
+        """A data set, without copying it."""
+        images, labels, index = (tensor.numpy() for tensor in (dataset.images, dataset.labels, dataset.index))
+        return cls(dataset.name, dataset.split, images, labels, index, dataset.class_names)
+
+    def dataset(self) -> Dataset:
+        """A copy: what lies in the object store is read-only, and PyTorch cannot know."""
+        images, labels, index = (torch.tensor(array) for array in (self.images, self.labels, self.index))
+        return Dataset(self.name, self.split, images, labels, index, self.class_names)
+
+
+@dataclass(frozen=True, slots=True)
 class Shard:
-    """A range of a study's images.
+    """A range of a study's images; the units that need these are handed them as ``Arrays``.
 
     Attributes:
         store: URI of the study's folder.
-        start, size: the range, in rows of the study's data.
+        start: first of the range, in rows of the study's data.
         seed: of the study.
     """
 
     store: str
     start: int
-    size: int
     seed: int
-
-    def clean(self, resources: Resources) -> Dataset:
-        """The undistorted images."""
-        dataset: Dataset = resources.get("dataset")
-        return dataset.subset(slice(self.start, self.start + self.size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +81,10 @@ class TrainUnit:
         return f"train {self.recipe.name}"
 
     @property
+    def kind(self) -> str:
+        return self.name
+
+    @property
     def parameters(self) -> int:
         """Number of weights, a stand-in for how long it takes."""
         with torch.device("meta"):
@@ -71,10 +95,8 @@ class TrainUnit:
             told = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in values.items())
             resources.note(f"{self.recipe.name}: step {step}, {told}")
 
-        trained = checkpoint.train(
-            self.recipe, resources.get("train"), resources.get("test"), device=resources.device, progress=progress
-        )
-        return trained.to_bytes()
+        train, test = (resources.get(split).dataset() for split in ("train", "test"))
+        return checkpoint.train(self.recipe, train, test, device=resources.device, progress=progress).to_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +114,10 @@ class AttackUnit:
     def name(self) -> str:
         return f"attack {self.source} {self.shard.start}"
 
+    @property
+    def kind(self) -> str:
+        return f"attack {self.source}"
+
     def run(self, resources: Resources) -> None:
         store, part = Store(self.shard.store), examples_part(self.source, self.shard.start)
         if store.holds(part, self.key):
@@ -101,7 +127,7 @@ class AttackUnit:
             return
         examples = attack_dataset(
             _model(resources, self.source),
-            self.shard.clean(resources),
+            resources.input.dataset(),
             registry.resolve(self.attack),
             self.target,
             seed=self.shard.seed,
@@ -112,52 +138,104 @@ class AttackUnit:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateUnit:
-    """Show one shard of one source to several targets; its images are read, or made, once.
+    """Show a shard's images to several targets: those of one attacked model and of the controls made from them.
+
+    The attacked examples are read once, whatever the number of targets.
 
     Attributes:
         shard: which images.
-        source: an attacked model or a control.
-        attacked: the model whose examples are shown, or which the control is made from; None for plain noise.
-        keys: content address per target.
+        attacked: the attacked model; None for controls that need none.
+        keys: by source (the attacked model or a control) and target, the content address of the answers.
     """
 
     shard: Shard
-    source: str
     attacked: str | None
-    keys: dict[str, str]
+    keys: dict[str, dict[str, str]]
 
     @property
     def name(self) -> str:
-        return f"evaluate {self.source} {self.shard.start}"
+        return f"evaluate {self.attacked or ', '.join(self.keys)} {self.shard.start}"
+
+    @property
+    def kind(self) -> str:
+        return f"evaluate {len(self.keys)}"
 
     def run(self, resources: Resources) -> None:
-        store, start = Store(self.shard.store), self.shard.start
-        clean = self.shard.clean(resources)
-        examples: Examples | None = None
+        """Raises a UserError that names the first target that failed, once all others are done."""
+        clean = resources.input.dataset()
+        attacked: Examples | None = None
         if self.attacked is not None:
-            examples = examples_from_arrow(store.read_shard(examples_part(self.attacked, start)))
+            store = Store(self.shard.store)
+            attacked = examples_from_arrow(store.read_shard(examples_part(self.attacked, self.shard.start)))
             # an image may occur several times, once for each class it was attacked towards
-            clean = clean.subset(torch.from_numpy(np.searchsorted(clean.index.numpy(), examples.index)))
-        if self.source != self.attacked:
-            examples = controls.make(self.source, clean, examples, seed=self.shard.seed)
-        assert examples is not None
+            clean = clean.subset(torch.from_numpy(np.searchsorted(clean.index.numpy(), attacked.index)))
+        failures: list[str] = []
+        for source, keys in self.keys.items():
+            if source == self.attacked:
+                assert attacked is not None
+                examples = attacked
+            else:
+                examples = controls.make(source, clean, attacked, seed=self.shard.seed)
+            failures += self._show(resources, source, examples, clean, keys)
+        if failures:
+            raise UserError(failures[0])
 
-        def answers(model: str, images: np.ndarray) -> Answers:
-            return answer(_model(resources, model), images, examples.label, device=resources.device)
+    def _show(
+        self, resources: Resources, source: str, examples: Examples, clean: Dataset, keys: dict[str, str]
+    ) -> list[str]:
+        """Show a source's images to all targets; what went wrong, target by target."""
+        store, start = Store(self.shard.store), self.shard.start
 
-        own = answers(self.source, examples.images) if self.source == self.attacked else None
-        for target, key in self.keys.items():
-            to_clean = resources.memo(
-                f"clean {target} {start} {len(clean)}",
-                lambda target=target: answers(target, clean.images.numpy()),  # type: ignore[misc]
+        @cache
+        def to_distorted(model: str) -> Answers:
+            return _answers(resources, model, examples.images, examples.label)
+
+        def to_clean(model: str) -> Answers:
+            answers: Answers = resources.memo(
+                f"clean {model} {start} {len(clean)}",
+                lambda: _answers(resources, model, clean.images.numpy(), examples.label),
             )
-            to_distorted = own if own and target == self.source else answers(target, examples.images)
-            table = predictions_to_arrow(examples, to_clean, to_distorted, own)
-            store.write_table(predictions_part(self.source, target, start), table, key)
+            return answers
+
+        failures: list[str] = []
+        for target, key in keys.items():
+            try:
+                own = to_distorted(source) if source == self.attacked else None
+                table = predictions_to_arrow(examples, to_clean(target), to_distorted(target), own)
+            except UserError as error:
+                failures.append(str(error))
+            else:
+                store.write_table(predictions_part(source, target, start), table, key)
+        return failures
+
+
+@dataclass(frozen=True, slots=True)
+class CountUnit:
+    """Count one source's predictions; the answer is its rows of the matrix."""
+
+    store: str
+    source: str
+    targets: list[str]
+
+    @property
+    def name(self) -> str:
+        return f"count {self.source}"
+
+    @property
+    def kind(self) -> str:
+        return "count"
+
+    def run(self, _resources: Resources) -> pa.Table:
+        return matrix.build(Store(self.store), [self.source], self.targets)
 
 
 def _model(resources: Resources, name: str) -> nn.Module:
-    network: nn.Module = resources.memo(
-        f"on device {name}", lambda: resources.get(f"model {name}").to(resources.device)
-    )
-    return network
+    network: nn.Module = resources.get(f"model {name}")
+    return network.to(resources.device)
+
+
+def _answers(resources: Resources, model: str, images: np.ndarray, labels: np.ndarray) -> Answers:
+    try:
+        return answer(_model(resources, model), images, labels, device=resources.device)
+    except Exception as error:  # whatever the model raises
+        raise UserError(f"model {model!r} raised {type(error).__name__}: {one_line(error)}") from error

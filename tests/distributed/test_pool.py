@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 import ray
 
-from advlab.distributed.pool import Pool, PoolOptions, Resources, Unit
-from advlab.distributed.session import host_count, pool_size
+from advlab.distributed.crew import Crew, PoolOptions
+from advlab.distributed.pool import Pool
+from advlab.distributed.session import host_count
+from advlab.distributed.worker import Resources, Unit
 from advlab.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -30,6 +33,7 @@ class Work:
     folder: str
     deaths: int = 0
     raises: bool = False
+    kind: str = "work"
 
     @property
     def name(self) -> str:
@@ -46,101 +50,212 @@ class Work:
         return self.number * int(resources.get("factor"))
 
 
-def run(units: Iterable[Unit], actors: int = 2) -> tuple[dict[str, Any], list[str]]:
-    pool = Pool(PoolOptions(), actors)
-    pool.share("factor", 10)
-    answers: dict[str, Any] = {}
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    """Two actors."""
+    with Pool(PoolOptions(actors=2, num_cpus=0.5), elastic=False) as pool:
+        pool.share("factor", 10)
+        yield pool
 
-    def note(unit: Unit, answer: Any) -> Iterable[Unit]:
-        assert unit.name not in answers
-        answers[unit.name] = answer
+
+class Answers(dict[str, Any]):
+    """Takes every answer, by unit, and sees that it comes once."""
+
+    def __call__(self, unit: Unit, answer: Any) -> Iterable[Unit]:
+        assert unit.name not in self
+        self[unit.name] = answer
         return ()
 
-    failures = pool.run(units, note)
+
+def run(pool: Pool, units: Iterable[Unit], **more: Any) -> tuple[Answers, list[str]]:
+    answers = Answers()
+    failures = pool.run(units, answers, **more)
     return answers, [f"{failure.unit.name}: {failure.reason}" for failure in failures]
 
 
-def test_every_unit_is_done_once(tmp_path: Path) -> None:
-    answers, failures = run(Work(number, str(tmp_path)) for number in range(25))
+def test_every_unit_is_done_once(pool: Pool, tmp_path: Path) -> None:
+    answers, failures = run(pool, (Work(number, str(tmp_path)) for number in range(25)))
     assert answers == {f"work {number}": number * 10 for number in range(25)}
     assert not failures
     assert all(path.stat().st_size == 1 for path in tmp_path.iterdir())
 
 
-def test_no_units_is_no_work() -> None:
-    assert run([]) == ({}, [])
+def test_no_units_is_no_work(pool: Pool) -> None:
+    assert run(pool, []) == ({}, [])
 
 
-def test_units_may_call_for_more(tmp_path: Path) -> None:
-    pool = Pool(PoolOptions(), 1)
-    pool.share("factor", 1)
+def test_units_may_call_for_more(pool: Pool, tmp_path: Path) -> None:
     seen: list[str] = []
 
     def follow(unit: Unit, answer: int) -> Iterable[Unit]:
         seen.append(unit.name)
-        return [Work(answer + 1, str(tmp_path))] if answer < 3 else []
+        return [Work(answer // 10 + 1, str(tmp_path))] if answer < 30 else []
 
     assert not pool.run([Work(0, str(tmp_path))], follow)
     assert seen == ["work 0", "work 1", "work 2", "work 3"]
 
 
-def test_units_of_a_killed_actor_are_done_by_others(tmp_path: Path) -> None:
+def test_units_of_a_killed_actor_are_done_by_others(pool: Pool, tmp_path: Path) -> None:
     units = [Work(number, str(tmp_path), deaths=int(number in (2, 9))) for number in range(14)]
-    answers, failures = run(units)
+    answers, failures = run(pool, units)
     assert len(answers) == 14
     assert not failures
 
 
-def test_a_unit_that_keeps_killing_its_actor_is_named_and_the_rest_is_done(tmp_path: Path) -> None:
+def test_a_unit_that_keeps_killing_its_actor_is_named_and_the_rest_is_done(pool: Pool, tmp_path: Path) -> None:
     units = [Work(number, str(tmp_path), deaths=99 if number == 3 else 0) for number in range(8)]
-    answers, failures = run(units)
+    answers, failures = run(pool, units)
     assert sorted(answers) == [f"work {number}" for number in range(8) if number != 3]
     assert len(failures) == 1
     assert failures[0].startswith("work 3: lost 3 times")
 
 
 @dataclass(frozen=True)
-class Slow:
-    """Says how far it is, and takes longer than the pool waits before it asks."""
+class Sleep:
+    """Says how far it is, and takes its time: less when tried again, if it is told so."""
 
-    name: str = "slow"
+    name: str
+    folder: str
+    seconds: float
+    again: float | None = None
+    kind: str = "sleep"
 
-    def run(self, resources: Resources) -> None:
-        resources.note("half way")
-        time.sleep(1.5)
+    def run(self, resources: Resources) -> str:
+        resources.note(f"{self.name} is half way")
+        try:
+            Path(self.folder, self.name).touch(exist_ok=False)
+            time.sleep(self.seconds)
+        except FileExistsError:
+            Path(self.folder, f"{self.name} again").touch()
+            time.sleep(self.seconds if self.again is None else self.again)
+        return self.name
 
 
-def test_units_under_way_are_asked_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("advlab.distributed.pool.STATUS_SECONDS", 0.2)
+def test_units_under_way_are_asked_how_far_they_are(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("advlab.distributed.pool.POLL_SECONDS", 0.2)
     said: list[str] = []
-    assert not Pool(PoolOptions(), 1).run([Slow()], on_status=said.append)
-    assert "half way" in said
+    run(pool, [Sleep("slow", str(tmp_path), 1.5)], on_status=said.append)
+    assert "slow is half way" in said
 
 
-def test_a_unit_that_raises_is_named_and_the_rest_is_done(tmp_path: Path) -> None:
+def test_a_unit_that_waits_behind_a_long_one_is_taken_over(pool: Pool, tmp_path: Path) -> None:
+    # two units for each actor: the long one and the stuck one go to the same
+    seconds = {"long": 8.0, "short": 0.1, "stuck": 0.1, "other": 0.1}
+    answers, failures = run(pool, [Sleep(name, str(tmp_path), value, kind=name) for name, value in seconds.items()])
+    assert list(answers)[-1] == "long"
+    assert len(answers) == 4
+    assert not failures
+    assert not list(tmp_path.glob("* again"))
+
+
+def test_a_straggler_is_given_to_an_idle_actor_and_not_waited_for(tmp_path: Path) -> None:
+    quick = [Sleep(f"quick {number}", str(tmp_path), 0.05) for number in range(6)]
+    late = Sleep("late", str(tmp_path), seconds=10_000, again=0.1)
+    with Pool(PoolOptions(actors=2, num_cpus=0.5), elastic=False) as pool:
+        answers, failures = run(pool, [late, *quick])
+        assert sorted(answers) == sorted(["late", *(unit.name for unit in quick)])
+        assert not failures
+        assert Path(tmp_path, "late again").exists()
+        # the actor that is still at it gets nothing; the other does what comes next
+        assert run(pool, [Sleep("next", str(tmp_path), 0)]) == ({"next": "next"}, [])
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_lets_units_under_way_finish_unless_pressed_again(pool: Pool, presses: int, tmp_path: Path) -> None:
+    answers = Answers()
+
+    def press() -> None:
+        while len(list(tmp_path.iterdir())) < 2:  # one for each actor; two more wait behind them
+            time.sleep(0.05)
+        for _ in range(presses):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+
+    threading.Thread(target=press).start()
+    with pytest.raises(KeyboardInterrupt):
+        pool.run([Sleep(f"unit {number}", str(tmp_path), seconds=4) for number in range(6)], answers)
+    begun = {path.name for path in tmp_path.iterdir()}
+    assert len(begun) == 2
+    assert set(answers) == (begun if presses == 1 else set())
+
+
+@dataclass(frozen=True)
+class Look:
+    """Says what it was handed, what is shared, and how many threads it may use."""
+
+    name: str
+    kind: str = "look"
+
+    def run(self, resources: Resources) -> tuple[Any, list[str], int]:
+        import torch
+
+        def shared(key: str) -> str:
+            try:
+                return str(resources.get(key))
+            except KeyError:
+                return "gone"
+
+        return resources.input, [shared("first"), shared("second")], torch.get_num_threads()
+
+
+def test_shared_objects_come_and_go_and_inputs_travel_with_their_unit(pool: Pool) -> None:
+    pool.share("first", 1)
+    inputs = {"a": 7, "b": ray.put([8])}
+    answers, _ = run(pool, [Look("a"), Look("b")], inputs=lambda unit: inputs[unit.name])
+    assert answers == {"a": (7, ["1", "gone"], 1), "b": ([8], ["1", "gone"], 1)}
+    pool.share("second", 2)
+    pool.unshare("first")
+    answers, _ = run(pool, [Look("c")])
+    assert answers == {"c": (None, ["gone", "2"], 1)}
+
+
+def test_what_cannot_travel_is_named(pool: Pool) -> None:
+    with pytest.raises(UserError, match="model x cannot be sent") as caught:
+        pool.share("model x", threading.Lock())
+    assert "cannot pickle '_thread.lock' object" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_unit_that_raises_is_named_and_the_rest_is_done(pool: Pool, tmp_path: Path) -> None:
     units = [Work(number, str(tmp_path), raises=number == 1) for number in range(6)]
-    answers, failures = run(units)
+    answers, failures = run(pool, units)
     assert len(answers) == 5
     assert failures == ["work 1: ValueError: nothing to be done about 1"]
     assert Path(tmp_path, "attempts-1").stat().st_size == 1
 
 
-def test_as_many_actors_as_there_is_room_for() -> None:
+def test_as_many_actors_as_there_is_work_and_room_for() -> None:
     cpus = os.cpu_count() or 1
-    assert pool_size(PoolOptions(), None) == cpus
-    assert pool_size(PoolOptions(num_cpus=0.5), None) == 2 * cpus
-    assert pool_size(PoolOptions(actors=7), None) == 7
-    assert pool_size(PoolOptions(num_cpus=10_000), "auto") == 1  # an autoscaler may yet bring such a machine
+
+    def wanted(units: int, *, elastic: bool, **options: Any) -> int:
+        return Crew(PoolOptions(**options), elastic=elastic).wanted(units)
+
+    assert wanted(1000, elastic=False) == cpus
+    assert wanted(1, elastic=False) == 1
+    assert wanted(1000, elastic=False, num_cpus=0.5) == 2 * cpus
+    assert wanted(1000, elastic=False, actors=1000) == cpus
+    assert wanted(1000, elastic=False, actors=1) == 1
+    memory = ray.cluster_resources()["memory"] / 2**30
+    assert wanted(1000, elastic=False, memory=0.6 * memory) == 1
+    # where machines can join, more are asked for, up to the number given
+    assert wanted(1000, elastic=True) == 2 * cpus
+    assert wanted(1000, elastic=True, actors=7) == 7
+    assert wanted(3, elastic=True, actors=7) == 3
+    assert wanted(1000, elastic=True, num_cpus=10_000) == 1
     assert host_count() == 1
 
 
-@pytest.mark.parametrize("options", [{"num_cpus": 10_000.0}, {"num_gpus": 64.0}])
+@pytest.mark.parametrize("options", [{"num_cpus": 10_000.0}, {"num_gpus": 64.0}, {"memory": 100_000.0}])
 def test_actors_larger_than_this_machine_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match="fits this machine"):
-        pool_size(PoolOptions(**options), None)
+        Pool(PoolOptions(**options), elastic=False)
 
 
-@pytest.mark.parametrize("options", [{"actors": 0}, {"actors": -1}, {"num_cpus": -1.0}, {"num_gpus": -0.5}])
+@pytest.mark.parametrize(
+    "options", [{"actors": 0}, {"actors": -1}, {"num_cpus": -1.0}, {"num_gpus": -0.5}, {"memory": -1.0}]
+)
 def test_impossible_sizes_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UserError):
         PoolOptions(**options)

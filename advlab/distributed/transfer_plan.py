@@ -1,0 +1,118 @@
+"""What a transfer study is to do: its settings, checked."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from advlab import data
+from advlab.attacks import registry, targets
+from advlab.data import Dataset
+from advlab.errors import UserError
+from advlab.models import external, zoo
+from advlab.results import Study
+from advlab.transfer import controls
+from advlab.transfer.generate import parse_class
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransferConfig:
+    """What decides the rows of a transfer study."""
+
+    dataset: str = "mnist"
+    """Data set: mnist or fashion_mnist."""
+
+    split: str = "train"
+    """Split whose images are attacked: train, test, fit, validation, p1 or p2."""
+
+    train_split: str = "train"
+    """Split the zoo models are trained on."""
+
+    models: str = "paper"
+    """Comma-separated zoo names (paper = the six of Table 1), torchvision:NAME, timm:NAME, file:PATH.py:FACTORY."""
+
+    examples: int = 1000
+    """Number of images attacked per model: the first of the split."""
+
+    attack: str = "lbfgs"
+    """lbfgs (the paper's), minimum-norm (ours) or foolbox:CLASS."""
+
+    target: str = "random"
+    """random, nearest, runner-up, least-likely, all, or a class."""
+
+    controls: str = "gaussian-0.1,gaussian-0.3,shuffled"
+    """Comma-separated noise sources: gaussian-SIGMA, gaussian-SIGMA-clipped, shuffled."""
+
+    shard_size: int = 250
+    """Images per shard, the unit of work and of loss."""
+
+    seed: int = 0
+    """Seed of training, of random targets and of noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done, every setting checked.
+
+    Attributes:
+        config: the settings as given.
+        settings: the settings in full, as ``study.json`` keeps them; they decide what the same study is.
+        attack_settings: the attack's arguments and the version of its code; they decide it too.
+        attacked: the images to attack.
+        trained_on: the images zoo models are trained on.
+        models: names of the models.
+        external: those of them that come from elsewhere.
+        controls: names of the noise sources.
+        reuse: folder of another study whose shards are taken over where they are the same.
+    """
+
+    config: TransferConfig
+    settings: dict[str, Any]
+    attack_settings: dict[str, Any]
+    attacked: Dataset
+    trained_on: Dataset
+    models: list[str]
+    external: dict[str, nn.Module]
+    controls: list[str]
+    reuse: str | None
+
+
+def prepare(config: TransferConfig, reuse: str | None = None) -> Plan:
+    """Check the settings and load the data and the external models; nothing is written.
+
+    Raises:
+        UserError: an unknown data set, split, model, attack, target or control; an impossible number; no study in
+            ``reuse``.
+    """
+    names = zoo.expand(config.models)
+    noise = [control.strip() for control in config.controls.split(",") if control.strip()]
+    controls.validate(noise, names)
+    full = data.load(config.dataset, config.split)
+    trained_on = full if config.train_split == config.split else data.load(config.dataset, config.train_split)
+    if not 1 <= config.examples <= len(full):
+        raise UserError(
+            f"--examples {config.examples} is impossible: {config.dataset} {config.split} has {len(full)} images; "
+            f"choose 1 to {len(full)}."
+        )
+    if config.shard_size < 1:
+        raise UserError(f"--shard-size {config.shard_size} is impossible; choose at least 1.")
+    if config.seed < 0:
+        raise UserError(f"--seed {config.seed} is impossible; choose 0 or more.")
+    if config.target not in (*targets.POLICIES, "all"):
+        parse_class(config.target, full.num_classes)
+    for name in names:
+        if not external.is_external(name):
+            zoo.recipe(name, trained_on)
+    return Plan(
+        config=config,
+        settings=asdict(config) | {"models": names, "controls": noise},
+        attack_settings=registry.settings(config.attack),
+        attacked=full.subset(slice(config.examples)),
+        trained_on=trained_on,
+        models=names,
+        external={name: external.load(name) for name in names if external.is_external(name)},
+        controls=controls.expand(noise, names),
+        reuse=None if reuse is None else Study.open(reuse).store.uri,
+    )

@@ -1,0 +1,160 @@
+"""The pool's bookkeeping by itself: which unit is given to whom, and what is made of answers, losses and delays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from advlab.distributed.ledger import Ledger
+from advlab.distributed.worker import Resources
+
+
+@dataclass(frozen=True)
+class Piece:
+    name: str
+    kind: str = "piece"
+
+    def run(self, _resources: Resources) -> None:
+        raise AssertionError("nothing runs here")
+
+
+def ledger_of(names: str, depth: int = 2) -> Ledger:
+    return Ledger([Piece(name) for name in names], depth=depth, max_attempts=3)
+
+
+def give(ledger: Ledger, actor: int, now: float = 0.0) -> str:
+    """The next unit to an actor; its call is named after both."""
+    unit = ledger.todo.popleft()
+    ledger.record(f"{unit.name}{actor}", actor, unit, now)
+    return unit.name
+
+
+def nothing_answered(_ref: object) -> bool:
+    return False
+
+
+def test_units_go_to_the_least_loaded_and_a_probed_actor_gets_none() -> None:
+    ledger = ledger_of("abcde")
+    ledger.record("probe", 2, None, 0.0)
+    for actor in ledger.vacancies([0, 1, 2]):
+        give(ledger, actor)
+    assert list(ledger.calls) == ["probe", "a0", "b1", "c0", "d1"]
+    assert list(ledger.idle([0, 1, 2])) == []
+    assert ledger.answered("probe", 1.0) is None
+    assert list(ledger.vacancies([0, 1, 2])) == [2, 2]
+
+
+def test_every_unit_is_open_until_it_is_answered_or_has_failed() -> None:
+    ledger = ledger_of("ab")
+    give(ledger, 0)
+    give(ledger, 0)
+    assert ledger.open == 2
+    unit = ledger.answered("a0", 1.0)
+    assert unit is not None
+    assert unit.name == "a"
+    ledger.add([Piece("c")])
+    assert ledger.open == 2
+    ledger.raised("b0", "ValueError", 2.0)
+    assert ledger.open == 1
+    assert [(failure.unit.name, failure.reason) for failure in ledger.failures] == [("b", "ValueError")]
+    assert [unit.name for unit in ledger.todo] == ["c"]
+
+
+def test_only_the_unit_an_actor_was_at_is_blamed_for_its_death() -> None:
+    ledger = ledger_of("ab")
+    for attempt in range(3):
+        assert give(ledger, 0) == "a"
+        assert give(ledger, 0) == "b"
+        ledger.lost(0, f"death {attempt}", 1.0, has_answer=nothing_answered)
+    assert [(failure.unit.name, failure.reason) for failure in ledger.failures] == [
+        ("a", "lost 3 times, last: death 2")
+    ]
+    assert [unit.name for unit in ledger.todo] == ["b"]
+    assert ledger.open == 1
+
+
+def test_an_answer_given_before_the_death_counts_and_the_next_unit_is_blamed() -> None:
+    ledger = Ledger([Piece("a"), Piece("b")], depth=2, max_attempts=1)
+    give(ledger, 0)
+    give(ledger, 0)
+    ledger.lost(0, "death", 1.0, has_answer=lambda ref: ref == "a0")
+    assert [failure.unit.name for failure in ledger.failures] == ["b"]
+    assert ledger.answered("a0", 1.0) == Piece("a")
+    assert ledger.open == 0
+
+
+def test_a_fault_of_the_cluster_is_tried_again() -> None:
+    ledger = ledger_of("a")
+    for _ in range(3):
+        assert give(ledger, 0) == "a"
+        ledger.raised("a0", "ObjectLostError", 1.0, retry=True)
+    assert [failure.reason for failure in ledger.failures] == ["lost 3 times, last: ObjectLostError"]
+
+
+def with_a_median_of(seconds: float, names: str) -> Ledger:
+    """A ledger that has seen three units take so long."""
+    ledger = ledger_of("xyz" + names, depth=1)
+    for name in "xyz":
+        give(ledger, 9)
+        ledger.answered(f"{name}9", seconds)
+    return ledger
+
+
+def test_the_oldest_late_unit_is_copied_once_and_the_first_answer_counts() -> None:
+    ledger = with_a_median_of(10, "ab")
+    give(ledger, 0, now=1.0)
+    give(ledger, 1, now=0.0)
+    assert ledger.relief(19.0) is None
+    assert ledger.relief(30.0) == (Piece("b"), None)
+    ledger.record("copy", 2, Piece("b"), 30.0)
+    assert ledger.relief(31.0) == (Piece("a"), None)
+    assert ledger.answered("copy", 40.0) == Piece("b")
+    assert list(ledger.vacancies([1, 2])) == [2]  # the loser is still at it
+    assert ledger.answered("b1", 50.0) is None
+    assert list(ledger.vacancies([1, 2])) == [1, 2]
+    assert ledger.open == 1
+
+
+@pytest.mark.parametrize("end", ["raised", "lost"])
+def test_a_unit_survives_the_end_of_one_copy(end: str) -> None:
+    ledger = with_a_median_of(10, "a")
+    give(ledger, 0)
+    ledger.record("copy", 1, Piece("a"), 30.0)
+    if end == "raised":
+        ledger.raised("a0", "disk full", 31.0)
+    else:
+        ledger.lost(0, "death", 31.0, has_answer=nothing_answered)
+    assert not ledger.failures
+    assert not ledger.todo
+    assert ledger.answered("copy", 40.0) == Piece("a")
+    assert ledger.open == 0
+
+
+def test_a_waiting_unit_is_taken_from_behind_a_long_one() -> None:
+    ledger = ledger_of("ab")
+    give(ledger, 0)
+    give(ledger, 0)
+    assert ledger.relief(1.0) is None
+    assert ledger.relief(5.0) == (Piece("b"), "b0")
+    ledger.record("moved", 1, Piece("b"), 5.0)
+    assert ledger.answered("moved", 6.0) == Piece("b")
+    ledger.withdrawn("b0", 7.0)
+    assert ledger.answered("a0", 8.0) == Piece("a")
+    assert ledger.open == 0
+    assert not ledger.todo
+
+
+def test_a_withdrawn_unit_is_to_be_done_again() -> None:
+    ledger = ledger_of("ab")
+    give(ledger, 0)
+    give(ledger, 0)
+    ledger.withdrawn("b0", 1.0)
+    assert [unit.name for unit in ledger.todo] == ["b"]
+    assert ledger.open == 2
+
+
+def test_nobody_is_relieved_while_there_is_something_to_give_out() -> None:
+    ledger = with_a_median_of(1, "abc")
+    give(ledger, 0)
+    assert ledger.relief(1000.0) is None
