@@ -18,11 +18,12 @@ from advlab.distributed.pool import Pool
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
 from advlab.distributed.transfer_plan import Plan
-from advlab.distributed.units import Arrays, AttackUnit, CountUnit, EvaluateUnit, Shard, TrainUnit, address
+from advlab.distributed.units import Arrays, AttackUnit, CountUnit, EvaluateUnit, Shard, TrainUnit
 from advlab.distributed.worker import Unit
 from advlab.errors import UserError
 from advlab.models import Checkpoint, checkpoint, external, zoo
 from advlab.results import Store, Study, provenance
+from advlab.results.addresses import Addresses, address
 from advlab.results.layout import MATRIX, examples_part, predictions_part, weights_file
 from advlab.results.study import study_identity
 from advlab.transfer import controls
@@ -169,26 +170,19 @@ def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], No
     Returns whether there was anything to do.
     """
     plan, config, store = work.plan, work.plan.config, work.study.store
-    starts = range(0, config.examples, config.shard_size)
+    starts, addresses = work.study.starts, Addresses(work.study.manifest, work.fingerprints, plan.attacked)
     shards = {start: Shard(store.uri, start, config.seed) for start in starts}
-    images = {start: plan.attacked.subset(slice(start, start + config.shard_size)) for start in starts}
-    content = {start: shard.fingerprint for start, shard in images.items()}
     held = store.keys("examples") | store.keys("predictions")
     # what is made from a model's attacked images: they themselves, and some controls; from none: the other controls
     made_from: dict[str | None, list[str]] = {name: [name] for name in plan.models} | {None: []}
     for control in plan.controls:
         made_from[controls.attacked_model(control)].append(control)
 
-    def attack_key(source: str, start: int) -> str:
-        decisive = plan.attack_settings, config.attack, config.target, config.seed
-        return address("attack", work.fingerprints[source], content[start], *decisive)
-
     def evaluation(attacked: str | None, start: int) -> list[EvaluateUnit]:
-        origin = attack_key(attacked, start) if attacked else content[start]
         missing: dict[str, dict[str, str]] = {}
         for source in made_from[attacked]:
             for target in plan.models:
-                key = address("evaluate", source, config.seed, origin, work.fingerprints[target])
+                key = addresses.predictions(source, target, start)
                 if held.get(predictions_part(source, target, start)) != key:
                     missing.setdefault(source, {})[target] = key
         return [EvaluateUnit(shards[start], attacked, missing)] if missing else []
@@ -196,7 +190,7 @@ def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], No
     units: list[AttackUnit | EvaluateUnit] = []
     for start in starts:
         for source in plan.models:
-            key = attack_key(source, start)
+            key = addresses.examples(source, start)
             if held.get(examples_part(source, start)) == key:
                 units += evaluation(source, start)
             else:
@@ -211,7 +205,7 @@ def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], No
 
     @lru_cache(maxsize=SHARDS_AT_ONCE)
     def stored(start: int) -> ray.ObjectRef:
-        return ray.put(Arrays.of(images[start]))
+        return ray.put(Arrays.of(plan.attacked.subset(slice(start, start + config.shard_size))))
 
     with Stage("attacking", sum(totals.values()), done=sum(done.values())) as stage:
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,11 +22,6 @@ from advlab.results.tables import examples_from_arrow, examples_to_arrow, predic
 from advlab.transfer import controls
 from advlab.transfer.evaluate import Answers, answer
 from advlab.transfer.generate import Examples, attack_dataset
-
-
-def address(*decisive: Any) -> str:
-    """The content address of a shard: SHA-256 of everything that decides its rows."""
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
