@@ -82,7 +82,7 @@ def run(
     if "models" in study.manifest and study.manifest["finished"] is None:
         study.manifest.setdefault("resumed", []).append(provenance.describe(sys.argv))
     _prepare_models(work)
-    if not _attack_and_evaluate(work, on_progress) and study.store.exists(MATRIX):
+    if not _attack_and_evaluate(work, on_progress) and study.store.is_whole(MATRIX):
         return
     study.store.write_table(MATRIX, _count(work))
     study.manifest["finished"] = provenance.now()

@@ -17,7 +17,7 @@ from advlab.distributed.worker import Resources
 from advlab.errors import UserError, one_line
 from advlab.models import Recipe, checkpoint
 from advlab.results import Store, matrix
-from advlab.results.layout import examples_part, predictions_part
+from advlab.results.layout import examples_folder, examples_part, predictions_part
 from advlab.results.tables import examples_from_arrow, examples_to_arrow, predictions_to_arrow
 from advlab.transfer import controls
 from advlab.transfer.evaluate import Answers, answer
@@ -218,7 +218,10 @@ class CountUnit:
         return "count"
 
     def run(self, _resources: Resources) -> pa.Table:
-        return matrix.build(Store(self.store), [self.source], self.targets)
+        """Reads the predictions to the last byte, and of the examples, whose rows are not counted, the ends."""
+        store = Store(self.store)
+        store.require_whole(examples_folder(self.source))
+        return matrix.build(store, [self.source], self.targets)
 
 
 def _model(resources: Resources, name: str) -> nn.Module:

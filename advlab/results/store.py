@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -146,17 +146,26 @@ class Store:
         """
         content = self.read_bytes(relative)
         if not parquet.is_intact(content):
-            self.delete(relative)
-            raise UserError(
-                f"{self.path(relative)!r} was damaged and has been removed; run the same command again to make it anew."
-            )
+            self._remove_damaged(relative)
         return parquet.decode(pa.BufferReader(content), columns)
 
     def keys(self, folder: str) -> dict[str, str]:
         """The content addresses of all whole Parquet files below a folder, by name."""
-        names = self.files(folder, suffix=".parquet")
-        with ThreadPoolExecutor(THREADS) as threads:
-            return {name: key for name, key in zip(names, threads.map(self.key, names), strict=True) if key}
+        return {name: key for name, key in self._all_keys(folder).items() if key}
+
+    def require_whole(self, folder: str) -> None:
+        """See that no shard below a folder is cut short, by its footer alone.
+
+        Raises:
+            UserError: one is; it has been removed, so that the next run makes it anew.
+        """
+        for name, key in self._all_keys(folder).items():
+            if not key:
+                self._remove_damaged(name)
+
+    def is_whole(self, relative: str) -> bool:
+        """Whether a Parquet file written here is there and not cut short, by its footer alone."""
+        return parquet.CHECKSUM_KEY in self.metadata(relative)
 
     def key(self, relative: str) -> str | None:
         """The content address in a Parquet file's footer; None for missing, torn and foreign files."""
@@ -183,6 +192,17 @@ class Store:
             return parquet.metadata(self._read(relative, end))
         except FileNotFoundError:
             return {}
+
+    def _all_keys(self, folder: str) -> dict[str, str | None]:
+        names = self.files(folder, suffix=".parquet")
+        with ThreadPoolExecutor(THREADS) as threads:
+            return dict(zip(names, threads.map(self.key, names), strict=True))
+
+    def _remove_damaged(self, relative: str) -> NoReturn:
+        self.delete(relative)
+        raise UserError(
+            f"{self.path(relative)!r} was damaged and has been removed; run the same command again to make it anew."
+        )
 
     def _names(self, folder: str) -> Iterator[str]:
         selector = pafs.FileSelector(self.path(folder).rstrip("/"), recursive=True, allow_not_found=True)
