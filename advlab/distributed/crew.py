@@ -10,8 +10,9 @@ from typing import Any
 
 import ray
 
-from advlab.distributed.worker import _Worker
+from advlab.distributed.worker import Conditions, _Worker
 from advlab.errors import UserError
+from advlab.results import provenance
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Crew:
     def __init__(self, options: PoolOptions, *, elastic: bool) -> None:
         self.options, self.elastic = options, elastic
         self.actors: dict[int, Any] = {}
+        self.required_file: tuple[str, str] | None = None
         self._numbers = count()
         self._alive: set[int] = set()
         self._proven = False
@@ -127,8 +129,13 @@ class Crew:
 
     def ready(self, actor: int, shared: dict[str, ray.ObjectRef]) -> ray.ObjectRef:
         """Ask an actor to report for work; the call is lost while Ray is about to start it again."""
-        threads = max(1, int(self.options.num_cpus))
-        ref: ray.ObjectRef = self.actors[actor].ready.remote(shared, threads, self.options.num_gpus > 0)
+        conditions = Conditions(
+            threads=max(1, int(self.options.num_cpus)),
+            use_gpu=self.options.num_gpus > 0,
+            code=provenance.code(),
+            file=self.required_file,
+        )
+        ref: ray.ObjectRef = self.actors[actor].ready.remote(shared, conditions)
         return ref
 
     def reported(self, actor: int, node: str, address: str, complaint: str) -> None:
@@ -144,8 +151,8 @@ class Crew:
         self.dismiss([actor])
         if node not in self._unfit:
             self._unfit[node] = complaint
-            told = f"the machine at {address} cannot run advlab ({complaint})"
-            mend = "install the project there, for the Python that runs Ray"
+            what, _, mend = complaint.rpartition("; ")
+            told = f"the machine at {address} {what}"
             if not self._proven and not self.room():
                 raise UserError(f"{told}, and there is no other; {mend}.")
             logger.warning("%s and is left out; %s.", told, mend)

@@ -15,6 +15,9 @@ PATIENCE_SECONDS = 2.0
 STRAGGLER_FACTOR = 2.0
 """A unit is late when it takes this many times the median of its kind."""
 
+PERSISTENT = 3
+"""Refusals by the system in a row, and at least one for each actor, after which it is not asked again."""
+
 MIN_SAMPLES = 3
 """Units of a kind that must be done before its median counts."""
 
@@ -67,6 +70,7 @@ class Ledger:
         self._depth, self._max_attempts = depth, max_attempts
         self._queues: defaultdict[int, list[Hashable]] = defaultdict(list)
         self._attempts: Counter[str] = Counter()
+        self._refusals = 0
         self._seconds: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=100))
 
     def record(self, ref: Hashable, actor: int, unit: Unit | None, now: float) -> None:
@@ -105,6 +109,7 @@ class Ledger:
         for copy in self._copies(call.unit):
             copy.unit = None
         self.open -= 1
+        self._refusals = 0
         return call.unit
 
     def raised(self, ref: Hashable, reason: str, now: float, *, retry: bool = False) -> None:
@@ -113,6 +118,14 @@ class Ledger:
         if unit is not None:
             self._attempts[unit.name] += 1
             self._do_again(unit, reason, last=not retry)
+
+    def refused(self) -> None:
+        """What was raised last came of the system, such as a full disk; when it persists, give up what is not begun."""
+        self._refusals += 1
+        if self._refusals >= max(PERSISTENT, len(self._queues)):
+            self.failures += [Failure(unit, "not begun") for unit in self.todo]
+            self.open -= len(self.todo)
+            self.todo.clear()
 
     def withdrawn(self, ref: Hashable, now: float) -> None:
         """A call was taken back before the actor came to it."""

@@ -47,13 +47,14 @@ class Pool:
     Args:
         options: size of the actors, and the most there may be.
         elastic: whether the cluster can grow and shrink; the pool then follows it.
-        max_attempts: losses after which a unit counts as failed.
+        max_attempts: losses after which a unit counts as the cause. Machines that vanish under it count too, so few
+            would fail long units on spot machines that have done no wrong.
 
     Raises:
         UserError: not one actor fits a cluster that cannot grow.
     """
 
-    def __init__(self, options: PoolOptions, *, elastic: bool, max_attempts: int = 3) -> None:
+    def __init__(self, options: PoolOptions, *, elastic: bool, max_attempts: int = 5) -> None:
         self._crew = Crew(options, elastic=elastic)
         self._shared: dict[str, ray.ObjectRef] = {}
         self.max_attempts = max_attempts
@@ -74,11 +75,20 @@ class Pool:
         """
         try:
             self._shared[key] = ray.put(value)
+        except RayError as error:
+            raise UserError(
+                f"{key} does not fit the object store ({_reason(error)}); free memory on this machine, or start Ray "
+                "with a larger --object-store-memory."
+            ) from error
         except Exception as error:  # whatever its pickling raises; Ray adds a page of its own
             raise UserError(
                 f"{key} cannot be sent to other processes ({_reason(error.__cause__ or error)}); "
                 "keep locks, open files, generators and the like out of it."
             ) from error
+
+    def require_file(self, folder: str, name: str) -> None:
+        """From now on leave out machines that do not see this file of a folder."""
+        self._crew.required_file = (folder, name)
 
     def unshare(self, *keys: str) -> None:
         """Let go of shared objects."""
@@ -110,7 +120,8 @@ class Pool:
 
         Returns:
             The units that failed: at once when they raised, after ``max_attempts`` losses otherwise. The others are
-            finished all the same.
+            finished all the same, unless the system refuses one after another (a full disk): then what was not begun
+            is given up.
 
         Raises:
             KeyboardInterrupt: Ctrl-C.
@@ -157,6 +168,8 @@ class Pool:
                 ledger.withdrawn(ref, now)
             except RayTaskError as error:
                 ledger.raised(ref, _reason(error.cause), now, retry=isinstance(error.cause, RayError))
+                if isinstance(error.cause, OSError):
+                    ledger.refused()
             except RayError as error:  # the actor's, the machine's or the network's fault
                 self._lost(ledger, call.actor, error)
             else:
@@ -198,7 +211,7 @@ class Pool:
         """What the units that have been under way for longest have to say, those of them that answer at once."""
         running = ledger.running()[:ASKED_AT_ONCE]
         if not running:
-            return f"waiting for room for an actor of {self._crew.options.size}"
+            return f"waiting for an actor of {self._crew.options.size}"
         asked = [self._crew.actors[actor].status.remote() for _, actor, _ in running]
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=0.5)
         return "; ".join(note for ref in answered if _has_answer(ref) and (note := ray.get(ref)))

@@ -24,7 +24,7 @@ from advlab.errors import UserError
 from advlab.models import Checkpoint, checkpoint, external, zoo
 from advlab.results import Store, Study, provenance
 from advlab.results.addresses import Addresses, address
-from advlab.results.layout import MATRIX, examples_part, predictions_part, weights_file
+from advlab.results.layout import MANIFEST, MATRIX, examples_part, predictions_part, weights_file
 from advlab.results.study import study_identity
 from advlab.transfer import controls
 
@@ -79,10 +79,12 @@ def run(
         UserError: units of work that failed; the others are done and kept.
     """
     work = _Work(plan, study, pool)
+    pool.require_file(study.store.uri, MANIFEST)
     if "models" in study.manifest and study.manifest["finished"] is None:
         study.manifest.setdefault("resumed", []).append(provenance.describe(sys.argv))
     _prepare_models(work)
-    if not _attack_and_evaluate(work, on_progress) and study.store.is_whole(MATRIX):
+    is_counted = study.store.is_whole(MATRIX) and study.manifest["finished"] is not None
+    if not _attack_and_evaluate(work, on_progress) and is_counted:
         return
     study.store.write_table(MATRIX, _count(work))
     study.manifest["finished"] = provenance.now()
@@ -178,12 +180,12 @@ def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], No
     for control in plan.controls:
         made_from[controls.attacked_model(control)].append(control)
 
-    def evaluation(attacked: str | None, start: int) -> list[EvaluateUnit]:
+    def evaluation(attacked: str | None, start: int, *, anew: bool = False) -> list[EvaluateUnit]:
         missing: dict[str, dict[str, str]] = {}
         for source in made_from[attacked]:
             for target in plan.models:
                 key = addresses.predictions(source, target, start)
-                if held.get(predictions_part(source, target, start)) != key:
+                if anew or held.get(predictions_part(source, target, start)) != key:
                     missing.setdefault(source, {})[target] = key
         return [EvaluateUnit(shards[start], attacked, missing)] if missing else []
 
@@ -212,9 +214,8 @@ def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], No
         def follow(unit: Any, _answer: Any) -> Iterable[Unit]:
             before, more = sum(done.values()), []
             if isinstance(unit, AttackUnit):
-                more = evaluation(unit.source, unit.shard.start)
+                more = evaluation(unit.source, unit.shard.start, anew=True)
                 done["attacked"] += 1
-                done["evaluated"] += len(made_from[unit.source]) - sum(len(after.keys) for after in more)
             else:
                 done["evaluated"] += len(unit.keys)
             stage.advance(unit.name, sum(done.values()) - before)

@@ -16,7 +16,7 @@ from advlab.data import Dataset
 from advlab.distributed.worker import Resources
 from advlab.errors import UserError, one_line
 from advlab.models import Recipe, checkpoint
-from advlab.results import Store, matrix
+from advlab.results import Store, matrix, parquet
 from advlab.results.layout import examples_folder, examples_part, predictions_part
 from advlab.results.tables import examples_from_arrow, examples_to_arrow, predictions_to_arrow
 from advlab.transfer import controls
@@ -115,8 +115,10 @@ class AttackUnit:
         if store.holds(part, self.key):
             return
         if self.reuse is not None and (other := Store(self.reuse)).holds(part, self.key):
-            store.write_bytes(part, other.read_bytes(part))
-            return
+            content = other.read_bytes(part)
+            if parquet.is_intact(content):
+                store.write_bytes(part, content)
+                return
         examples = attack_dataset(
             _model(resources, self.source),
             resources.input.dataset(),
@@ -125,7 +127,8 @@ class AttackUnit:
             seed=self.shard.seed,
             device=resources.device,
         )
-        store.write_table(part, examples_to_arrow(examples), self.key)
+        if not store.holds(part, self.key):  # an actor that was thought lost may have been first, and been built upon
+            store.write_table(part, examples_to_arrow(examples), self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ class EvaluateUnit:
 
     @property
     def kind(self) -> str:
-        return f"evaluate {len(self.keys)}"
+        return f"evaluate {sum(map(len, self.keys.values()))}"
 
     def run(self, resources: Resources) -> None:
         """Raises a UserError that names the first target that failed, once all others are done."""

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
@@ -56,6 +57,23 @@ class Unit(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What an actor is told, and what its machine must meet to take part.
+
+    Attributes:
+        threads: for PyTorch to use.
+        use_gpu: whether the work is for a GPU.
+        code: fingerprint of the project's source; rows must not depend on which machine made them.
+        file: a folder and the name of a file in it that must be there.
+    """
+
+    threads: int
+    use_gpu: bool
+    code: str
+    file: tuple[str, str] | None
+
+
 class _Worker:
     """The actor."""
 
@@ -68,22 +86,33 @@ class _Worker:
         self._memo: OrderedDict[str, Any] = OrderedDict()
         self._note = ""
 
-    def ready(self, shared: dict[str, ray.ObjectRef], threads: int, use_gpu: bool) -> tuple[str, str, str]:
+    def ready(self, shared: dict[str, ray.ObjectRef], conditions: Conditions) -> tuple[str, str, str]:
         """Prepare for work on these shared objects.
 
         Returns:
-            The id and the address of the machine, and what is wrong with it, if anything is.
+            The id and the address of the machine, and what is wrong with it and what mends that, if anything is.
         """
         machine = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
         try:
             import torch
 
             importlib.import_module("advlab.distributed.units")
+            provenance = importlib.import_module("advlab.results.provenance")
+            store = importlib.import_module("advlab.results.store")
         except Exception as error:  # whatever a broken installation raises
-            return *machine, f"{type(error).__name__}: {error}"
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            return *machine, f"cannot run advlab ({told}); install the project there, for the Python that runs Ray"
+        if provenance.code() != conditions.code:
+            return *machine, "has another version of advlab; bring all machines to the same one"
+        if conditions.use_gpu and not torch.cuda.is_available():
+            return *machine, "has no GPU that PyTorch can use; mend its driver, or leave --num-gpus out"
+        if conditions.file is not None and not store.Store(conditions.file[0]).exists(conditions.file[1]):
+            return *machine, f"does not see {'/'.join(conditions.file)!r}; choose an --out that all machines share"
         # Small batched tensor work loses an order of magnitude when threads outnumber the actor's cores.
-        torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+        torch.set_num_threads(conditions.threads)
+        self.device = torch.device("cuda" if conditions.use_gpu else "cpu")
+        if shared != self._shared:  # what is remembered may come of what was shared before
+            self._memo.clear()
         self._shared = shared
         self._fetched = {key: held for key, held in self._fetched.items() if shared.get(key) == held[0]}
         return *machine, ""
@@ -97,7 +126,12 @@ class _Worker:
 
     def run(self, unit: Unit, given: Any) -> Any:
         self.input, self._note = given, unit.name
-        return unit.run(self)
+        try:
+            return unit.run(self)
+        except (Exception, KeyboardInterrupt) as error:
+            if not _can_travel(error):
+                raise RuntimeError(f"{type(error).__name__}: {error}") from None
+            raise
 
     def get(self, key: str) -> Any:
         if key not in self._fetched:
@@ -111,3 +145,14 @@ class _Worker:
                 self._memo.popitem(last=False)
         self._memo.move_to_end(key)
         return self._memo[key]
+
+
+def _can_travel(error: BaseException) -> bool:
+    """Whether the driver would get this error as it is, and not one of Ray in its place."""
+    if isinstance(error, KeyboardInterrupt):
+        return False
+    try:
+        ray.cloudpickle.loads(ray.cloudpickle.dumps(error))
+    except Exception:
+        return False
+    return True

@@ -29,6 +29,8 @@ def encode(table: pa.Table, address: str = "") -> pa.Buffer:
         writer.add_key_value_metadata({CHECKSUM_KEY: _BLANK})
     content = bytearray(sink.getvalue())
     place = _place(content)
+    if content[place] != _BLANK:
+        raise RuntimeError("this release of PyArrow writes footers that advlab does not know; install the pinned one")
     content[place] = hashlib.sha256(content).hexdigest().encode()
     return pa.py_buffer(content)
 

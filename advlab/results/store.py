@@ -45,10 +45,10 @@ class Store:
                 self.filesystem, self.root = persist(lambda: pafs.FileSystem.from_uri(_lean(self.uri)), self.uri)
             except (pa.ArrowInvalid, OSError) as error:
                 raise UserError(
-                    f"--out {self.uri!r} is not a location PyArrow can open: {one_line(error).rstrip('.')}."
+                    f"{self.uri!r} is not a location PyArrow can open: {one_line(error).rstrip('.')}."
                 ) from error
             if not self.root:
-                raise UserError(f"--out {self.uri!r} is not a location PyArrow can open: it names no bucket.")
+                raise UserError(f"{self.uri!r} is not a location PyArrow can open: it names no bucket.")
         else:
             self.filesystem, self.root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().resolve())
             self.uri = self.root  # actors work in other folders
@@ -148,6 +148,17 @@ class Store:
         if not parquet.is_intact(content):
             self._remove_damaged(relative)
         return parquet.decode(pa.BufferReader(content), columns)
+
+    def read_columns(self, relative: str, columns: list[str] | None = None) -> pa.Table:
+        """Some columns of a file that can be made again, without reading the others.
+
+        Raises:
+            UserError: as ``read_shard`` does, when what is read of it is damaged.
+        """
+        try:
+            return self.read_table(relative, columns)
+        except (OSError, pa.ArrowException, UnicodeDecodeError):
+            return self.read_shard(relative, columns)
 
     def keys(self, folder: str) -> dict[str, str]:
         """The content addresses of all whole Parquet files below a folder, by name."""

@@ -131,7 +131,7 @@ class Study:
 
     def matrix(self) -> pa.Table:
         """The rows of ``matrix.parquet``."""
-        return self.store.read_table(MATRIX)
+        return self.store.read_shard(MATRIX)
 
     def examples(self, source: str, columns: list[str] | None = None, limit: int | None = None) -> pa.Table:
         """Attacked examples of a model in data-set order, or those of a control, made anew."""
@@ -161,7 +161,7 @@ class Study:
         for name in self.store.files(folder, suffix=".parquet"):
             if limit is not None and rows >= limit:
                 break
-            parts.append(self.store.read_table(name, columns))
+            parts.append(self.store.read_columns(name, columns))
             rows += len(parts[-1])
         if not parts:
             raise UserError(f"{self.store.uri!r} holds no rows in {folder}; run the study to its end first.")

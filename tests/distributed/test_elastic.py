@@ -16,6 +16,7 @@ from ray.cluster_utils import Cluster
 from advlab.distributed.crew import PoolOptions
 from advlab.distributed.pool import Pool
 from advlab.distributed.worker import Resources, Unit
+from advlab.errors import UserError
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
 
@@ -81,7 +82,27 @@ def test_work_waits_for_a_machine_to_join(cluster: Cluster) -> None:
 
     with Pool(PoolOptions(), elastic=True) as pool:
         assert not pool.run([Where("unit")], on_status=say)
-    assert said[0] == "waiting for room for an actor of --num-cpus 1 --num-gpus 0"
+    assert said[0] == "waiting for an actor of --num-cpus 1 --num-gpus 0"
+
+
+@pytest.mark.parametrize("lacking", ["file", "code"])
+def test_a_machine_that_cannot_take_part_is_named(
+    lacking: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cluster.add_node(num_cpus=1)
+    if lacking == "code":
+        monkeypatch.setattr("advlab.results.provenance.code", lambda: "another")
+    pool = Pool(PoolOptions(), elastic=True)
+    pool.require_file(str(tmp_path), "study.json")
+    wanted = {"code": "has another version of advlab", "file": rf"does not see '{tmp_path}/study.json'"}[lacking]
+    with pool, pytest.raises(UserError, match=f"{wanted}, and there is no other; "):
+        pool.run([Where("unit")])
+    if lacking == "file":
+        (tmp_path / "study.json").touch()
+        pool = Pool(PoolOptions(), elastic=True)
+        pool.require_file(str(tmp_path), "study.json")
+        with pool:
+            assert not pool.run([Where("unit")])
 
 
 def test_a_machine_without_the_project_is_named_and_left_out(

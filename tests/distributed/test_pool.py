@@ -107,7 +107,7 @@ def test_a_unit_that_keeps_killing_its_actor_is_named_and_the_rest_is_done(pool:
     answers, failures = run(pool, units)
     assert sorted(answers) == [f"work {number}" for number in range(8) if number != 3]
     assert len(failures) == 1
-    assert failures[0].startswith("work 3: lost 3 times")
+    assert failures[0].startswith("work 3: lost 5 times")
 
 
 @dataclass(frozen=True)
@@ -224,6 +224,43 @@ def test_a_unit_that_raises_is_named_and_the_rest_is_done(pool: Pool, tmp_path: 
     assert len(answers) == 5
     assert failures == ["work 1: ValueError: nothing to be done about 1"]
     assert Path(tmp_path, "attempts-1").stat().st_size == 1
+
+
+class Strange(Exception):
+    """Cannot be made again from its message alone."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} {two}")
+
+
+@dataclass(frozen=True)
+class Raise:
+    """Raises."""
+
+    name: str
+    error: type[BaseException]
+    kind: str = "raise"
+
+    def run(self, _resources: Resources) -> None:
+        raise Strange("a", "b") if self.error is Strange else self.error("no room left")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(Strange, "Strange: a b"), (KeyboardInterrupt, "KeyboardInterrupt: no room left")]
+)
+def test_errors_that_ray_would_mistake_for_its_own_are_told_as_they_are(
+    pool: Pool, error: type[BaseException], told: str
+) -> None:
+    assert run(pool, [Raise("odd", error)]) == ({}, [f"odd: RuntimeError: {told}"])
+
+
+def test_work_ends_when_the_system_refuses_one_unit_after_another(pool: Pool, tmp_path: Path) -> None:
+    units = [Raise(f"unit {number}", OSError) for number in range(40)]
+    answers, failures = run(pool, [Work(1, str(tmp_path)), *units])
+    assert len(answers) == 1
+    assert len(failures) == 40
+    assert failures[0].endswith("OSError: no room left")
+    assert sum(failure.endswith("not begun") for failure in failures) >= 30
 
 
 def test_as_many_actors_as_there_is_work_and_room_for() -> None:

@@ -56,8 +56,8 @@ def store(actor: Actor, tmp_path: Path) -> Store:
     return Store(tmp_path)
 
 
-def attack(folder: Path) -> AttackUnit:
-    return AttackUnit(Shard(str(folder), 0, seed=0), "one", "minimum-norm", "nearest", key="a", reuse=None)
+def attack(folder: Path, reuse: str | None = None) -> AttackUnit:
+    return AttackUnit(Shard(str(folder), 0, seed=0), "one", "minimum-norm", "nearest", key="a", reuse=reuse)
 
 
 def evaluation(store: Store) -> EvaluateUnit:
@@ -86,6 +86,24 @@ def test_a_shard_that_is_there_is_not_attacked_again(
 ) -> None:
     monkeypatch.setattr(registry, "resolve", lambda name: pytest.fail(f"{name} is not needed"))
     attack(Path(store.uri)).run(actor)
+
+
+def test_what_another_study_has_is_taken_over_unless_it_is_damaged(
+    actor: Actor, store: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = examples_part("one", 0)
+    content = store.read_bytes(part)
+    flipped = content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
+    store.write_bytes(part, flipped)
+    first = tmp_path_factory.mktemp("first")
+    attack(first, reuse=store.uri).run(actor)
+    assert Store(first).read_bytes(part) == content  # attacked again
+
+    store.write_bytes(part, content)
+    monkeypatch.setattr(registry, "resolve", lambda name: pytest.fail(f"{name} is not needed"))
+    second = tmp_path_factory.mktemp("second")
+    attack(second, reuse=store.uri).run(actor)
+    assert Store(second).read_bytes(part) == content
 
 
 def test_counting_finds_examples_that_were_cut_short(actor: Actor, store: Store) -> None:

@@ -75,8 +75,9 @@ class Killer:
         return hit
 
     def kill_actor(self, _driver: subprocess.Popen[bytes]) -> bool:
-        found = subprocess.run(["pgrep", "-f", "^ray::_Worker"], capture_output=True, text=True, check=False)
-        actors = found.stdout.split()
+        raylets = [str(node.all_processes["raylet"][0].process.pid) for node in self.cluster.worker_nodes]
+        command = ["pgrep", "-P", ",".join(raylets), "-f", "^ray::_Worker"]
+        actors = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
         if actors:
             os.kill(int(self.dice.choice(actors)), signal.SIGKILL)
         return bool(actors)

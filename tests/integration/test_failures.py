@@ -45,6 +45,16 @@ class Raises(Linear):
         raise ValueError("this digit is too much for me")
 
 
+class Odd(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{{one}}\\n{{two}}")
+
+
+class RaisesOdd(Linear):
+    def meet(self):
+        raise Odd("too much", "for me")
+
+
 class Kills(Linear):
     def meet(self):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -110,11 +120,18 @@ def test_a_model_that_raises_on_one_image(models: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out/matrix.parquet").exists()
 
 
+def test_an_error_that_only_the_actor_can_read(models: str, tmp_path: Path) -> None:
+    told = refusal(study(tmp_path / "out", "--models", f"{models}:RaisesOdd"))
+    assert "1 unit of work failed" in told
+    assert "RuntimeError: Odd: too much for me" in told
+    assert parts(tmp_path / "out", "examples/*") == ["0", "4"]
+
+
 def test_a_shard_that_kills_its_actor(models: str, tmp_path: Path) -> None:
     told = refusal(study(tmp_path / "out", "--models", f"{models}:Kills"))
     assert "1 unit of work failed" in told
     assert f"attack {models}:Kills 2" in told
-    assert "lost 3 times" in told
+    assert "lost 5 times" in told
     assert parts(tmp_path / "out", "examples/*") == ["0", "4"]
     assert parts(tmp_path / "out", "predictions/*/*") == ["0", "4"]
 

@@ -60,7 +60,7 @@ def test_ten_interruptions_repeat_at_most_what_was_under_way(mnist_train: Datase
     (tmp_path / "model.py").write_text(MODEL.format(shard=SHARD, diary=str(diary)))
     command = [
         sys.executable, str(SWEEP), "--models", f"file:{tmp_path / 'model.py'}:Diary", "--controls", "gaussian-0.3",
-        "--attack", "minimum-norm", "--target", "nearest", "--examples", str(SHARD * SHARDS),
+        "--attack", "minimum-norm", "--target", "random", "--examples", str(SHARD * SHARDS),
         "--shard-size", str(SHARD), "--actors", str(ACTORS), "--out", str(out),
     ]  # fmt: skip
     units = 3 * SHARDS  # an attack, and evaluations of its examples and of noise, each of which writes one file

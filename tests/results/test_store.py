@@ -200,7 +200,7 @@ def test_a_uri_that_cannot_be_opened_is_one_sentence(uri: str) -> None:
     with pytest.raises(UserError) as caught:
         Store(uri)
     message = str(caught.value)
-    assert message.startswith(f"--out {uri!r} is not a location PyArrow can open: ")
+    assert message.startswith(f"{uri!r} is not a location PyArrow can open: ")
     assert "\n" not in message
     assert message.endswith(".")
 
