@@ -104,7 +104,7 @@ def simulate(costs: Costs, seed: int = 0) -> Outcome:
     queued: list[deque[float]] = [deque() for _ in range(costs.gpus)]
     death = [dice.expovariate(1 / costs.lifetime_seconds) for _ in range(costs.gpus)]
     busy, idle = [False] * costs.gpus, set[int]()
-    events: list[tuple[float, int, int, bool]] = []  # (time, order, actor, whether its unit is done)
+    events: list[tuple[float, int, int, str]] = []  # (time, order, actor, what happens)
     driver, served, lost, finished, order = 0.0, 0, 0, 0, 0
     total = 2 * len(todo)
 
@@ -114,7 +114,7 @@ def simulate(costs: Costs, seed: int = 0) -> Outcome:
         end = now + queued[actor][0]
         dies = end > death[actor]
         order += 1
-        heapq.heappush(events, (max(now, death[actor]) if dies else end, order, actor, not dies))
+        heapq.heappush(events, (max(now, death[actor]), order, actor, "dies") if dies else (end, order, actor, "ends"))
 
     def fill(actor: int, now: float) -> None:
         nonlocal driver, served
@@ -130,19 +130,21 @@ def simulate(costs: Costs, seed: int = 0) -> Outcome:
         fill(actor, 0.0)
     now = 0.0
     while finished < total:
-        now, _, actor, done = heapq.heappop(events)
-        busy[actor] = False
-        if done:
-            finished += 1
-            if queued[actor].popleft() == costs.attack:
-                todo.appendleft(costs.evaluate)
-        else:
-            lost += bool(queued[actor])
+        now, _, actor, event = heapq.heappop(events)
+        if event == "dies":
+            lost += 1
             todo.extendleft(queued[actor])
             queued[actor].clear()
-            now += costs.absence_seconds
-            death[actor] = now + dice.expovariate(1 / costs.lifetime_seconds)
-        fill(actor, now)
+            back, order = now + costs.absence_seconds, order + 1
+            death[actor] = back + dice.expovariate(1 / costs.lifetime_seconds)
+            heapq.heappush(events, (back, order, actor, "is back"))
+        else:
+            busy[actor] = False
+            if event == "ends":
+                finished += 1
+                if queued[actor].popleft() == costs.attack:
+                    todo.appendleft(costs.evaluate)
+            fill(actor, now)
         if todo and idle:
             fill(min(idle), now)
     return Outcome(now, costs.work / (now * costs.gpus), served * costs.driver_seconds / now, lost)

@@ -158,3 +158,19 @@ def test_nobody_is_relieved_while_there_is_something_to_give_out() -> None:
     ledger = with_a_median_of(1, "abc")
     give(ledger, 0)
     assert ledger.relief(1000.0) is None
+
+
+def test_a_system_that_keeps_refusing_is_not_asked_again() -> None:
+    ledger = ledger_of("abcdefgh", depth=1)
+    for number, actor in enumerate([0, 1, 0, 1]):
+        name = give(ledger, actor)
+        if number == 1:
+            assert ledger.answered(f"{name}{actor}", 1.0) is not None  # so the refusal before it was no sign
+        else:
+            ledger.raised(f"{name}{actor}", "OSError", 1.0)
+            ledger.refused()
+    assert len(ledger.todo) == 4
+    ledger.raised(f"{give(ledger, 0)}0", "OSError", 2.0)
+    ledger.refused()
+    assert [failure.reason for failure in ledger.failures] == ["OSError"] * 4 + ["not begun"] * 3
+    assert ledger.open == 0
