@@ -19,20 +19,20 @@ class Bracket:
     that the interval closes from both sides.
 
     Attributes:
-        point: [B] float64, the points to try next.
-        low, high: [B] float64, the largest point known to be below the root and the smallest above; infinite at first.
-        width: [B] float64, an interval as narrow as this is closed.
+        point, low, high: [B] float64, the points to try next, the largest known to be below the root and the smallest
+            known to be above; infinite at first.
+        width: an interval as narrow as this is closed.
     """
 
     def __init__(self, point: Tensor, width: float, stride: float) -> None:
         """Start every function at its ``point`` [B]; while one side is unknown, no step is longer than ``stride``."""
-        self.point = point.double().clone()
         self.width, self.stride = width, max(stride, width)
-        self.low = torch.full_like(self.point, -torch.inf)
-        self.high = torch.full_like(self.point, torch.inf)
-        self._at_low, self._at_high, self._last, self._at_last, self._side = (
-            torch.full_like(self.point, torch.nan) for _ in range(5)
-        )
+        # point, low, high, weights of the values at low and high, last point and value, side of the root it was on
+        self._state = torch.full((len(point), 8), torch.nan, dtype=torch.float64, device=point.device)
+        self.point, self.low, self.high = self._state[:, :3].unbind(1)
+        self.point.copy_(point)
+        self.low.fill_(-torch.inf)
+        self.high.fill_(torch.inf)
 
     def closed(self, rows: Tensor) -> Tensor:
         """[b] bool: the roots of ``rows`` [b] are known to within the width."""
@@ -43,28 +43,22 @@ class Bracket:
 
         A value of zero is below the root, NaN is above. An end that a new value contradicts is forgotten.
         """
-        point, value = self.point[rows], value.double()
+        point, low, high, at_low, at_high, last, at_last, last_side = self._state[rows].unbind(1)
+        value = value.double()
         below = value <= 0
-        side = torch.where(below, -1.0, 1.0).double()
-        again = side == self._side[rows]  # an end that stays a second time loses half of its weight
-        at_low = torch.where(below, value, torch.where(again, 0.5, 1.0) * self._at_low[rows])
-        at_high = torch.where(below, torch.where(again, 0.5, 1.0) * self._at_high[rows], value)
-        low = torch.where(below, point, self.low[rows])
-        high = torch.where(below, self.high[rows], point)
-        low = torch.where(~below & (low >= point), -torch.inf, low)
-        high = torch.where(below & (high <= point), torch.inf, high)
+        side = 1 - 2 * below.double()
+        weight = 1 - 0.5 * (side == last_side)  # an end that stays a second time loses half of its weight
+        at_low, at_high = torch.where(below, value, weight * at_low), torch.where(below, weight * at_high, value)
+        low = torch.where(below, point, low.masked_fill(low >= point, -torch.inf))
+        high = torch.where(below, high.masked_fill(high <= point, torch.inf), point)
 
-        slope = (value - self._at_last[rows]) / (point - self._last[rows])
-        length = (OVERSHOOT * value / slope).abs().nan_to_num(torch.inf).clamp(self.width, self.stride)
-        length = torch.where(slope > 0, length, self.stride)
-        inside = (low * at_high - high * at_low) / (at_high - at_low)
-        inside = torch.where((inside > low) & (inside < high), inside, (low + high) / 2)
-        edge = 0.95 * self.width
-        inside = torch.where(inside - low < 0.6 * self.width, low + edge, inside)
-        inside = torch.where(high - inside < 0.6 * self.width, high - edge, inside)
-        known = low.isfinite() & high.isfinite()
-
-        self._at_low[rows], self._at_high[rows], self._side[rows] = at_low, at_high, side
-        self._last[rows], self._at_last[rows] = point, value
-        self.low[rows], self.high[rows] = low, high
-        self.point[rows] = torch.where(known, inside, point - side * length)
+        slope = (value - at_last) / (point - last)
+        length = (OVERSHOOT * value / slope).abs().clamp(self.width, self.stride)
+        outside = point - side * torch.where(slope > 0, length, self.stride)
+        secant = (low * at_high - high * at_low) / (at_high - at_low)
+        secant = torch.where((secant > low) & (secant < high), secant, (low + high) / 2)
+        near, edge = 0.6 * self.width, 0.95 * self.width
+        secant = torch.where(secant - low < near, low + edge, secant)
+        secant = torch.where(high - secant < near, high - edge, secant)
+        next_point = torch.where((high - low).isfinite(), secant, outside)
+        self._state[rows] = torch.stack((next_point, low, high, at_low, at_high, point, value, side), 1)

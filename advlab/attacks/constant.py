@@ -67,7 +67,7 @@ class _Path:
 
     def __init__(self, problems: Problems, live: Tensor, bracket: Bracket, steps: int) -> None:
         self.problems, self.live, self.bracket, self.max_constants = problems, live, bracket, steps
-        self.loss, self.excess = problems.clean.new_full((2, len(live)), torch.nan).unbind()  # at the iterates
+        self.iterate = problems.clean.new_full((len(live), 2), torch.nan)  # loss and excess there
         self.constants = torch.ones_like(live)  # tried so far
         self.evaluations = torch.full_like(live, -1)  # with the present constant, but for the point it took over
         self.last = torch.zeros_like(live, dtype=torch.bool)  # the constant is the answer; it is solved to the end
@@ -76,8 +76,8 @@ class _Path:
     def revise(self, progress: lbfgsb.Progress) -> lbfgsb.Revision:
         """Give the next constant to the images whose verdict on the present one is clear."""
         rows, accepted = progress.rows, progress.accepted
-        self.loss[rows] = torch.where(accepted, self.problems.loss, self.loss[rows])
-        self.excess[rows] = torch.where(accepted, self.problems.excess, self.excess[rows])
+        evaluated = torch.stack((self.problems.loss, self.problems.excess), 1)
+        self.iterate[rows] = torch.where(accepted[:, None], evaluated, self.iterate[rows])
         self.evaluations[rows] += 1
         original = self.live[rows]
         c = self.problems.c[original].to(progress.value.dtype)
@@ -101,14 +101,15 @@ class _Path:
             stop,
         )
 
-    def _verdict(self, progress: lbfgsb.Progress, distance_slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Who is done with its constant [b] bool, and the margin at the minimiser as far as can be told [b].
+    def _verdict(self, progress: lbfgsb.Progress, distance_slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Who is done with its constant [b] bool, the margin at its minimiser as far as can be told [b], and who is
+        done altogether, places [j].
 
         The generalised Cauchy step tells by how much the loss will yet change, and so, as if two classes were alone,
         the margin; ``distance_slope`` [b] is the slope of c‖r‖² along it.
         """
         rows = progress.rows
-        loss, excess, last = self.loss[rows], self.excess[rows], self.last[rows]
+        (loss, excess), last = self.iterate[rows].unbind(1), self.last[rows]
         decrease = vecdot(progress.gradient, progress.cauchy)
         ended = progress.status != lbfgsb.Status.RUNNING
         flat = progress.learnt & (decrease.abs() <= FTOL * progress.value.abs().clamp(min=1))
@@ -127,16 +128,15 @@ class _Path:
 
     def _choose(self, rows: Tensor, estimate: Tensor) -> None:
         """Set the next constants of ``rows`` [b], whose present ones lead to the margins ``estimate`` [b]."""
-        bracket = self.bracket
+        bracket, present = self.bracket, self.bracket.point[rows]
         bracket.update(rows, estimate)
+        point, low = bracket.point[rows], bracket.low[rows]
         self.careful[rows] |= self.last[rows]
-        self.last[rows] = (
-            bracket.closed(rows) | ~_tried(bracket.point[rows]) | (self.constants[rows] >= self.max_constants)
-        )
-        low = bracket.low[rows]
-        final = torch.where(low.isfinite(), low, self.problems.c[self.live[rows]].log())
-        bracket.point[rows] = torch.where(self.last[rows], final, bracket.point[rows])
-        self.problems.c[self.live[rows]] = bracket.point[rows].exp()
+        last = bracket.closed(rows) | ~_tried(point) | (self.constants[rows] >= self.max_constants)
+        point = torch.where(last, torch.where(low.isfinite(), low, present), point)
+        self.last[rows] = last
+        bracket.point[rows] = point
+        self.problems.c[self.live[rows]] = point.exp()
 
 
 def _tried(log_c: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ __all__ = ["Objective", "Progress", "Result", "Revise", "Revision", "Status", "m
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``fun(x [b, n], rows LongTensor [b]) -> (values [b], gradients [b, n])``: x[i] is a point of problem rows[i]."""
 
-_HISTORY_BYTES = {"cpu": 4 * 2**20}
-"""Size of the curvature memory by device; on the CPU such that all vectors stay in the last-level cache, elsewhere:"""
+_HISTORY_BYTES = {"cpu": 16 * 2**20}
+"""Size of the curvature memory by device; on the CPU half of what a last-level cache holds, elsewhere:"""
 _HISTORY_BYTES_ELSEWHERE = 4 * 2**30
 _LEAST_LIVE = 64
 
@@ -130,7 +130,7 @@ def minimize(
         max_evaluations: per problem; None means no limit.
         max_line_search: refused trial points in a row that end a problem; after half of them its memory is dropped.
         max_live: problems solved at the same time, which bounds the memory: 2 · history · n numbers each, and a dozen
-            vectors. The default keeps the curvature memory within 4 MiB on the CPU and 4 GiB elsewhere.
+            vectors. The default keeps the curvature memory within 16 MiB on the CPU and 4 GiB elsewhere.
         revise_objective: called after every round; problems may go on with another objective from where they are,
             with all their curvature and without a new evaluation: weights of a penalty or of a proximal term,
             regularisation paths.
@@ -165,7 +165,8 @@ def minimize(
             revision = revise_objective(_progress(batch, judged.accepted, learnt))
             batch.status[revision.stop] = int(Status.STOPPED)
             if len(revision.places):
-                learnt = revise(batch, learnt, revision.places, revision.value, revision.gradient, revision.shift)
+                changed = (revision.value, revision.gradient, revision.shift)
+                learnt = revise(batch, learnt, revision.places, *(tensor.to(start.dtype) for tensor in changed))
         direct(batch, learnt)
         stopped = (batch.status != Status.RUNNING).nonzero().squeeze(1)
         if not len(stopped):

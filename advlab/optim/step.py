@@ -68,8 +68,8 @@ def judge(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits
     new = batch.evaluations == 0
     finite = value.isfinite() & gradient.sum(1).isfinite()
     y, s = batch.curvature.next_slot().unbind(1)
-    torch.sub(x_trial, batch.x, out=s)
-    torch.sub(gradient, batch.gradient, out=y)
+    s.copy_(x_trial).sub_(batch.x)
+    y.copy_(gradient).sub_(batch.gradient)
     y.mul_(torch.ne(s, 0, out=torch.empty_like(x_trial)))  # a variable that stayed says nothing about this face
     y.nan_to_num_(0, 0, 0)
     slope, s_y, y_y = vecdot(s, batch.gradient), vecdot(s, y), vecdot(y, y)
