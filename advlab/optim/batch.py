@@ -96,14 +96,9 @@ class Batch:
         point = torch.addcmul(self.x, self.direction, self.step[:, None])
         return self.clip_(point.nan_to_num_(0))  # a direction can overflow; such a trial is refused like any bad one
 
-    def clip(self, point: Tensor) -> Tensor:
-        """P(point): the nearest point of the box."""
-        return point.clamp(self.lower, self.upper)
-
-    def clip_(self, point: Tensor, places: Tensor | slice = slice(None)) -> Tensor:
-        """P(point) in place; ``point`` belongs to the problems at ``places``."""
-        box = (self.lower, self.upper) if self.shared_box else (self.lower[places], self.upper[places])
-        return point.clamp_(*box)
+    def clip_(self, point: Tensor) -> Tensor:
+        """P(point), the nearest point of the box, in place."""
+        return point.clamp_(self.lower, self.upper)
 
     def move(self, x_trial: Tensor, gradient: Tensor, accepted: Tensor) -> None:
         """Make the trial points the iterates where ``accepted`` [L]; the others stay."""
