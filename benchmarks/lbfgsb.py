@@ -68,14 +68,14 @@ def batched(family: Family, history: int) -> tuple[Tensor, float, float, float]:
 
     def timed(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal inside
-        begin = time.perf_counter()
+        begin = time.process_time()
         answer = fun(x, rows)
-        inside += time.perf_counter() - begin
+        inside += time.process_time() - begin
         return answer
 
-    begin = time.perf_counter()
+    begin = time.process_time()
     result = lbfgsb.minimize(timed, start, 0.0, 1.0, history=history, max_iter=1000, gtol=GTOL, ftol=FTOL)
-    total = time.perf_counter() - begin
+    total = time.process_time() - begin
     return result.fun, result.evaluations.double().mean().item(), 1e3 * total / len(start), 1 - inside / total
 
 
@@ -83,14 +83,14 @@ def scipy(family: Family, history: int, num: int) -> tuple[Tensor, float, float,
     """The same of SciPy on the first ``num`` problems."""
     fun, start = family
     inside, evaluations, values = 0.0, 0, []
-    begin = time.perf_counter()
+    begin = time.process_time()
     for row in range(num):
 
         def objective(x: np.ndarray, row: int = row) -> tuple[float, np.ndarray]:
             nonlocal inside
-            enter = time.perf_counter()
+            enter = time.process_time()
             value, gradient = fun(torch.from_numpy(x).to(start)[None], torch.tensor([row]))
-            inside += time.perf_counter() - enter
+            inside += time.process_time() - enter
             return value.item(), gradient[0].double().numpy()
 
         options = {"maxcor": history, "gtol": GTOL, "ftol": FTOL, "maxiter": 1000}
@@ -100,7 +100,7 @@ def scipy(family: Family, history: int, num: int) -> tuple[Tensor, float, float,
         )
         values.append(float(answer.fun))
         evaluations += int(answer.nfev)
-    total = time.perf_counter() - begin
+    total = time.process_time() - begin
     return torch.tensor(values).to(start), evaluations / num, 1e3 * total / num, 1 - inside / total
 
 

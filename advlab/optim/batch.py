@@ -19,7 +19,8 @@ class Status(IntEnum):
     LINE_SEARCH_FAILED = 2
     NONFINITE = 3
     MAX_EVALUATIONS = 4
-    RUNNING = 5
+    STOPPED = 5
+    RUNNING = 6
 
 
 @dataclass(slots=True)
@@ -31,9 +32,11 @@ class Batch:
         lower, upper: [L, N], or [1, N] when all problems share one box.
         x, value, gradient: [L, N], [L], [L, N], the iterates; a value of infinity marks a problem that waits for
             its first evaluation.
+        downhill, free: [L, N]; −γ · gradient, and 1 where the generalised Cauchy point P(x + downhill) is not clipped.
         direction, step: [L, N], [L]; the next trial point is P(x + step · direction).
         trials: [L] int64, trial points refused since x was accepted.
         iterations, evaluations, status: [L] int64.
+        begun: [L] int64, the iterations when the objective was revised last.
         curvature: of the live problems.
     """
 
@@ -43,17 +46,29 @@ class Batch:
     x: Tensor
     value: Tensor
     gradient: Tensor
+    downhill: Tensor
+    free: Tensor
     direction: Tensor
     step: Tensor
     trials: Tensor
     iterations: Tensor
     evaluations: Tensor
+    begun: Tensor
     status: Tensor
     curvature: Curvature
     shared_box: bool
 
     @classmethod
-    def start(cls, x: Tensor, lower: Tensor, upper: Tensor, history: int, *, shared_box: bool = False) -> Batch:
+    def start(
+        cls,
+        x: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        history: int,
+        *,
+        shared_box: bool = False,
+        shiftable: bool = False,
+    ) -> Batch:
         """Problems 0 … L − 1 at their feasible points x [L, N]."""
         zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return cls(
@@ -63,24 +78,35 @@ class Batch:
             x=x,
             value=torch.full_like(x[:, 0], torch.inf),
             gradient=torch.zeros_like(x),
+            downhill=torch.zeros_like(x),
+            free=torch.zeros_like(x),
             direction=torch.zeros_like(x),
             step=torch.zeros_like(x[:, 0]),
             trials=zeros,
             iterations=zeros.clone(),
             evaluations=zeros.clone(),
+            begun=zeros.clone(),
             status=torch.full_like(zeros, int(Status.RUNNING)),
-            curvature=Curvature.allocate(len(x), history, x),
+            curvature=Curvature.allocate(len(x), history, x, shiftable=shiftable),
             shared_box=shared_box,
         )
 
     def trial(self) -> Tensor:
         """The next points to evaluate, [L, N], exactly within the box."""
         point = torch.addcmul(self.x, self.direction, self.step[:, None])
-        return self.clip(point.nan_to_num_(0))  # a direction can overflow; such a trial is refused like any bad one
+        return self.clip_(point.nan_to_num_(0))  # a direction can overflow; such a trial is refused like any bad one
 
-    def clip(self, point: Tensor) -> Tensor:
-        """P(point): the nearest point of the box."""
-        return point.clamp(self.lower, self.upper)
+    def clip_(self, point: Tensor) -> Tensor:
+        """P(point), the nearest point of the box, in place."""
+        return point.clamp_(self.lower, self.upper)
+
+    def move(self, x_trial: Tensor, gradient: Tensor, accepted: Tensor) -> None:
+        """Make the trial points the iterates where ``accepted`` [L]; the others stay."""
+        refused = (~accepted).nonzero().squeeze(1)
+        # nearly all are accepted as a rule, so the few are copied and not the many; x_trial itself is the caller's
+        self.x = x_trial.index_copy(0, refused, self.x.index_select(0, refused))
+        gradient = gradient.nan_to_num(0, 0, 0)
+        self.gradient = gradient.index_copy_(0, refused, self.gradient.index_select(0, refused))
 
     def replace(self, places: Tensor, rows: Tensor, x: Tensor, lower: Tensor, upper: Tensor) -> None:
         """Start the problems ``rows`` [K] at the feasible x [K, N] in ``places`` [K], whose problems have stopped."""
@@ -91,7 +117,7 @@ class Batch:
             self.upper[places] = upper
         self.value[places] = torch.inf
         self.status[places] = int(Status.RUNNING)
-        for tensor in (self.gradient, self.direction, self.step, self.trials, self.iterations, self.evaluations):
+        for tensor in (self.gradient, self.step, self.trials, self.iterations, self.evaluations, self.begun):
             tensor[places] = 0
         self.curvature.forget(torch.zeros_like(self.rows, dtype=torch.bool).index_fill(0, places, True))
 

@@ -11,8 +11,11 @@ in the order of the slots, zero in the row and column of an empty slot, and no r
 rounding does to T, H stays positive semidefinite, and H y = s holds for the newest pair by construction.
 
 All problems write into the same slot at the same time, those with nothing to learn leave it empty; slots are
-therefore plain slices. A product with H reads the memory twice, and the products of a new y with all pairs ride along
-with the first pass.
+therefore plain slices. A product with H reads the memory twice, and the products of the newest pair with all others
+ride along with the first pass.
+
+Where σI is added to the Hessian, every pair (s, y) becomes (s, y + σs). That changes SᵀY and YᵀY by multiples of SᵀS,
+and products with Y by multiples of products with S, so the memory itself is neither read nor written.
 """
 
 from __future__ import annotations
@@ -28,35 +31,44 @@ class Curvature:
     """The memories of B problems.
 
     Attributes:
-        pairs: [B, M, 2, N]; ``pairs[:, :, 0]`` holds the gradient changes y, ``pairs[:, :, 1]`` the steps s.
+        pairs: [B, M, 2, N]; ``pairs[:, :, 0]`` holds the gradient changes as they were learnt, ``pairs[:, :, 1]`` the
+            steps s.
+        lag: [B, M]; the gradient changes of today are y = ``pairs[:, :, 0]`` + lag · s.
         t: [B, M, M], T in the order of the slots.
-        yy: [B, M, M], YᵀY.
-        sy: [B, M], the diagonal D.
+        sy, yy, ss: [B, M, M], SᵀY, YᵀY and SᵀS; of SᵀY only the diagonal is kept unless ``shiftable``, of SᵀS nothing.
         gamma: [B], the scale γ of the initial matrix γI: sᵀy / yᵀy of the newest pair.
         empty: [B] bool, no pair was learnt yet and H = I.
+        shiftable: multiples of I may be added to the Hessians.
         slot: the slot written last.
         used: no slot from here on was ever written, so products leave them out.
     """
 
     pairs: Tensor
+    lag: Tensor
     t: Tensor
-    yy: Tensor
     sy: Tensor
+    yy: Tensor
+    ss: Tensor
     gamma: Tensor
     empty: Tensor
+    shiftable: bool
     slot: int = -1
     used: int = 0
 
     @classmethod
-    def allocate(cls, num_problems: int, history: int, like: Tensor) -> Curvature:
+    def allocate(cls, num_problems: int, history: int, like: Tensor, *, shiftable: bool = False) -> Curvature:
         """Empty memories of ``history`` slots; ``like`` [..., N] gives N, device and dtype."""
+        t, sy, yy, ss = like.new_zeros(4, num_problems, history, history).unbind()
         return cls(
             pairs=like.new_zeros(num_problems, history, 2, like.shape[-1]),
-            t=like.new_zeros(num_problems, history, history),
-            yy=like.new_zeros(num_problems, history, history),
-            sy=like.new_zeros(num_problems, history),
+            lag=like.new_zeros(num_problems, history),
+            t=t,
+            sy=sy,
+            yy=yy,
+            ss=ss,
             gamma=like.new_ones(num_problems),
             empty=torch.ones(num_problems, dtype=torch.bool, device=like.device),
+            shiftable=shiftable,
         )
 
     def forget(self, which: Tensor) -> None:
@@ -65,38 +77,75 @@ class Curvature:
         self.gamma.masked_fill_(which, 1)
         self.empty.logical_or_(which)
 
-    def next_slot(self) -> tuple[Tensor, Tensor]:
-        """Views y, s [B, N] of the next slot, to be filled; its old pair leaves H."""
+    def next_slot(self) -> Tensor:
+        """A view [B, 2, N] of the next slot, to be filled with y and s; its old pair leaves H."""
         self.slot = (self.slot + 1) % self.pairs.shape[1]
         self.used = max(self.used, self.slot + 1)
         self.t[:, self.slot] = 0
         self.t[:, :, self.slot] = 0
-        y, s = self.pairs[:, self.slot].unbind(1)
-        return y, s
+        self.lag[:, self.slot] = 0
+        return self.pairs[:, self.slot]
 
     def products(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Yᵀv and Sᵀv, [B, K, used] each, of the rows of ``vectors`` [B, K, N], in one pass over the memory."""
-        both = torch.bmm(self._used(), vectors.mT).mT.nan_to_num_(0, 0, 0)  # an empty slot may hold anything finite
-        return both[..., ::2], both[..., 1::2]
+        both = torch.bmm(vectors, self._used().mT).nan_to_num_(0, 0, 0)  # an empty slot may hold anything finite
+        s_v = both[..., 1::2]
+        return both[..., ::2] + self.lag[:, None, : self.used] * s_v, s_v
 
-    def learn(self, which: Tensor, y_y: Tensor, s_y: Tensor) -> None:
-        """Take the pairs written to the newest slot into H.
-
-        Args:
-            which: [B] bool, the problems that learn; sᵀy > 0 must hold there.
-            y_y, s_y: [B, used], the products Yᵀy and Sᵀy with the newest y.
-        """
-        newest = self.slot
+    def learn(self, which: Tensor) -> None:
+        """Take the pairs written to the newest slot into H where ``which`` [B] is true; sᵀy > 0 must hold there."""
+        newest, used = self.slot, slice(self.used)
+        pair = self.pairs[:, newest] if self.shiftable else self.pairs[:, newest, :1]
+        on_y, on_s = self.products(pair)
+        y_y, s_y = on_y[:, 0], on_s[:, 0]
+        if self.shiftable:
+            lag = self.lag[:, newest, None]
+            y_y, s_y = y_y + lag * on_y[:, 1], s_y + lag * on_s[:, 1]
+            self.sy[:, newest, used] = on_y[:, 1]
+            self.ss[:, newest, used] = on_s[:, 1]
+            self.ss[:, used, newest] = on_s[:, 1]
+        self.sy[:, used, newest] = s_y
+        self.yy[:, newest, used] = y_y
+        self.yy[:, used, newest] = y_y
         diagonal = s_y[:, newest]
-        weight = torch.where(which, 1 / diagonal, 0)
-        column = torch.bmm(self.t[:, : self.used, : self.used], s_y[:, :, None]).squeeze(2)
+        column = torch.bmm(self.t[:, used, used], s_y[:, :, None]).squeeze(2)
         column[:, newest] = -1
-        self.t[:, : self.used, newest] = column * -weight[:, None]
-        self.yy[:, newest, : self.used] = y_y
-        self.yy[:, : self.used, newest] = y_y
-        self.sy[:, newest] = diagonal
+        self.t[:, used, newest] = column * torch.where(which, -1 / diagonal, 0)[:, None]
         self.gamma = torch.where(which, diagonal / y_y[:, newest], self.gamma)
         self.empty = self.empty & ~which
+
+    def shift(self, places: Tensor, by: Tensor) -> None:
+        """Add by[k] · I to the Hessian of the problem at places[k]; pairs that this makes concave leave H.
+
+        Args:
+            places: [K] int64.
+            by: [K], of either sign.
+        """
+        used = slice(self.used)
+        sy, yy, ss = (matrix[places, used, used] for matrix in (self.sy, self.yy, self.ss))
+        by = by[:, None, None]
+        yy = yy + by * (sy + sy.mT) + by.square() * ss
+        sy = sy + by * ss
+        self.sy[places, used, used] = sy
+        self.yy[places, used, used] = yy
+        self.lag[places] += by[:, 0]
+
+        order = [(self.slot + 1 + age) % self.used for age in range(self.used)]  # the oldest first
+        back = sorted(range(self.used), key=order.__getitem__)
+        scale = torch.finfo(ss.dtype).eps * ss.diagonal(dim1=1, dim2=2)
+        convex = (self.t[places, used, used].diagonal(dim1=1, dim2=2) > 0) & (sy.diagonal(dim1=1, dim2=2) > scale)
+        convex = convex[:, order]
+        both = convex[:, :, None] & convex[:, None, :]
+        eye = torch.eye(self.used, dtype=sy.dtype, device=sy.device)
+        r = torch.where(both, sy[:, order][:, :, order].triu(), eye)
+        inverse = torch.linalg.solve_triangular(r, eye.expand_as(r), upper=True)
+        self.t[places, used, used] = torch.where(both, inverse, 0)[:, back][:, :, back]
+        age = torch.arange(1, self.used + 1, device=places.device)
+        newest = (convex * age).argmax(1, keepdim=True)
+        sy, yy = (matrix.diagonal(dim1=1, dim2=2)[:, order].gather(1, newest).squeeze(1) for matrix in (sy, yy))
+        some = convex.any(1)
+        self.gamma[places] = torch.where(some, sy / yy, 1.0)
+        self.empty[places] = ~some
 
     def correction(self, y_v: Tensor, s_v: Tensor) -> Tensor:
         """(γI − H) v [B, N], from the products Yᵀv and Sᵀv [B, used]."""
@@ -105,7 +154,8 @@ class Curvature:
         u = torch.bmm(t, s_v[:, :, None])
         on_y = self.gamma[:, None] * u.squeeze(2)
         w = self.gamma[:, None] * y_v - torch.bmm(self.yy[:, used, used], on_y[:, :, None]).squeeze(2)
-        on_s = torch.bmm((w - self.sy[:, used] * u.squeeze(2))[:, None], t).squeeze(1)
+        diagonal = self.sy[:, used, used].diagonal(dim1=1, dim2=2)
+        on_s = torch.bmm((w - diagonal * u.squeeze(2))[:, None], t).squeeze(1) + self.lag[:, used] * on_y
         return torch.bmm(torch.stack((on_y, on_s), 2).view(len(u), 1, -1), self._used()).squeeze(1)
 
     def apply(self, v: Tensor) -> Tensor:

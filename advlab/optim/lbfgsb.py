@@ -7,7 +7,7 @@ on the variables that moved, so on a settled active set the iteration is L-BFGS 
 
 There is no inner line search. Every round evaluates one trial point of every live problem, whichever of its
 iterations or refused steps that problem is at; a problem that stops makes room for one that waits. A round costs one
-batched evaluation and one host synchronisation, and a problem never waits for another.
+batched evaluation and two host synchronisations, and a problem never waits for another.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor
 
 from advlab.errors import UserError
 from advlab.optim.batch import Batch, Status
-from advlab.optim.step import Limits, advance
+from advlab.optim.step import Limits, direct, judge, revise, settle
 
-__all__ = ["Objective", "Result", "Status", "minimize"]
+__all__ = ["Objective", "Progress", "Result", "Revise", "Revision", "Status", "minimize"]
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``fun(x [b, n], rows LongTensor [b]) -> (values [b], gradients [b, n])``: x[i] is a point of problem rows[i]."""
 
-_HISTORY_BYTES = {"cpu": 32 * 2**20}
-"""Size of the curvature memory by device; on the CPU about what a last-level cache holds, elsewhere:"""
+_HISTORY_BYTES = {"cpu": 16 * 2**20}
+"""Size of the curvature memory by device; on the CPU half of what a last-level cache holds, elsewhere:"""
 _HISTORY_BYTES_ELSEWHERE = 4 * 2**30
 _LEAST_LIVE = 64
 
@@ -54,6 +54,53 @@ class Result:
     status: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The live problems after a round, row i for problem rows[i].
+
+    Attributes:
+        rows: [b] int64.
+        accepted: [b] bool, the point evaluated last is the iterate.
+        learnt: [b] bool, the memory holds curvature.
+        x, value, gradient: [b, n], [b], [b, n], at the iterate.
+        cauchy: [b, n], the step to the generalised Cauchy point: P(x − γ · gradient) − x with γ the scale of H, a
+            measure of what is left to do.
+        status: [b] int64; a problem that is not RUNNING stops unless it is revised.
+    """
+
+    rows: Tensor
+    accepted: Tensor
+    learnt: Tensor
+    x: Tensor
+    value: Tensor
+    gradient: Tensor
+    cauchy: Tensor
+    status: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """Problems that go on with another objective, which ``fun`` answers for from now on.
+
+    Attributes:
+        places: [k] int64, positions in the rows of :class:`Progress`.
+        value, gradient: [k], [k, n], the new objective at the iterates.
+        shift: [k], its Hessian less that of the old objective, as a multiple of the identity. All the problem has
+            learnt is corrected by it. Where the difference is no multiple of I, any shift is safe, for only the
+            speed depends on it.
+        stop: [j] int64, positions of problems that end here, with status STOPPED.
+    """
+
+    places: Tensor
+    value: Tensor
+    gradient: Tensor
+    shift: Tensor
+    stop: Tensor
+
+
+Revise = Callable[[Progress], Revision]
+
+
 def minimize(
     fun: Objective,
     x0: Tensor,
@@ -67,6 +114,7 @@ def minimize(
     max_evaluations: int | None = None,
     max_line_search: int = 20,
     max_live: int | None = None,
+    revise_objective: Revise | None = None,
 ) -> Result:
     """Minimise B independent functions of n variables within a box.
 
@@ -76,13 +124,16 @@ def minimize(
         x0: floating point, the starts; its dtype and device are those of the computation.
         lower, upper: bounds, infinite where there is none. ``x0``, ``lower`` and ``upper`` broadcast to [B, n].
         history: curvature pairs kept per problem; 3 to 5 cost less and need hardly more evaluations than 10.
-        max_iter: accepted steps per problem.
+        max_iter: accepted steps per problem, counted anew after a revision.
         gtol: a problem has converged when ‖P(x − g) − x‖_∞ ≤ gtol.
         ftol: … or when a step decreases f by at most ftol · max(|f|, |f'|, 1), or by less than the rounding of f.
         max_evaluations: per problem; None means no limit.
         max_line_search: refused trial points in a row that end a problem; after half of them its memory is dropped.
         max_live: problems solved at the same time, which bounds the memory: 2 · history · n numbers each, and a dozen
-            vectors. The default keeps the curvature memory within 32 MiB on the CPU and 4 GiB elsewhere.
+            vectors. The default keeps the curvature memory within 16 MiB on the CPU and 4 GiB elsewhere.
+        revise_objective: called after every round; problems may go on with another objective from where they are,
+            with all their curvature and without a new evaluation: weights of a penalty or of a proximal term,
+            regularisation paths.
 
     Returns:
         The last iterate of each problem. The objective never increases from one iterate to the next by more than the
@@ -102,10 +153,21 @@ def minimize(
     begun = min(num_live, num_problems)
     shared_box = len(lower) < num_problems
     box = (lower, upper) if shared_box else (lower[:begun].clone(), upper[:begun].clone())
-    batch = Batch.start(start[:begun].clone(), *box, history, shared_box=shared_box)
+    shiftable = revise_objective is not None
+    batch = Batch.start(start[:begun].clone(), *box, history, shared_box=shared_box, shiftable=shiftable)
     while len(batch.rows):
         x_trial = batch.trial()
-        advance(batch, x_trial, *_evaluate(fun, x_trial, batch.rows), limits)
+        value, gradient = _evaluate(fun, x_trial, batch.rows)
+        judged = judge(batch, x_trial, value, gradient, limits)
+        batch.move(x_trial, gradient, judged.accepted)
+        learnt = settle(batch, value, judged, limits)
+        if revise_objective is not None:
+            revision = revise_objective(_progress(batch, judged.accepted, learnt))
+            batch.status[revision.stop] = int(Status.STOPPED)
+            if len(revision.places):
+                changed = (revision.value, revision.gradient, revision.shift)
+                learnt = revise(batch, learnt, revision.places, *(tensor.to(start.dtype) for tensor in changed))
+        direct(batch, learnt)
         stopped = (batch.status != Status.RUNNING).nonzero().squeeze(1)
         if not len(stopped):
             continue
@@ -200,6 +262,19 @@ def _evaluate(fun: Objective, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             f"return values {tuple(x.shape[:1])} and gradients {tuple(x.shape)}."
         )
     return value.detach().to(x.dtype), gradient.detach().to(x.dtype)
+
+
+def _progress(batch: Batch, accepted: Tensor, learnt: Tensor) -> Progress:
+    return Progress(
+        rows=batch.rows,
+        accepted=accepted,
+        learnt=learnt | ~batch.curvature.empty,
+        x=batch.x,
+        value=batch.value,
+        gradient=batch.gradient,
+        cauchy=batch.clip_(batch.x + batch.downhill).sub_(batch.x),
+        status=batch.status,
+    )
 
 
 def _record(result: Result, batch: Batch, places: Tensor) -> None:

@@ -33,84 +33,167 @@ class Limits:
     ftol: float
 
 
-def advance(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits: Limits) -> None:
-    """Take the evaluation of the trial points into the state of every problem.
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the evaluation of the trial points says.
 
-    A problem accepts its trial point or keeps its iterate; either way it learns the curvature between the two and
-    gets its next direction and step. Halfway to a failed search the memory is dropped, for a fresh start downhill.
+    Attributes:
+        new: [L] bool, it was the problem's first.
+        accepted: [L] bool, the trial point is the next iterate.
+        learnt: [L] bool, the pair in the newest slot has positive curvature.
+        resolved: [L] bool, f changed by more than tolerance and rounding.
+        finite: [L] bool, so were objective and gradient.
+        s_y, y_y: [L], sᵀy and yᵀy of the newest pair.
+    """
+
+    new: Tensor
+    accepted: Tensor
+    learnt: Tensor
+    resolved: Tensor
+    finite: Tensor
+    s_y: Tensor
+    y_y: Tensor
+
+
+def judge(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits: Limits) -> Judgement:
+    """Write the newest pair of every problem into its memory, and decide which trial points are accepted.
 
     Args:
-        batch: the live problems, changed in place.
+        batch: the live problems; only the newest slot of their memory changes.
         x_trial: [L, N], from :meth:`Batch.trial`.
         value, gradient: [L], [L, N], the objective there.
         limits: when to stop.
     """
-    curvature, dtype = batch.curvature, torch.finfo(value.dtype)
+    dtype = torch.finfo(value.dtype)
     new = batch.evaluations == 0
-    settled = ~curvature.empty
     finite = value.isfinite() & gradient.sum(1).isfinite()
-    gradient = gradient.nan_to_num(0, 0, 0)
+    y, s = batch.curvature.next_slot().unbind(1)
+    s.copy_(x_trial).sub_(batch.x)
+    y.copy_(gradient).sub_(batch.gradient)
+    y.mul_(torch.ne(s, 0, out=torch.empty_like(x_trial)))  # a variable that stayed says nothing about this face
+    y.nan_to_num_(0, 0, 0)
+    slope, s_y, y_y = vecdot(s, batch.gradient), vecdot(s, y), vecdot(y, y)
 
-    vectors = gradient.new_empty(len(gradient), 2, gradient.shape[1])
-    free_gradient, change = vectors.unbind(1)
-    y, s = curvature.next_slot()
-    torch.sub(x_trial, batch.x, out=s)
-    torch.ne(s, 0, out=change)  # a variable that stayed at its bound tells nothing about the face we are on
-    change.mul_(gradient - batch.gradient)
-    torch.nan_to_num(change, 0, 0, 0, out=y)
-    slope, s_y, y_y = vecdot(s, batch.gradient), vecdot(s, change), vecdot(change, change)
-
-    accepted, decrease, noise = _judge(batch, value, slope, s_y)
+    accepted, decrease, noise = _sufficient(batch, value, slope, s_y)
     accepted = finite & (new | accepted)
-    moved = accepted & ~new
     # The curvature between x and a refused point is as true as that between two iterates.
     positive = (s_y > dtype.tiny + dtype.eps * slope.abs()) & (y_y > dtype.tiny**0.5 * s_y + dtype.tiny)
-    learnt = finite & ~new & positive & (y_y < dtype.max)
     magnitude = torch.maximum(batch.value.abs(), value.abs()).clamp(min=1)
-    resolved = torch.where(moved, decrease > torch.maximum(limits.ftol * magnitude, noise), slope.abs() > noise)
-    stalled = settled & ~resolved & (moved | (~new & (batch.trials == 0)))
+    large = decrease > torch.maximum(limits.ftol * magnitude, noise)
+    return Judgement(
+        new=new,
+        accepted=accepted,
+        learnt=finite & ~new & positive & (y_y < dtype.max),
+        resolved=torch.where(accepted & ~new, large, slope.abs() > noise),
+        finite=finite,
+        s_y=s_y,
+        y_y=y_y,
+    )
 
-    weight = accepted[:, None].to(gradient.dtype)
-    batch.x = torch.lerp(batch.x, x_trial, weight)
-    batch.gradient = torch.lerp(batch.gradient, gradient, weight)
+
+def settle(batch: Batch, value: Tensor, judged: Judgement, limits: Limits) -> Tensor:
+    """Count, choose the next step length and active set, and say who stops; the iterates have moved already.
+
+    Halfway to a failed search the memory is dropped, for a fresh start downhill.
+
+    Returns:
+        [L] bool, the problems whose newest pair is to be learnt.
+    """
+    curvature = batch.curvature
+    new, accepted, learnt = judged.new, judged.accepted, judged.learnt
+    settled = ~curvature.empty
+    moved = accepted & ~new
+    stalled = settled & ~judged.resolved & (moved | (~new & (batch.trials == 0)))
     batch.value = torch.where(accepted | new, value, batch.value)
     batch.evaluations = batch.evaluations + 1
     batch.iterations = batch.iterations + moved
     retry = learnt & ((batch.trials == 0) | ~settled)  # the step is in units of the new H
     batch.trials = torch.where(accepted, 0, batch.trials + 1)
-    failed = batch.trials >= limits.max_line_search
     restart = batch.trials == (limits.max_line_search + 1) // 2
 
-    # On a model of curvature 1/γ the generalised Cauchy point is P(x − γg); the variables it clips are not free.
-    gamma = torch.where(learnt, s_y / y_y, curvature.gamma).masked_fill(restart, 1)
-    downhill = batch.gradient * -gamma[:, None]
-    point = batch.x + downhill
-    free = batch.clip(point).eq_(point)
-    torch.mul(batch.gradient, free, out=free_gradient)
-    y_v, s_v = curvature.products(vectors)
-    curvature.learn(learnt, y_v[:, 1], s_v[:, 1])
     curvature.forget(restart)
-    batch.direction = downhill.addcmul_(free, curvature.correction(y_v[:, 0], s_v[:, 0]))
+    learnt = learnt & ~restart
+    curvature.gamma = torch.where(learnt, judged.s_y / judged.y_y, curvature.gamma)
+    batch.downhill, batch.free = cauchy(batch.x, batch.gradient, curvature.gamma, batch.lower, batch.upper)
+    residual = batch.clip_(batch.x - batch.gradient).sub_(batch.x).abs_().amax(1)
 
-    residual = batch.clip(batch.x - batch.gradient).sub_(batch.x).abs_().amax(1)
     longer = torch.where(learnt, 1, LENGTHEN * batch.step)
-    shorter = torch.where(retry, 1, torch.where(finite, 0.5, 0.1) * batch.step)
+    shorter = torch.where(retry, 1, torch.where(judged.finite, 0.5, 0.1) * batch.step)
     first = 1 / residual.clamp(min=1)
     batch.step = torch.where(new | restart, first, torch.where(accepted, longer, shorter))
 
     status = batch.status
     for condition, reason in (
         (batch.evaluations >= limits.max_evaluations, Status.MAX_EVALUATIONS),
-        (batch.iterations >= limits.max_iter, Status.MAX_ITER),
-        (failed, Status.LINE_SEARCH_FAILED),
+        (batch.iterations - batch.begun >= limits.max_iter, Status.MAX_ITER),
+        (batch.trials >= limits.max_line_search, Status.LINE_SEARCH_FAILED),
         ((residual <= limits.gtol) | stalled, Status.CONVERGED),
-        (new & ~finite, Status.NONFINITE),
+        (new & ~judged.finite, Status.NONFINITE),
     ):
         status = status.masked_fill(condition, int(reason))
     batch.status = status
+    return learnt
 
 
-def _judge(batch: Batch, value: Tensor, slope: Tensor, s_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def revise(batch: Batch, learnt: Tensor, places: Tensor, value: Tensor, gradient: Tensor, shift: Tensor) -> Tensor:
+    """Let the problems at ``places`` [K] go on from where they are with another objective.
+
+    Args:
+        batch: the live problems, between :func:`settle` and :func:`direct`.
+        learnt: [L] bool, from :func:`settle`.
+        places: [K] int64.
+        value, gradient: [K], [K, N], the new objective at their iterates.
+        shift: [K], its Hessian less that of the old one, as a multiple of I.
+
+    Returns:
+        ``learnt``, without the pairs that the shift makes concave.
+    """
+    curvature = batch.curvature
+    curvature.shift(places, shift)
+    y, s = curvature.pairs[places, curvature.slot].unbind(1)
+    s_s, s_y = vecdot(s, s), vecdot(s, y)
+    y_y = vecdot(y, y) + shift * (2 * s_y + shift * s_s)
+    s_y = s_y + shift * s_s
+    convex = learnt[places] & (s_y > torch.finfo(s_y.dtype).eps * s_s)
+    gamma = torch.where(convex, s_y / y_y, curvature.gamma[places])
+    x = batch.x.index_select(0, places)
+    box = (batch.lower, batch.upper) if batch.shared_box else (batch.lower[places], batch.upper[places])
+    downhill, free = cauchy(x, gradient, gamma, *box)
+    residual = ((x - gradient).clamp_(*box) - x).abs().amax(1)
+    knows = convex | ~curvature.empty[places]
+    curvature.gamma[places] = gamma
+    batch.downhill.index_copy_(0, places, downhill)
+    batch.free.index_copy_(0, places, free)
+    batch.value[places] = value
+    batch.gradient.index_copy_(0, places, gradient)
+    batch.step[places] = torch.where(knows, 1, 1 / residual.clamp(min=1))
+    batch.trials[places] = 0
+    batch.begun[places] = batch.iterations[places]
+    batch.status[places] = int(Status.RUNNING)
+    return learnt.index_copy(0, places, convex)
+
+
+def direct(batch: Batch, learnt: Tensor) -> None:
+    """Learn the newest pairs where ``learnt`` [L] and choose the next directions: −(H g_F)_F, and −γg off F."""
+    curvature = batch.curvature
+    curvature.learn(learnt)
+    y_g, s_g = curvature.products((batch.gradient * batch.free)[:, None])
+    correction = curvature.correction(y_g[:, 0], s_g[:, 0])
+    batch.direction = torch.addcmul(batch.downhill, batch.free, correction)
+
+
+def cauchy(x: Tensor, gradient: Tensor, gamma: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """−γ · gradient, and 1 where x − γ · gradient lies within the box, both [L, N].
+
+    On a model of curvature 1/γ the generalised Cauchy point is P(x − γg); the variables it clips are not free.
+    """
+    downhill = gradient * -gamma[:, None]
+    point = x + downhill
+    free = point.clamp(lower, upper)
+    return downhill, torch.eq(free, point, out=free)
+
+
+def _sufficient(batch: Batch, value: Tensor, slope: Tensor, s_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Does the trial point decrease the objective enough? [L] bool, with the decrease and its rounding noise [L].
 
     Where the decrease drowns in the rounding noise the slopes decide in place of the values (the approximate Wolfe

@@ -8,18 +8,15 @@ from torch import Tensor
 
 from advlab.optim.batch import Batch
 from advlab.optim.curvature import Curvature
-from advlab.optim.step import Limits, advance
+from advlab.optim.step import Limits, direct, judge, settle
 
 N = 7
 Pair = tuple[Tensor, Tensor]
 
 
 def learn(curvature: Curvature, s: Tensor, y: Tensor, which: Tensor) -> None:
-    slot_y, slot_s = curvature.next_slot()
-    slot_y.copy_(y)
-    slot_s.copy_(s)
-    y_v, s_v = curvature.products(y[:, None, :])
-    curvature.learn(which, y_v[:, 0], s_v[:, 0])
+    curvature.next_slot().copy_(torch.stack((y, s), 1))
+    curvature.learn(which)
 
 
 def dense(curvature: Curvature) -> Tensor:
@@ -97,7 +94,9 @@ def test_the_secant_equation_holds_inside_the_solver() -> None:
         x = batch.trial().requires_grad_()
         values = (100 * (x[:, 1:] - x[:, :-1] ** 2) ** 2 + (1 - x[:, :-1]) ** 2).sum(1)
         (gradients,) = torch.autograd.grad(values.sum(), x)
-        advance(batch, x.detach(), values.detach(), gradients, limits)
+        judged = judge(batch, x.detach(), values.detach(), gradients, limits)
+        batch.move(x.detach(), gradients, judged.accepted)
+        direct(batch, settle(batch, values.detach(), judged, limits))
         curvature = batch.curvature
         y, s = curvature.pairs[:, curvature.slot].unbind(1)
         held = curvature.t[:, curvature.slot, curvature.slot] > 0
@@ -105,6 +104,45 @@ def test_the_secant_equation_holds_inside_the_solver() -> None:
         assert (y[s == 0] == 0).all()
         checked += int(held.sum())
     assert checked > 40
+
+
+@pytest.mark.parametrize("history", [1, 2, 3, 5])
+def test_a_multiple_of_the_identity_can_be_added_to_every_hessian(history: int) -> None:
+    """H is then what it would be, had every pair been (s, y + σs) from the start; concave pairs are left out."""
+    generator = torch.Generator().manual_seed(history)
+    num = 6
+    curvature = Curvature.allocate(num, history, torch.zeros(N, dtype=torch.float64), shiftable=True)
+    slots: list[list[Pair | None]] = [[] for _ in range(num)]
+    total = torch.zeros(num, dtype=torch.float64)
+    dropped = 0
+    for round_ in range(4 * history + 6):
+        s, y = random_pairs(num, generator)
+        y = y + total[:, None] * s
+        which = (torch.rand(num, generator=generator) < 0.7) & ((s * y).sum(1) > 0)
+        learn(curvature, s, y, which)
+        for b in range(num):
+            slots[b].append((s[b], y[b]) if which[b] else None)
+        if round_ % 3 == 2:
+            places = torch.randperm(num, generator=generator)[:4]
+            by = torch.where(torch.rand(4, generator=generator) < 0.5, 0.8, -1.0).double()
+            curvature.shift(places, by)
+            total[places] += by
+            for b, sigma in zip(places.tolist(), by, strict=True):
+                for age, pair in enumerate(slots[b][-history:], start=-min(history, len(slots[b]))):
+                    if pair is not None:
+                        shifted = pair[1] + sigma * pair[0]
+                        convex = bool(pair[0] @ shifted > 0)
+                        slots[b][age] = (pair[0], shifted) if convex else None
+                        dropped += not convex
+        h = dense(curvature)
+        for b in range(num):
+            pairs = [pair for pair in slots[b][-history:] if pair is not None]
+            if pairs:
+                last_s, last_y = pairs[-1]
+                expected = bfgs(pairs, float((last_s @ last_y) / (last_y @ last_y)))
+                torch.testing.assert_close(h[b], expected, rtol=1e-7, atol=1e-7)
+                torch.testing.assert_close(h[b] @ last_y, last_s, rtol=1e-7, atol=1e-7)
+    assert dropped > 0
 
 
 def test_forgetting_leaves_the_identity() -> None:

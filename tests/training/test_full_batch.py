@@ -23,13 +23,27 @@ def flat(network: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
-def test_softmax_reaches_the_convex_optimum(few: Dataset) -> None:
-    network = MLP([784, 10])
-    tolerance = 2e-5
-    report = full_batch.fit(
-        network, few, seed=0, device=CPU, weight_decay=0.1, gradient_tolerance=tolerance, loss_tolerance=0.0
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "error"),
+    [
+        (torch.float64, 1e-7, 1e-9),
+        (torch.float32, 1e-4, 1e-5),  # the float32 loss stops falling at gradients of 1e-5 to 2e-5, as the CPU rounds
+    ],
+)
+def test_softmax_reaches_the_convex_optimum(few: Dataset, dtype: torch.dtype, tolerance: float, error: float) -> None:
+    torch.manual_seed(0)
+    network = MLP([784, 10]).to(dtype)
+    report = full_batch.minimise_cross_entropy(
+        network,
+        few.images.to(dtype),
+        few.labels,
+        penalty=WeightDecay(network, 0.1, "half"),
+        progress=None,
+        gradient_tolerance=tolerance,
+        loss_tolerance=0.0,
+        max_iterations=5000,
     )
-    assert report["stop"].startswith("CONVERGENCE")
+    assert "PROJECTED GRADIENT" in report["stop"]
     assert report["gradient_norm"] <= tolerance
 
     images, labels = few.images.flatten(1).double(), few.labels
@@ -45,9 +59,9 @@ def test_softmax_reaches_the_convex_optimum(few: Dataset) -> None:
         objective, np.zeros(7850), jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 0, "maxiter": 5000}
     )
     value, gradient = objective(flat(network).double().numpy())
-    assert value == pytest.approx(optimum.fun, rel=1e-6)
+    assert value == pytest.approx(optimum.fun, rel=error)
     assert np.abs(gradient).max() <= 1.1 * tolerance
-    assert report["loss"] == pytest.approx(value, rel=1e-5)
+    assert report["loss"] == pytest.approx(value, rel=error)
 
 
 def test_loss_tolerance_stops_earlier(few: Dataset) -> None:

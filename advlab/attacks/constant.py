@@ -1,0 +1,144 @@
+"""The search for the largest constant at which the minimiser of a penalised problem is read as the target.
+
+Along the path of the minimisers, the margin of the logits increases with log c, so the constant is a root. A solve
+serves only to find the margin at the end of it, and it is left as soon as its sign is clear. The problem then goes on
+with its next constant from where it is, with all the curvature it has learnt: of c‖r‖² only the known multiple of the
+identity changes. Each image does so by itself; none waits for another.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.linalg import vecdot
+
+from advlab.attacks.bracket import Bracket
+from advlab.attacks.penalised import FTOL, Problems
+from advlab.optim import lbfgsb
+
+C_RANGE = (1e-6, 1e6)
+"""Constants outside this range are not tried; in units of 1/w² where the box has width w."""
+STRIDE = 8.0
+"""Largest factor between two constants in a row, until one is known to succeed and one to fail."""
+CLEAR, CLEAR_LAST = 0.3, 0.1
+"""A solve is left when the margin is expected to change by less than this share of it on the way to its end; the
+second holds for the constant that is the answer."""
+VANISHED = 1e-2
+"""Where a cross entropy is below this, success is clear; how the margin depends on it no longer matters."""
+
+
+def search(problems: Problems, initial_c: float, tolerance: float, steps: int) -> None:
+    """Find the largest constant of each image that succeeds.
+
+    Args:
+        problems: take note of the closest success on the way.
+        initial_c: the first constant.
+        tolerance: the search ends when the largest constant known to succeed and the smallest known to fail are
+            within a factor 1 + tolerance.
+        steps: most constants tried per image.
+    """
+    live = (~problems.already).nonzero().squeeze(1)
+    problems.c[live] = initial_c
+    start = torch.full((len(live),), math.log(initial_c), dtype=torch.float64, device=live.device)
+    bracket = Bracket(start, math.log1p(tolerance), math.log(STRIDE))
+    if problems.solver.scipy:
+        _in_rounds(problems, live, bracket, steps)
+    else:
+        problems.minimize(live, problems.clean[live], _Path(problems, live, bracket, steps).revise)
+
+
+def _in_rounds(problems: Problems, live: Tensor, bracket: Bracket, steps: int) -> None:
+    """Solve to the end for one constant after another, each from where the last one ended."""
+    x = problems.clean[live]
+    rows = torch.arange(len(live), device=live.device)
+    for _ in range(steps):
+        if not len(rows):
+            break
+        x[rows], excess = problems.solve(live[rows], x[rows])
+        bracket.update(rows, excess)
+        problems.c[live[rows]] = bracket.point[rows].exp()
+        rows = rows[~bracket.closed(rows) & _tried(bracket.point[rows])]
+
+
+class _Path:
+    """The paths of the images ``live``, followed by one run of the solver."""
+
+    def __init__(self, problems: Problems, live: Tensor, bracket: Bracket, steps: int) -> None:
+        self.problems, self.live, self.bracket, self.max_constants = problems, live, bracket, steps
+        self.iterate = problems.clean.new_full((len(live), 2), torch.nan)  # loss and excess there
+        self.constants = torch.ones_like(live)  # tried so far
+        self.evaluations = torch.full_like(live, -1)  # with the present constant, but for the point it took over
+        self.last = torch.zeros_like(live, dtype=torch.bool)  # the constant is the answer; it is solved to the end
+        self.careful = self.last.clone()  # the answer was refuted, so every constant is solved to the end
+
+    def revise(self, progress: lbfgsb.Progress) -> lbfgsb.Revision:
+        """Give the next constant to the images whose verdict on the present one is clear."""
+        rows, accepted = progress.rows, progress.accepted
+        evaluated = torch.stack((self.problems.loss, self.problems.excess), 1)
+        self.iterate[rows] = torch.where(accepted[:, None], evaluated, self.iterate[rows])
+        self.evaluations[rows] += 1
+        original = self.live[rows]
+        c = self.problems.c[original].to(progress.value.dtype)
+        perturbation = progress.x - self.problems.clean.index_select(0, original)
+        distance, slope = self.problems.penalty.distance(vecdot(perturbation, perturbation))
+
+        decided, estimate, stop = self._verdict(progress, vecdot(perturbation, progress.cauchy) * c * slope)
+        places = decided.nonzero().squeeze(1)
+        self._choose(rows[places], estimate[places])
+        step = self.problems.c[original[places]].to(c.dtype) - c[places]
+        changed = step != 0
+        places, step = places[changed], step[changed]
+        self.constants[rows[places]] += 1
+        self.evaluations[rows[places]] = 0
+        shift = step * slope[places]
+        return lbfgsb.Revision(
+            places,
+            progress.value[places] + step * distance[places],
+            torch.addcmul(progress.gradient[places], perturbation[places], shift[:, None]),
+            shift,
+            stop,
+        )
+
+    def _verdict(self, progress: lbfgsb.Progress, distance_slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Who is done with its constant [b] bool, the margin at its minimiser as far as can be told [b], and who is
+        done altogether, places [j].
+
+        The generalised Cauchy step tells by how much the loss will yet change, and so, as if two classes were alone,
+        the margin; ``distance_slope`` [b] is the slope of c‖r‖² along it.
+        """
+        rows = progress.rows
+        (loss, excess), last = self.iterate[rows].unbind(1), self.last[rows]
+        decrease = vecdot(progress.gradient, progress.cauchy)
+        ended = progress.status != lbfgsb.Status.RUNNING
+        flat = progress.learnt & (decrease.abs() <= FTOL * progress.value.abs().clamp(min=1))
+        if self.problems.penalty.loss == "margin":  # zero wherever the target is reached, however clearly
+            clear, estimate = torch.zeros_like(last), torch.where(excess <= 0, -1.0, 1.0)
+        else:
+            change = (decrease - distance_slope) / -torch.expm1(-loss).clamp(max=-VANISHED)
+            share = torch.where(last, CLEAR_LAST, CLEAR)
+            clear = progress.accepted & progress.learnt & (change.abs() <= share * excess.abs())
+            estimate = torch.where((excess + change <= 0) == (excess <= 0), excess + change, excess)
+        clear &= ((self.evaluations[rows] > 0) | last) & ~self.careful[rows]
+        refuted = last & (ended | flat | clear) & (excess > 0) & (self.constants[rows] < self.max_constants)
+        decided = torch.where(last, refuted, clear | flat | ended)
+        stop = (last & ~refuted & (clear | flat | ended)).nonzero().squeeze(1)
+        return decided & (progress.status != lbfgsb.Status.NONFINITE), estimate, stop
+
+    def _choose(self, rows: Tensor, estimate: Tensor) -> None:
+        """Set the next constants of ``rows`` [b], whose present ones lead to the margins ``estimate`` [b]."""
+        bracket, present = self.bracket, self.bracket.point[rows]
+        bracket.update(rows, estimate)
+        point, low = bracket.point[rows], bracket.low[rows]
+        self.careful[rows] |= self.last[rows]
+        last = bracket.closed(rows) | ~_tried(point) | (self.constants[rows] >= self.max_constants)
+        point = torch.where(last, torch.where(low.isfinite(), low, present), point)
+        self.last[rows] = last
+        bracket.point[rows] = point
+        self.problems.c[self.live[rows]] = point.exp()
+
+
+def _tried(log_c: Tensor) -> Tensor:
+    """[b] bool: within the range of the constants."""
+    return (log_c >= math.log(C_RANGE[0])) & (log_c <= math.log(C_RANGE[1]))

@@ -1,0 +1,197 @@
+"""The penalised problems c‖x' − x‖² + loss(x', l) of a batch of images.
+
+Shapes: B images, n pixels, k classes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.linalg import vecdot
+from torch.nn import functional
+
+from advlab.attacks.criterion import Criterion, rounding_margin
+from advlab.attacks.result import Model
+from advlab.optim import lbfgsb
+from advlab.optim import reference as reference_solver
+
+Loss = Literal["cross-entropy", "margin"]
+Norm = Literal["squared", "plain"]
+
+GTOL, FTOL = 1e-5, 1e-6
+"""Tolerances of a solve."""
+ROUNDED = 1e-3
+"""‖r‖₂ is taken as √(‖r‖₂² + ROUNDED²)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Penalty:
+    """What is minimised."""
+
+    loss: Loss
+    norm: Norm
+
+    def losses(self, logits: Tensor, criterion: Criterion) -> Tensor:
+        """loss(x', l) of each row [b]."""
+        assert criterion.target is not None
+        if self.loss == "margin":
+            return criterion.margin(logits).relu()
+        return functional.cross_entropy(logits, criterion.target, reduction="none")
+
+    def distance(self, squared: Tensor) -> tuple[Tensor, Tensor]:
+        """From ‖r‖₂² [b], the distance and the factor of r in its gradient."""
+        if self.norm == "plain":
+            length = (squared + ROUNDED**2).sqrt()
+            return length, 1 / length
+        return squared, torch.full_like(squared, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Solver:
+    """By what a problem is solved: ``scipy`` is the reference, one problem at a time; max_iter steps per constant."""
+
+    max_iter: int
+    history: int
+    scipy: bool
+
+    def minimize(
+        self,
+        objective: lbfgsb.Objective,
+        start: Tensor,
+        lower: float,
+        upper: float,
+        revise_objective: lbfgsb.Revise | None = None,
+    ) -> lbfgsb.Result:
+        """Minimise within the box from ``start`` [b, n]; SciPy's problems are not revised."""
+        arguments = (objective, start, lower, upper, self.history, self.max_iter, GTOL, FTOL)
+        if self.scipy:
+            return reference_solver.minimize(*arguments)
+        return lbfgsb.minimize(*arguments, revise_objective=revise_objective)
+
+
+class Problems:
+    """The penalised problems of a batch, and the best point each has come across.
+
+    They are solved in the unit box, so that scaling images and bounds scales the answer and nothing else.
+
+    Attributes:
+        clean: [B, n], the images in the unit box.
+        already: [B] bool, read as the target from the start.
+        c: [B] float64, the constants in force.
+        best: [B, n] in the unit box, the closest success so far, or the point nearest to success while there is none.
+        best_distance: [B] float64, its ‖x' − x‖₂; inf without success.
+        best_c: [B] float64, the constant in force when it was found.
+        loss, excess: [b], of the points that the last call of the objective evaluated: loss(x', l), and the margin of
+            the logits beyond what counts as success.
+        evaluations: [B] int64.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        images: Tensor,
+        criterion: Criterion,
+        logits: Tensor,
+        bounds: tuple[float, float],
+        penalty: Penalty,
+        solver: Solver,
+    ) -> None:
+        self.model, self.criterion, self.bounds, self.images = model, criterion, bounds, images
+        self.penalty, self.solver = penalty, solver
+        width = bounds[1] - bounds[0]
+        self.lower, self.width = (bounds[0], width) if 0 < width < math.inf else (0.0, 1.0)
+        self.clean = self._from_box(images).flatten(1)
+        self.already = criterion.is_met(logits)
+        self.best = self.clean.clone()
+        self.best_margin = criterion.margin(logits)
+        rows, device = len(images), images.device
+        self.best_distance = torch.full((rows,), torch.inf, dtype=torch.float64, device=device)
+        self.best_distance[self.already] = 0.0
+        self.best_c = torch.full((rows,), torch.nan, dtype=torch.float64, device=device)
+        self.c = self.best_c.clone()
+        self.loss = self.excess = self.best_margin
+        self.evaluations = torch.zeros(rows, dtype=torch.int64, device=device)
+
+    def answer(self) -> Tensor:
+        """[B, ...]: the best points as images; pixels that did not move are the original ones to the bit."""
+        moved = (self.best != self.clean).view_as(self.images)
+        return torch.where(moved, self._to_box(self.best).clamp(*self.bounds), self.images)
+
+    def constants(self) -> Tensor:
+        """[B] float64: the constants that belong to the best points, for distances as images measure them."""
+        return self.best_c / (self.width**2 if self.penalty.norm == "squared" else self.width)
+
+    def solve_once(self, c: float) -> None:
+        """Minimise with one constant and keep the minimiser itself."""
+        live = (~self.already).nonzero().squeeze(1)
+        self.c[live] = c
+        minimiser, beyond = self.solve(live, self.clean[live])
+        distance = (minimiser - self.clean[live]).double().norm(dim=1)
+        self.best[live] = minimiser
+        self.best_distance[live] = torch.where(beyond <= 0, distance, torch.inf)
+        self.best_c[live] = c
+
+    def solve(self, live: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Minimise for the rows ``live`` with their constants; the minimisers [b, n] and their excess [b]."""
+        minimiser = self.minimize(live, start).x
+        with torch.no_grad():
+            logits = self.model(self._to_box(minimiser))
+        return minimiser, _excess(self.criterion.rows(live).margin(logits), logits)
+
+    def minimize(self, live: Tensor, start: Tensor, revise_objective: lbfgsb.Revise | None = None) -> lbfgsb.Result:
+        """Run the solver on the rows ``live`` and count what it spends."""
+        lower, upper = ((bound - self.lower) / self.width for bound in self.bounds)
+        objective = functools.partial(self._objective, live)
+        result = self.solver.minimize(objective, start, lower, upper, revise_objective)
+        self.evaluations[live] += result.evaluations
+        return result
+
+    def _objective(self, live: Tensor, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """c‖x' − x‖² + loss(x', l) and its gradient; takes note of every point it is asked for."""
+        original = live[rows]
+        criterion = self.criterion.rows(original)
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.model(self._to_box(leaf))
+            losses = self.penalty.losses(logits, criterion)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        logits, self.loss = logits.detach(), losses.detach()
+        margin = criterion.margin(logits)
+        self.excess = _excess(margin, logits)
+        perturbation = x - self.clean.index_select(0, original)
+        squared = vecdot(perturbation, perturbation)
+        self._note(original, x, margin, squared)
+        distance, slope = self.penalty.distance(squared)
+        c = self.c[original].to(x.dtype)
+        return self.loss + c * distance, torch.addcmul(gradient, perturbation, (c * slope)[:, None])
+
+    def _note(self, original: Tensor, x: Tensor, margin: Tensor, squared: Tensor) -> None:
+        """Keep x [b, n] where it beats the best so far."""
+        distance = torch.where(self.excess <= 0, squared.double().sqrt(), torch.inf)
+        closest = self.best_distance[original]
+        nearer = closest.isinf() & (margin < self.best_margin[original])
+        better = ((distance < closest) | nearer).nonzero().squeeze(1)
+        rows = original[better]
+        self.best[rows] = x[better]
+        self.best_c[rows] = self.c[rows]
+        self.best_margin[rows] = margin[better]
+        self.best_distance[rows] = distance[better]
+
+    def _from_box(self, images: Tensor) -> Tensor:
+        """Images in the unit box."""
+        return images if (self.lower, self.width) == (0, 1) else (images - self.lower) / self.width
+
+    def _to_box(self, x: Tensor) -> Tensor:
+        """Points x [b, n] of the unit box as images [b, ...]."""
+        images = x.view(-1, *self.images.shape[1:])
+        return images if (self.lower, self.width) == (0, 1) else images * self.width + self.lower
+
+
+def _excess(margin: Tensor, logits: Tensor) -> Tensor:
+    """[b]: positive until the attack succeeds by more than the rounding of another batch could undo."""
+    return margin + rounding_margin(logits)
