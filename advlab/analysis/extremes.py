@@ -1,4 +1,10 @@
-"""Smallest and largest singular value over all blocks of a layer, accurate to 1e-9 relative."""
+"""Smallest and largest singular value over all blocks of a layer, accurate to 1e-9 relative.
+
+Few blocks need to be diagonalised. Whether any eigenvalue of a Gram matrix G lies above τ is told by a Cholesky
+decomposition of τ1 - G, an order of magnitude cheaper; so blocks are diagonalised in random order and those that
+cannot beat the best so far are struck out. The expected number left is the logarithm of the number of blocks, and
+nothing is approximated.
+"""
 
 from __future__ import annotations
 
@@ -11,73 +17,151 @@ from torch import Tensor
 
 from advlab.analysis.symbol import CHUNK, BlockSymbol
 
+EPSILON = torch.finfo(torch.float64).eps
+
 DIRECT = 512
 """Largest side whose Gram matrix is diagonalised; above, Lanczos finds the two ends alone."""
 LANCZOS_TOLERANCE = 1e-10
 """Relative, of the eigenvalues σ² that Lanczos finds; σ is then good to half of it."""
 GOOD_ENOUGH = 1e-11
-"""Relative error of σ at which the root of a Gram matrix's eigenvalue is taken as it is."""
+"""Relative error of σ² at which the smallest eigenvalue of a Gram matrix is taken as it is."""
 
 
 def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, float]:
     """Smallest and largest singular value; the smallest of min(outputs, inputs) per block.
 
-    The Gram matrix gives the largest to machine precision and the smallest with an absolute error in σ². So the blocks
-    that may hold the smallest are decomposed once more, as they are.
+    A Gram matrix gives the largest to machine precision and the smallest with an absolute error in σ². So blocks that
+    may hold the smallest are decomposed once more, as they are.
 
     Args:
         symbol: the layer.
         need_lower: without it, the smallest is returned as 0.
     """
-    angles, _ = symbol.frequencies
-    if symbol.side > DIRECT:
-        ends = [_lanczos(block, need_lower) for block in _blocks(symbol, angles)]
-        return min(low for low, _ in ends), max(high for _, high in ends)
-    squares = torch.cat([_eigenvalues(symbol.grams(part))[..., [0, -1]] for part in _chunks(symbol, angles)], dim=1)
-    bottom, top = squares.unbind(-1)
-    upper = float(top.max().clamp(min=0).sqrt())
+    if not symbol.taps_GQFP.any():
+        return 0.0, 0.0
+    search = _Search(symbol)
+    if need_lower and search.has_zero():
+        search.low = 0.0
+        need_lower = False
+    for part in _chunks(symbol):
+        blocks = _Blocks(symbol, part)
+        search.raise_high(blocks)
+        if need_lower:
+            search.sink_low(blocks)
     if not need_lower:
-        return 0.0, upper
-    error = 4 * symbol.side * torch.finfo(torch.float64).eps * top
-    least = (bottom + error).min()
-    if float(error.max()) <= GOOD_ENOUGH * float(least):
-        return float(bottom.min().sqrt()), upper
-    suspects = (bottom - error <= least).nonzero()
-    lower = min(
-        float(torch.linalg.svdvals(symbol.blocks(angles[frequency, None])[group, 0]).min())
-        for group, frequency in suspects.tolist()
-    )
-    return lower, upper
+        return 0.0, search.high**0.5
+    if search.error <= GOOD_ENOUGH * search.low:
+        return search.low**0.5, search.high**0.5
+    return min(_smallest(_block(symbol, *place)) for place in search.suspects), search.high**0.5
+
+
+class _Blocks:
+    """The blocks of some frequencies: Gram matrices [N, side, side], N = groups x frequencies."""
+
+    def __init__(self, symbol: BlockSymbol, angles: Tensor) -> None:
+        self.symbol, self.angles = symbol, angles
+        self.grams = symbol.grams(angles).flatten(0, 1)
+
+    def squares(self, row: int) -> tuple[float, float]:
+        """The smallest and the largest eigenvalue of one Gram matrix."""
+        if self.symbol.side > DIRECT:
+            low, high = _lanczos(_block(self.symbol, *self.place(row)))
+            return low**2, high**2
+        values = torch.linalg.eigvalsh(self.grams[row])
+        return max(0.0, float(values[0])), max(0.0, float(values[-1]))
+
+    def place(self, row: int) -> tuple[int, Tensor]:
+        """Group and angles of a Gram matrix."""
+        group, frequency = divmod(row, len(self.angles))
+        return group, self.angles[frequency]
+
+
+class _Search:
+    """The best squares so far."""
+
+    def __init__(self, symbol: BlockSymbol) -> None:
+        self.symbol, self.low, self.high = symbol, float("inf"), 0.0
+        self.suspects: list[tuple[int, Tensor]] = []
+        self._random = torch.Generator().manual_seed(0)
+
+    @property
+    def error(self) -> float:
+        """Of a Gram matrix's eigenvalues."""
+        return 4 * self.symbol.side * EPSILON * self.high
+
+    def has_zero(self) -> bool:
+        """Whether a channel on the smaller side is dead, which makes every block singular."""
+        taps = self.symbol.taps_GQFP
+        return bool((taps.abs().amax((1, 2) if self.symbol.injective else (1, 3)) == 0).any())
+
+    def raise_high(self, blocks: _Blocks) -> None:
+        def may_exceed(rows: Tensor) -> Tensor:
+            return ~_is_definite(-blocks.grams[rows], self.high + self.error)
+
+        self._look(blocks, may_exceed)
+
+    def sink_low(self, blocks: _Blocks) -> None:
+        def may_undercut(rows: Tensor) -> Tensor:
+            # no eigenvalue lies below 0, so nothing undercuts a low that is 0 but for rounding
+            threshold = self.low - self.error
+            return ~_is_definite(blocks.grams[rows], -threshold) if threshold > 0 else rows.new_zeros(len(rows)).bool()
+
+        self._look(blocks, may_undercut)
+        if self.error > GOOD_ENOUGH * self.low:
+            near = ~_is_definite(blocks.grams, -self.low - 2 * self.error)
+            self.suspects += map(blocks.place, near.nonzero()[:, 0].tolist())
+
+    def _look(self, blocks: _Blocks, may_beat: Callable[[Tensor], Tensor]) -> None:
+        """Diagonalise blocks at random until none is left that may beat the best."""
+        rows = torch.arange(len(blocks.grams))
+        while len(rows):
+            if self.high:
+                rows = rows[may_beat(rows)]
+                if not len(rows):
+                    break
+            chosen = int(torch.randint(len(rows), (), generator=self._random))
+            low, high = blocks.squares(int(rows[chosen]))
+            self.low, self.high = min(self.low, low), max(self.high, high)
+            rows = torch.cat([rows[:chosen], rows[chosen + 1 :]])
+
+
+def _block(symbol: BlockSymbol, group: int, angle_d: Tensor) -> Tensor:
+    """One block [F, P]; real where all of it is."""
+    one = BlockSymbol(symbol.taps_GQFP[group, None], symbol.offsets_Qd, symbol.grid)
+    block = one.blocks(angle_d[None])[0, 0]
+    return block if block.imag.any() else block.real
+
+
+def _smallest(block: Tensor) -> float:
+    """The smallest singular value, not squared on the way."""
+    return _lanczos(block)[0] if min(block.shape) > DIRECT else float(torch.linalg.svdvals(block)[-1])
+
+
+def _is_definite(matrices: Tensor, shift: float) -> Tensor:
+    """Whether matrices [N, side, side] + shift·1 are positive definite, [N] bool."""
+    shifted = matrices.clone()
+    shifted.diagonal(dim1=-2, dim2=-1).add_(shift)
+    if shifted.shape[-1] == 1:
+        return shifted.real[:, 0, 0] > 0
+    return torch.linalg.cholesky_ex(shifted).info == 0
 
 
 def all_values(symbol: BlockSymbol) -> tuple[np.ndarray, np.ndarray]:
     """Every singular value, ascending, and how often it occurs, for plots: absolute error 1e-8 of the largest."""
-    angles, weight = symbol.frequencies
-    squares = torch.cat([_eigenvalues(symbol.grams(part)) for part in _chunks(symbol, angles)], dim=1)
+    grams = (symbol.grams(part) for part in _chunks(symbol))
+    squares = torch.cat([gram.real[..., 0] if symbol.side == 1 else torch.linalg.eigvalsh(gram) for gram in grams], 1)
     values = squares.clamp(min=0).sqrt().numpy()
-    counts = np.broadcast_to(weight.numpy()[:, None], values.shape).ravel()
+    counts = np.broadcast_to(symbol.frequencies[1].numpy()[:, None], values.shape).ravel()
     order = np.argsort(values, axis=None)
     return values.ravel()[order], counts[order]
 
 
-def _eigenvalues(grams: Tensor) -> Tensor:
-    if grams.shape[-1] == 1:
-        return grams.real[..., 0]
-    return torch.linalg.eigvalsh(grams)
-
-
-def _chunks(symbol: BlockSymbol, angles: Tensor) -> tuple[Tensor, ...]:
+def _chunks(symbol: BlockSymbol) -> tuple[Tensor, ...]:
     groups, _, outputs, inputs = symbol.taps_GQFP.shape
-    return angles.split(max(1, CHUNK // (groups * outputs * inputs)))
+    return symbol.frequencies[0].split(max(1, CHUNK // (groups * outputs * inputs)))
 
 
-def _blocks(symbol: BlockSymbol, angles: Tensor) -> list[Tensor]:
-    """Every block; real ones as real matrices."""
-    blocks = (block for angle in angles for block in symbol.blocks(angle[None])[:, 0])
-    return [block if block.imag.any() else block.real for block in blocks]
-
-
-def _lanczos(block: Tensor, need_lower: bool) -> tuple[float, float]:
+def _lanczos(block: Tensor) -> tuple[float, float]:
     """The two ends of one large block: Lanczos on R*R and on its inverse, R the triangular factor of the block.
 
     R has the block's singular values, and solving with it does not square the condition number.
@@ -93,8 +177,6 @@ def _lanczos(block: Tensor, need_lower: bool) -> tuple[float, float]:
         return torch.linalg.solve_triangular(factor, solved, upper=True)[:, 0]
 
     upper = _largest(forward, factor) ** 0.5
-    if not need_lower:
-        return 0.0, upper
     if not factor.diagonal().all():
         return 0.0, upper
     return _largest(backward, factor) ** -0.5, upper
