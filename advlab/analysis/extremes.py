@@ -147,13 +147,24 @@ def _is_definite(matrices: Tensor, shift: float) -> Tensor:
 
 
 def all_values(symbol: BlockSymbol) -> tuple[np.ndarray, np.ndarray]:
-    """Every singular value, ascending, and how often it occurs, for plots: absolute error 1e-8 of the largest."""
-    grams = (symbol.grams(part) for part in _chunks(symbol))
-    squares = torch.cat([gram.real[..., 0] if symbol.side == 1 else torch.linalg.eigvalsh(gram) for gram in grams], 1)
-    values = squares.clamp(min=0).sqrt().numpy()
+    """Every singular value, ascending, and how often it occurs, for plots.
+
+    The absolute error is 1e-8 of the largest, and 1e-3 above ``DIRECT``, where single precision halves the time.
+    """
+    squares = torch.cat([_spectrum(symbol.grams(part)) for part in _chunks(symbol)], dim=1)
+    values = squares.double().clamp(min=0).sqrt().numpy()
     counts = np.broadcast_to(symbol.frequencies[1].numpy()[:, None], values.shape).ravel()
     order = np.argsort(values, axis=None)
     return values.ravel()[order], counts[order]
+
+
+def _spectrum(grams: Tensor) -> Tensor:
+    side = grams.shape[-1]
+    if side == 1:
+        return grams.real[..., 0]
+    if side > DIRECT:
+        grams = grams.to(torch.complex64) if grams.imag.any() else grams.real.float()
+    return torch.linalg.eigvalsh(grams)
 
 
 def _chunks(symbol: BlockSymbol) -> tuple[Tensor, ...]:

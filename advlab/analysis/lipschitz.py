@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ CONTRACTIONS: set[Any] = {
 }  # fmt: skip
 
 
-def product_bounds(network: Network) -> dict[fx.Node, float]:
+def product_bounds(network: Network, known: Mapping[str, float] = MappingProxyType({})) -> dict[fx.Node, float]:
     """For every node an upper bound of the Lipschitz constant of the network from the image to it, in L2.
 
     A chain of layers multiplies their factors; a sum of branches adds their bounds, a concatenation is their root sum
@@ -36,6 +37,7 @@ def product_bounds(network: Network) -> dict[fx.Node, float]:
 
     Args:
         network: traced, in evaluation mode.
+        known: upper frame bounds with the layers' own padding, by the layer's name, where they are known already.
     """
     layers = {layer.node: layer for layer in network.layers}
     bounds: dict[fx.Node, float] = {}
@@ -66,10 +68,8 @@ def product_bounds(network: Network) -> dict[fx.Node, float]:
         elif node.op == "output":
             bounds[node] = bound(node.args[0])
         elif node in layers:
-            followed = [user for user in node.users if _is_batch_norm(network, user)]
-            # the convolution's own norm is not needed where the batch norm after it takes its place
-            alone = len(node.users) > 1 or not followed or isinstance(layers[node].module, nn.Linear)
-            own = norm(layers[node].module, layers[node].shape) if alone else math.nan
+            layer = layers[node]
+            own = known[layer.name] if layer.name in known else norm(layer.module, layer.shape)
             bounds[node] = own * bound(node.args[0])
         elif node.op == "call_module":
             together = fused(node) if _is_batch_norm(network, node) else None
