@@ -17,14 +17,16 @@ from torch import Tensor
 
 from advlab.analysis.symbol import CHUNK, BlockSymbol
 
-EPSILON = torch.finfo(torch.float64).eps
+EPSILON, SINGLE_EPSILON = torch.finfo(torch.float64).eps, torch.finfo(torch.float32).eps
 
 DIRECT = 512
 """Largest side whose Gram matrix is diagonalised; above, Lanczos finds the two ends alone."""
 LANCZOS_TOLERANCE = 1e-10
 """Relative, of the eigenvalues σ² that Lanczos finds; σ is then good to half of it."""
-GOOD_ENOUGH = 1e-11
+GOOD_ENOUGH = 5e-10
 """Relative error of σ² at which the smallest eigenvalue of a Gram matrix is taken as it is."""
+OBLONG = 1.5
+"""Ratio of sides above which the Gram matrix of a large block is tried before its QR decomposition: half the work."""
 
 
 def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, float]:
@@ -61,6 +63,7 @@ class _Blocks:
     def __init__(self, symbol: BlockSymbol, angles: Tensor) -> None:
         self.symbol, self.angles = symbol, angles
         self.grams = symbol.grams(angles).flatten(0, 1)
+        self.single = self.grams.to(torch.complex64)
 
     def squares(self, row: int) -> tuple[float, float]:
         """The smallest and the largest eigenvalue of one Gram matrix."""
@@ -96,33 +99,38 @@ class _Search:
 
     def raise_high(self, blocks: _Blocks) -> None:
         def may_exceed(rows: Tensor) -> Tensor:
-            return ~_is_definite(-blocks.grams[rows], self.high + self.error)
+            return _unproven(blocks, rows, -1, self.high, self.error)
 
         self._look(blocks, may_exceed)
 
     def sink_low(self, blocks: _Blocks) -> None:
         def may_undercut(rows: Tensor) -> Tensor:
             # no eigenvalue lies below 0, so nothing undercuts a low that is 0 but for rounding
-            threshold = self.low - self.error
-            return ~_is_definite(blocks.grams[rows], -threshold) if threshold > 0 else rows.new_zeros(len(rows)).bool()
+            return _unproven(blocks, rows, 1, self.low, self.error) if self.low > self.error else rows[:0]
 
         self._look(blocks, may_undercut)
         if self.error > GOOD_ENOUGH * self.low:
-            near = ~_is_definite(blocks.grams, -self.low - 2 * self.error)
+            near = ~_is_definite(blocks.grams.clone(), -self.low - 2 * self.error)
             self.suspects += map(blocks.place, near.nonzero()[:, 0].tolist())
 
     def _look(self, blocks: _Blocks, may_beat: Callable[[Tensor], Tensor]) -> None:
-        """Diagonalise blocks at random until none is left that may beat the best."""
-        rows = torch.arange(len(blocks.grams))
-        while len(rows):
-            if self.high:
-                rows = rows[may_beat(rows)]
-                if not len(rows):
-                    break
-            chosen = int(torch.randint(len(rows), (), generator=self._random))
-            low, high = blocks.squares(int(rows[chosen]))
-            self.low, self.high = min(self.low, low), max(self.high, high)
-            rows = torch.cat([rows[:chosen], rows[chosen + 1 :]])
+        """Diagonalise blocks at random until none is left that may beat the best.
+
+        Batches double, so that nearly every block is tested once, against a best that few will beat.
+        """
+        order = torch.randperm(len(blocks.grams), generator=self._random)
+        first, size = 0, 1
+        while first < len(order):
+            rows = order[first : first + size]
+            first, size = first + size, 2 * size
+            while len(rows):
+                if self.high:
+                    rows = may_beat(rows)
+                    if not len(rows):
+                        break
+                low, high = blocks.squares(int(rows[0]))
+                self.low, self.high = min(self.low, low), max(self.high, high)
+                rows = rows[1:]
 
 
 def _block(symbol: BlockSymbol, group: int, angle_d: Tensor) -> Tensor:
@@ -137,13 +145,24 @@ def _smallest(block: Tensor) -> float:
     return _lanczos(block)[0] if min(block.shape) > DIRECT else float(torch.linalg.svdvals(block)[-1])
 
 
+def _unproven(blocks: _Blocks, rows: Tensor, sign: int, best: float, error: float) -> Tensor:
+    """The rows that may have an eigenvalue beyond the best by more than the error: above it (-1) or below it (+1).
+
+    Single precision settles most: a decomposition that exists for a matrix shifted by its rounding error proves as much
+    as one in double precision.
+    """
+    rounding = error * SINGLE_EPSILON / EPSILON
+    if rounding < best:
+        rows = rows[~_is_definite(sign * blocks.single[rows], -sign * best - rounding)]
+    return rows[~_is_definite(sign * blocks.grams[rows], -sign * best + error)] if len(rows) else rows
+
+
 def _is_definite(matrices: Tensor, shift: float) -> Tensor:
-    """Whether matrices [N, side, side] + shift·1 are positive definite, [N] bool."""
-    shifted = matrices.clone()
-    shifted.diagonal(dim1=-2, dim2=-1).add_(shift)
-    if shifted.shape[-1] == 1:
-        return shifted.real[:, 0, 0] > 0
-    return torch.linalg.cholesky_ex(shifted).info == 0
+    """Whether matrices [N, side, side] + shift·1 are positive definite, [N] bool; the matrices are overwritten."""
+    matrices.diagonal(dim1=-2, dim2=-1).add_(shift)
+    if matrices.shape[-1] == 1:
+        return matrices.real[:, 0, 0] > 0
+    return torch.linalg.cholesky_ex(matrices).info == 0
 
 
 def all_values(symbol: BlockSymbol) -> tuple[np.ndarray, np.ndarray]:
@@ -178,7 +197,19 @@ def _lanczos(block: Tensor) -> tuple[float, float]:
     R has the block's singular values, and solving with it does not square the condition number.
     """
     tall = block if block.shape[0] >= block.shape[1] else block.mH
-    factor = torch.linalg.qr(tall, mode="r").R
+    if tall.shape[0] > OBLONG * tall.shape[1] and not tall.is_complex():
+        array = tall.numpy()
+        gram = torch.from_numpy(array.T @ array)  # NumPy computes half of a symmetric product
+        factor, info = torch.linalg.cholesky_ex(gram, upper=True)
+        if not info:
+            low, high = _ends(factor)
+            if 4 * len(gram) * EPSILON * high**2 <= GOOD_ENOUGH * low**2:
+                return low, high
+    return _ends(torch.linalg.qr(tall, mode="r").R)
+
+
+def _ends(factor: Tensor) -> tuple[float, float]:
+    """Smallest and largest singular value of an upper triangular matrix."""
 
     def forward(x: Tensor) -> Tensor:
         return factor.mH @ (factor @ x)
