@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from matplotlib import rc_context
 from rich import box
@@ -30,7 +31,8 @@ _CELL = 0.62  # inches
 
 def bases_table(study: Study) -> Table:
     """Mean of every statistic by basis, with p-values of the difference from single units."""
-    sets = study.store.read_table("sets.parquet").to_pandas()
+    sets = study.store.read_table("sets.parquet")
+    basis_of = np.array(sets["basis"].to_pylist())
     tests = {(row["second"], row["statistic"]): row for row in _tests(study) if row["first"] == "natural"}
     title = f"What the top {study.config['top']} images share"
     table = Table(box=box.HORIZONTALS, title=title, title_justify="left", title_style="bold")
@@ -38,13 +40,13 @@ def bases_table(study: Study) -> Table:
     table.add_column("directions", justify="right")
     for statistic in STATISTICS:
         table.add_column(statistic.replace("_", " "), justify="right", no_wrap=True)
-    for basis, rows in sets.groupby("basis", sort=False):
+    for basis in dict.fromkeys(basis_of.tolist()):
         cells = []
         for statistic in STATISTICS:
             test = tests.get((basis, statistic))
             beside = "" if test is None else f"\n[dim]g {-test['hedges_g']:+.2f}, p {test['p_holm']:.2g}[/]"
-            cells.append(f"{rows[statistic].mean():.3f}{beside}")
-        table.add_row(TITLES[str(basis)], str(len(rows)), *cells)
+            cells.append(f"{sets[statistic].to_numpy()[basis_of == basis].mean():.3f}{beside}")
+        table.add_row(TITLES[basis], str(int((basis_of == basis).sum())), *cells)
     return table
 
 
@@ -60,12 +62,15 @@ def contact_sheet(study: Study, images: Dataset) -> bytes:
         study: a finished study of units.
         images: its image set; only the images shown are decoded.
     """
-    winners = study.store.read_table("winners.parquet").to_pandas()
-    winners = winners[winners["direction"] < ROWS]
-    rows = np.unique(winners["row"].to_numpy())
+    winners = study.store.read_table("winners.parquet")
+    first = winners.filter(pc.less(winners["direction"], ROWS)).sort_by(
+        [("direction", "ascending"), ("rank", "ascending")]
+    )
+    basis_of, row_of = np.array(first["basis"].to_pylist()), first["row"].to_numpy()
+    rows = np.unique(row_of)
     shown = images.subset(torch.from_numpy(rows)).images.numpy()
-    k = int(winners["rank"].max()) + 1
-    bases = list(dict.fromkeys(winners["basis"]))
+    k = study.config["top"]
+    bases = list(dict.fromkeys(winners["basis"].to_pylist()))
     columns = 2
     lines = -(-len(bases) // columns)
     with rc_context(_STYLE):
@@ -74,8 +79,7 @@ def contact_sheet(study: Study, images: Dataset) -> bytes:
         for panel in panels:
             panel.set_axis_off()
         for panel, basis in zip(panels, bases, strict=False):
-            chosen = winners[winners["basis"] == basis].sort_values(["direction", "rank"])
-            place = np.searchsorted(rows, chosen["row"].to_numpy()).reshape(-1, k)
+            place = np.searchsorted(rows, row_of[basis_of == basis]).reshape(-1, k)
             look: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "antialiased"}
             panel.imshow(_mosaic(shown[place]), **look)
             panel.set_title(TITLES[basis], color=INK, fontsize=11, loc="left")

@@ -49,6 +49,7 @@ def test_max_pooling_counts_the_windows_of_an_entry_and_that_is_tight(
     assert max(gains) == pytest.approx(factor)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:FutureWarning")
 @pytest.mark.parametrize(
     ("size", "alpha", "beta", "k"), [(5, 1e-4, 0.75, 2.0), (5, 10.0, 0.75, 2.0), (3, 5.0, 1.5, 0.5)]
 )
@@ -56,7 +57,7 @@ def test_local_response_normalisation_is_bounded(size: int, alpha: float, beta: 
     torch.manual_seed(0)
     layer = nn.LocalResponseNorm(size, alpha, beta, k)
     scales = torch.logspace(-2, 2, 400, dtype=torch.float64)[:, None, None, None]
-    gains = jacobian_norms(layer, torch.randn(400, 8, 1, 1, dtype=torch.float64) * scales, iterations=50)
+    gains = jacobian_norms(layer, torch.randn(400, 8, 1, 1, dtype=torch.float64) * scales, iterations=20)
     assert float(gains.max()) <= layer_factor(layer, (8, 1, 1))
     assert float(gains.max()) >= 0.5 * k**-beta
     assert layer_factor(layer, (8, 1, 1)) == local_response_factor(size, beta, k)

@@ -90,7 +90,7 @@ def test_a_product_of_branches_is_unbounded() -> None:
 def test_jacobian_norms_find_the_norm_of_a_linear_map() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(12, 7, dtype=torch.float64)
-    exact = float(torch.linalg.matrix_norm(layer.weight, 2))
+    exact = float(torch.linalg.matrix_norm(layer.weight.detach(), 2))
     found = jacobian_norms(layer, torch.randn(3, 12, dtype=torch.float64), iterations=300)
     torch.testing.assert_close(found, torch.full((3,), exact, dtype=torch.float64))
     assert layer_norm(layer, (12,), iterations=300) == pytest.approx(exact, rel=1e-9)
