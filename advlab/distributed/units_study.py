@@ -328,7 +328,7 @@ def _conclude(
         "row": rows.ravel(),
         "index": index.ravel(),
         "label": labels.ravel(),
-        "score": scores.ravel(),
+        "score": pa.array(scores.ravel(), mask=np.isnan(scores.ravel())),  # random images have none
     }
     study.store.write_table(WINNERS, pa.table(winners))
     study.store.write_table(SETS, pa.table({"basis": basis, "direction": number, **values}))
