@@ -41,6 +41,9 @@ def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, fl
     """
     if not symbol.taps_GQFP.any():
         return 0.0, 0.0
+    angles, groups = symbol.frequencies[0], len(symbol.taps_GQFP)
+    if groups * len(angles) == 1:
+        return _ends_of(_block(symbol, 0, angles[0]))
     search = _Search(symbol)
     if need_lower and search.has_zero():
         search.low = 0.0
@@ -54,7 +57,7 @@ def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, fl
         return 0.0, search.high**0.5
     if search.error <= GOOD_ENOUGH * search.low:
         return search.low**0.5, search.high**0.5
-    return min(_smallest(_block(symbol, *place)) for place in search.suspects), search.high**0.5
+    return min(_ends_of(_block(symbol, *place))[0] for place in search.suspects), search.high**0.5
 
 
 class _Blocks:
@@ -68,7 +71,7 @@ class _Blocks:
     def squares(self, row: int) -> tuple[float, float]:
         """The smallest and the largest eigenvalue of one Gram matrix."""
         if self.symbol.side > DIRECT:
-            low, high = _lanczos(_block(self.symbol, *self.place(row)))
+            low, high = _ends_of(_block(self.symbol, *self.place(row)))
             return low**2, high**2
         values = torch.linalg.eigvalsh(self.grams[row])
         return max(0.0, float(values[0])), max(0.0, float(values[-1]))
@@ -140,9 +143,12 @@ def _block(symbol: BlockSymbol, group: int, angle_d: Tensor) -> Tensor:
     return block if block.imag.any() else block.real
 
 
-def _smallest(block: Tensor) -> float:
-    """The smallest singular value, not squared on the way."""
-    return _lanczos(block)[0] if min(block.shape) > DIRECT else float(torch.linalg.svdvals(block)[-1])
+def _ends_of(block: Tensor) -> tuple[float, float]:
+    """Smallest and largest singular value of one block, not squared on the way."""
+    if min(block.shape) > DIRECT:
+        return _lanczos(block)
+    values = torch.linalg.svdvals(block)
+    return float(values[-1]), float(values[0])
 
 
 def _unproven(blocks: _Blocks, rows: Tensor, sign: int, best: float, error: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The paper's suggestion to train with the upper bounds of the layers in the loss (section 4.3), differentiably.
+"""Training with the upper frame bounds of the layers in the loss, as a later version of section 4.3 suggests.
 
 Two penalties. ``lipschitz`` is Σ over layers of (λ₊ - target)₊², λ₊ by power iteration that goes on from step to step
 (Yoshida & Miyato 2017, with the layer's own stride and padding). ``parseval`` is Σ of ‖W Wᵀ - 1‖² / rows over kernels
