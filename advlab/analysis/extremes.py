@@ -176,7 +176,13 @@ def all_values(symbol: BlockSymbol) -> tuple[np.ndarray, np.ndarray]:
 
     The absolute error is 1e-8 of the largest, and 1e-3 above ``DIRECT``, where single precision halves the time.
     """
-    squares = torch.cat([_spectrum(symbol.grams(part)) for part in _chunks(symbol)], dim=1)
+    angles, groups = symbol.frequencies[0], len(symbol.taps_GQFP)
+    if groups * len(angles) == 1:
+        block = _block(symbol, 0, angles[0])
+        small = block if symbol.injective else block.mH
+        squares = _spectrum((small.mH @ small)[None, None])
+    else:
+        squares = torch.cat([_spectrum(symbol.grams(part)) for part in _chunks(symbol)], dim=1)
     values = squares.double().clamp(min=0).sqrt().numpy()
     counts = np.broadcast_to(symbol.frequencies[1].numpy()[:, None], values.shape).ravel()
     order = np.argsort(values, axis=None)
@@ -188,7 +194,7 @@ def _spectrum(grams: Tensor) -> Tensor:
     if side == 1:
         return grams.real[..., 0]
     if side > DIRECT:
-        grams = grams.to(torch.complex64) if grams.imag.any() else grams.real.float()
+        grams = grams.to(torch.complex64 if grams.is_complex() else torch.float32)
     return torch.linalg.eigvalsh(grams)
 
 
