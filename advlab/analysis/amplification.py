@@ -53,7 +53,7 @@ def layer_norm(layer: nn.Module, shape: tuple[int, ...], *, iterations: int = 10
             # d/dx ½‖Wx‖² = WᵀWx
             leaf = _unit(vector).detach().requires_grad_(True)
             value = layer(leaf) - layer(origin).detach()
-            gain = max(gain, float(value.norm()))
+            gain = max(gain, float(value.detach().norm()))
             (vector,) = torch.autograd.grad(value.square().sum() / 2, leaf)
     return gain
 

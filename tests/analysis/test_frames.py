@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from advlab.analysis import extremes as ends
 from advlab.analysis import frame_bounds, singular_spectrum
+from advlab.analysis.frames import torus
 from advlab.analysis.printed import printed_extremes
 from advlab.errors import UserError
+from advlab.models import alexnet
 
 Dense = Callable[[nn.Module, tuple[int, ...]], Tensor]
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -174,3 +176,16 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     nn.init.constant_(layer.weight, float("nan"))
     with pytest.raises(UserError, match="not all finite"):
         frame_bounds(layer)
+
+
+@pytest.mark.slow
+def test_table_5s_convolutions_have_the_bounds_of_an_svd_per_frequency() -> None:
+    """AlexNet's own sizes: hundreds of blocks, most of them struck out without being decomposed."""
+    sizes = (227, 27, 13, 13, 13)
+    layers = [module for module in alexnet.random().double() if isinstance(module, nn.Conv2d)]
+    for layer, size in zip(layers, sizes, strict=True):
+        symbol = torus(layer, (size, size))
+        values = torch.linalg.svdvals(symbol.blocks(symbol.frequencies[0]))
+        bounds = frame_bounds(layer, size)
+        assert close(bounds.upper, float(values.max()), float(values.max()))
+        assert close(bounds.lower, float(values.min()), float(values.max()))

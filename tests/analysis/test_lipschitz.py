@@ -15,6 +15,8 @@ from advlab.analysis.lipschitz import product_bounds
 from advlab.analysis.network import Network
 from advlab.errors import UserError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:FutureWarning")
+
 
 class Residual(nn.Module):
     """Branches, a concatenation, functional calls, constants, and a batch norm to fuse."""
@@ -94,6 +96,18 @@ def test_jacobian_norms_find_the_norm_of_a_linear_map() -> None:
     found = jacobian_norms(layer, torch.randn(3, 12, dtype=torch.float64), iterations=300)
     torch.testing.assert_close(found, torch.full((3,), exact, dtype=torch.float64))
     assert layer_norm(layer, (12,), iterations=300) == pytest.approx(exact, rel=1e-9)
+
+
+def test_layers_that_work_in_place_have_jacobians_too() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.LocalResponseNorm(3)).eval()
+    images = torch.rand(3, 1, 8, 8)
+    network = Network(model.requires_grad_(False), (1, 8, 8))
+    last = [node for node in network.nodes if node.op == "call_module"][-1]
+    gains = jacobian_norms(network.until(last), images)
+    exact = [torch.linalg.matrix_norm(torch.func.jacrev(model)(image[None]).reshape(4 * 9, 64), 2) for image in images]
+    assert (gains <= torch.stack(exact) * (1 + 1e-5)).all()
+    assert (gains >= 0.9 * torch.stack(exact)).all()
 
 
 def test_layer_norms_lie_below_the_zero_padding_bound_and_near_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +90,15 @@ def test_another_study_in_the_same_place_is_refused(whole: Study, config: UnitsC
         units_study.begin(plan, whole.store.uri)
 
 
-def test_impossible_numbers_are_told(config: UnitsConfig) -> None:
-    with pytest.raises(UserError, match="--examples 4 is impossible"):
-        units_study.prepare(replace(config, examples=4))
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"examples": 4}, "--examples 4 is impossible"),
+        ({"top": 1}, "--top 1 is impossible; choose at least 2"),
+        ({"layer": "nowhere"}, "no layer 'nowhere'"),
+        ({"data": "cifar"}, "Unknown data set 'cifar'"),
+    ],
+)
+def test_mistakes_are_told(config: UnitsConfig, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        units_study.prepare(replace(config, **settings))

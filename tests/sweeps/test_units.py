@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
 
 from advlab.data import Dataset
@@ -48,16 +47,3 @@ def test_a_folder_of_photos_on_the_pool(tmp_path: Path, mnist_test: Dataset) -> 
         "natural": 5, "random": 5, "rotation": 5, "pca": 5, "random images": 5,
     }  # fmt: skip
     assert len(pq.read_table(tmp_path / "out/tests.parquet")) == 4 * (3 + 4)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [(["--layer", "nowhere"], "no layer 'nowhere'"), (["--top", "1"], "--top 1 is impossible; choose at least 2")],
-)
-def test_mistakes_end_with_one_sentence(tmp_path: Path, arguments: list[str], told: str) -> None:
-    (tmp_path / "model.py").write_text(MODEL)
-    command = [sys.executable, str(REPOSITORY / "sweeps/units.py"), "--model", f"file:{tmp_path / 'model.py'}:grey"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 2
-    assert told in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
