@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 from rich import box
 from rich.table import Table
 
@@ -80,8 +81,9 @@ def figure(study: Study) -> bytes:
 
 
 def _spectra(axes: Axes, rows: list[dict[str, Any]], spectra: np.ndarray) -> None:
-    floor = FLOOR * float(spectra.max() or 1.0)
-    edges = np.linspace(np.log10(floor), np.log10(float(spectra.max() or 1.0) * 1.6), 120)
+    largest = float(spectra.max() or 1.0)
+    floor = max(FLOOR * largest, float(spectra.min()) / 1.5)
+    edges = np.linspace(np.log10(floor), np.log10(1.6 * largest), 120)
     for position, values in enumerate(spectra):
         density, _ = np.histogram(np.log10(np.maximum(values, floor)), bins=edges)
         height = density / max(1, density.max()) * 0.72
@@ -96,7 +98,7 @@ def _spectra(axes: Axes, rows: list[dict[str, Any]], spectra: np.ndarray) -> Non
         chosen = [row[key] if key != "printed_upper" or row["stride"] > 1 else np.nan for row in rows]
         if not np.isnan(chosen).all():
             axes.plot(np.maximum(chosen, floor), at, marker, color=colour, label=label, markersize=7, linestyle="none")
-    axes.set_xscale("log")
+    _logarithmic(axes)
     axes.set_xlabel("singular values of the layer")
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -114,7 +116,14 @@ def _gap(axes: Axes, rows: list[dict[str, Any]]) -> None:
         values[~np.isfinite(values) | (values <= 0)] = np.nan
         if not np.isnan(values).all():
             axes.plot(values, at, marker=marker, color=colour, label=label, markersize=4.5, linewidth=1.4)
-    axes.set_xscale("log")
+    _logarithmic(axes)
     axes.set_xlabel("amplification from the image to here")
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Powers of ten as plain numbers: the report's text is never parsed as mathematics."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
