@@ -48,7 +48,8 @@ def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, fl
     if need_lower and search.has_zero():
         search.low = 0.0
         need_lower = False
-    for part in _chunks(symbol):
+    parts = _chunks(symbol)
+    for part in parts:
         blocks = _Blocks(symbol, part)
         search.raise_high(blocks)
         if need_lower:
@@ -57,7 +58,12 @@ def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, fl
         return 0.0, search.high**0.5
     if search.error <= GOOD_ENOUGH * search.low:
         return search.low**0.5, search.high**0.5
-    return min(_ends_of(_block(symbol, *place))[0] for place in search.suspects), search.high**0.5
+    lower = float("inf")
+    for part in parts:
+        blocks = blocks if len(parts) == 1 else _Blocks(symbol, part)
+        for row in search.near_low(blocks):
+            lower = min(lower, _ends_of(_block(symbol, *blocks.place(row)))[0])
+    return lower, search.high**0.5
 
 
 class _Blocks:
@@ -87,7 +93,6 @@ class _Search:
 
     def __init__(self, symbol: BlockSymbol) -> None:
         self.symbol, self.low, self.high = symbol, float("inf"), 0.0
-        self.suspects: list[tuple[int, Tensor]] = []
         self._random = torch.Generator().manual_seed(0)
 
     @property
@@ -112,9 +117,12 @@ class _Search:
             return _unproven(blocks, rows, 1, self.low, self.error) if self.low > self.error else rows[:0]
 
         self._look(blocks, may_undercut)
-        if self.error > GOOD_ENOUGH * self.low:
-            near = ~_is_definite(blocks.grams.clone(), -self.low - 2 * self.error)
-            self.suspects += map(blocks.place, near.nonzero()[:, 0].tolist())
+
+    def near_low(self, blocks: _Blocks) -> list[int]:
+        """The blocks whose smallest eigenvalue is the lowest but for rounding."""
+        near = ~_is_definite(blocks.grams.clone(), -self.low - 2 * self.error)
+        rows: list[int] = near.nonzero()[:, 0].tolist()
+        return rows
 
     def _look(self, blocks: _Blocks, may_beat: Callable[[Tensor], Tensor]) -> None:
         """Diagonalise blocks at random until none is left that may beat the best.

@@ -16,31 +16,28 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 
 from advlab import data
 from advlab.analysis import statistics
 from advlab.analysis.directions import BASES, Moments, directions
-from advlab.analysis.features import Features, Top, stimulation, thumbnails
-from advlab.data import Dataset, ImageFolder
+from advlab.analysis.features import Features, Top
+from advlab.data import Dataset
 from advlab.distributed.models import Subject
 from advlab.distributed.pool import Pool
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
 from advlab.distributed.transfer_study import _require_success
-from advlab.distributed.units import Arrays, address
-from advlab.distributed.worker import Resources, Unit
+from advlab.distributed.units import address
+from advlab.distributed.units_shards import ShardUnit, moments_from_arrow, packed
+from advlab.distributed.worker import Unit
 from advlab.errors import UserError
-from advlab.results import Store, Study, provenance
-from advlab.results.schema import image_column
+from advlab.results import Study, provenance
 from advlab.results.study import study_identity
 
 VERSION = 1
 """Of the computation: a number that differs makes shards anew."""
 CHANCE = "random images"
 WINNERS, SETS, TESTS = "winners.parquet", "sets.parquet", "tests.parquet"
-MAX_DIMENSION = 8192
-"""Features per position; the moments of more would not fit an actor."""
 SHARDS_AT_ONCE = 16
 
 
@@ -93,82 +90,6 @@ class UnitsPlan:
     config: UnitsConfig
     subject: Subject
     images: Dataset
-
-
-@dataclass(frozen=True, slots=True)
-class ShardUnit:
-    """One pass over one shard.
-
-    Attributes:
-        store: URI of the study's folder.
-        part: file to write.
-        key: its content address.
-        start: row of the first image.
-        rows: those of the shard to look at, or None for all.
-    """
-
-    store: str
-    part: str
-    key: str
-    start: int
-    layer: str
-    top: int
-    predicted: bool
-    rows: tuple[int, ...] | None = None
-
-    @property
-    def name(self) -> str:
-        return self.part
-
-    @property
-    def kind(self) -> str:
-        return self.part.partition("/")[0]
-
-    def run(self, resources: Resources) -> None:
-        dataset = _unpacked(resources.input)
-        if self.rows is not None:
-            dataset = dataset.subset(torch.tensor(self.rows))
-        features = Features(resources.get("model"), self.layer, resources.device)
-        make = {"moments": self._moments, "top": self._top, "chosen": self._chosen}[self.kind]
-        Store(self.store).write_table(self.part, make(features, dataset, resources), self.key)
-
-    def _moments(self, features: Features, dataset: Dataset, _resources: Resources) -> pa.Table:
-        parts: list[Moments] = []
-        for values, _logits in features.batches(dataset.images):
-            if values.shape[1] > MAX_DIMENSION:
-                raise UserError(f"the layer has {values.shape[1]} features, more than {MAX_DIMENSION}; choose another.")
-            parts.append(Moments.of(values.transpose(1, 2).flatten(0, 1).cpu().numpy()))
-        return _moments_to_arrow(reduce(Moments.__add__, parts))
-
-    def _top(self, features: Features, dataset: Dataset, resources: Resources) -> pa.Table:
-        vectors = torch.tensor(resources.get("directions")).to(resources.device)
-        tops: list[Top] = []
-        done = 0
-        for values, _logits in features.batches(dataset.images):
-            scores = stimulation(values, vectors).cpu().numpy()
-            rows = np.arange(self.start + done, self.start + done + len(scores))
-            tops.append(Top.of(scores, rows, self.top))
-            done += len(scores)
-        best = reduce(Top.merge, tops)
-        return pa.table({"row": best.index.ravel(), "score": best.score.ravel()})
-
-    def _chosen(self, features: Features, dataset: Dataset, _resources: Resources) -> pa.Table:
-        images = dataset.images
-        described, answers = [], []
-        for values, logits in features.batches(images):
-            described.append(values.amax(2).cpu().numpy())
-            answers.append(logits.argmax(1).cpu().numpy())
-        labels = np.concatenate(answers) if self.predicted else dataset.labels.numpy()
-        assert self.rows is not None
-        return pa.table(
-            {
-                "row": np.array(self.rows) + self.start,
-                "index": dataset.index.numpy(),
-                "label": labels,
-                "feature": image_column(np.concatenate(described)),
-                "thumbnail": image_column(thumbnails(images).numpy()),
-            }
-        )
 
 
 def prepare(config: UnitsConfig) -> UnitsPlan:
@@ -230,7 +151,7 @@ def run(
     config = plan.config
     pool.share("model", plan.subject.model)
     passes = _Passes(plan, study, pool, on_progress)
-    moments = reduce(Moments.__add__, map(_moments_from_arrow, passes.go("moments", {})))
+    moments = reduce(Moments.__add__, map(moments_from_arrow, passes.go("moments", {})))
     vectors = {basis: directions(basis, config.directions, moments, config.seed) for basis in BASES}
     stacked = np.concatenate(list(vectors.values()))
     pool.share("directions", stacked)
@@ -245,6 +166,8 @@ def run(
     random = np.stack([generator.choice(count, config.top, replace=False) for _ in range(config.directions)])
     wanted = np.unique(np.concatenate([best.index.ravel(), random.ravel()]))
     chosen = pa.concat_tables(passes.go("chosen", passes.by_shard(wanted)))
+    if not passes.made and all(study.store.exists(name) for name in (WINNERS, SETS, TESTS)):
+        return
     names = [basis for basis, found in vectors.items() for _ in found] + [CHANCE] * len(random)
     number = [i for found in (*vectors.values(), random) for i in range(len(found))]
     scores = np.concatenate([best.score, np.full(random.shape, np.nan, np.float32)])
@@ -258,10 +181,11 @@ class _Passes:
         self, plan: UnitsPlan, study: Study, pool: Pool, on_progress: Callable[[dict[str, float]], None]
     ) -> None:
         self.plan, self.study, self.pool, self.on_progress = plan, study, pool, on_progress
+        self.made = 0
         self.starts = range(0, len(plan.images), plan.config.shard_size)
         self.shards = {start: plan.images.subset(slice(start, start + plan.config.shard_size)) for start in self.starts}
         self.content = {start: shard.fingerprint for start, shard in self.shards.items()}
-        self._stored = lru_cache(maxsize=SHARDS_AT_ONCE)(lambda start: ray.put(_packed(self.shards[start])))
+        self._stored = lru_cache(maxsize=SHARDS_AT_ONCE)(lambda start: ray.put(packed(self.shards[start])))
 
     def by_shard(self, rows: np.ndarray) -> dict[int, tuple[int, ...]]:
         """Rows of the image set by the shard they lie in, counted from its first."""
@@ -283,6 +207,7 @@ class _Passes:
             settings = (config.layer, config.top, config.labels == "predicted", rows.get(start))
             units[start] = ShardUnit(store.uri, name, key, start, *settings)
         missing = [unit for unit in units.values() if not store.holds(unit.part, unit.key)]
+        self.made += len(missing)
         title = {"moments": "moments", "top": "top images", "chosen": "chosen images"}[kind]
         with Stage(title, len(units), done=len(units) - len(missing)) as stage:
 
@@ -337,27 +262,3 @@ def _conclude(
         study.manifest |= {"finished": provenance.now(), "hosts": host_count()}
         study.manifest["verdict"] = statistics.verdict(tests, "natural")
         study.save_manifest()
-
-
-def _packed(dataset: Dataset) -> Any:
-    """A shard as it travels: a folder's files undecoded, arrays otherwise."""
-    return dataset if isinstance(dataset, ImageFolder) else Arrays.of(dataset)
-
-
-def _unpacked(given: Any) -> Dataset:
-    dataset: Dataset = given if isinstance(given, ImageFolder) else given.dataset()
-    return dataset
-
-
-def _moments_to_arrow(moments: Moments) -> pa.Table:
-    """One row per feature."""
-    columns = {"total": moments.total, "low": moments.low, "high": moments.high}
-    products = pa.FixedSizeListArray.from_arrays(pa.array(moments.products.ravel()), len(moments.total))
-    count = np.full(len(moments.total), moments.count)
-    return pa.table({"count": count, **columns, "products": products})
-
-
-def _moments_from_arrow(table: pa.Table) -> Moments:
-    products = table["products"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-    total, low, high = (table[name].to_numpy() for name in ("total", "low", "high"))
-    return Moments(int(table["count"][0].as_py()), total, products, low, high)

@@ -111,6 +111,20 @@ def test_lanczos_finds_what_diagonalising_finds(drawn: tuple[Any, tuple[int, ...
     assert close(lanczos.lower, direct.lower, direct.upper)
 
 
+@settings(SETTINGS, max_examples=30)
+@given(convolutions())
+def test_large_layers_are_taken_piece_by_piece(drawn: tuple[Any, tuple[int, ...]]) -> None:
+    layer, size = drawn
+    with torch.no_grad():
+        layer.weight[:, -1] *= 1e-6  # nearly singular, so that the smallest value is sought twice
+    whole = frame_bounds(layer, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ends, "CHUNK", 64)
+        pieces = frame_bounds(layer, size)
+    assert close(pieces.upper, whole.upper, whole.upper)
+    assert close(pieces.lower, whole.lower, whole.upper)
+
+
 def test_nearly_singular_layers_keep_their_accuracy() -> None:
     """The root of a Gram matrix's eigenvalue would be off in the third digit here."""
     generator = torch.Generator().manual_seed(1)
