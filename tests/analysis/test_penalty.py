@@ -27,8 +27,8 @@ def test_its_norms_are_those_of_the_layers_and_improve_from_call_to_call() -> No
     for _ in range(200):
         last = penalty.norms()
     assert (first <= last * (1 + 1e-5)).all()
-    assert float(last[1]) == pytest.approx(frame_bounds(model[4]).upper, rel=1e-4)
-    assert float(last[0]) <= frame_bounds(model[0], 8, padding="zeros").upper * (1 + 1e-5)
+    assert float(last[1].detach()) == pytest.approx(frame_bounds(model[4]).upper, rel=1e-4)
+    assert float(last[0].detach()) <= frame_bounds(model[0], 8, padding="zeros").upper * (1 + 1e-5)
     assert model.training
 
 
