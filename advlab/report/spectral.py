@@ -102,7 +102,7 @@ def _spectra(axes: Axes, rows: list[dict[str, Any]], spectra: np.ndarray) -> Non
     axes.set_xlabel("singular values of the layer")
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def _gap(axes: Axes, rows: list[dict[str, Any]]) -> None:
@@ -119,7 +119,7 @@ def _gap(axes: Axes, rows: list[dict[str, Any]]) -> None:
     _logarithmic(axes)
     axes.set_xlabel("amplification from the image to here")
     axes.grid(axis="x", color=RULE, linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def _logarithmic(axes: Axes) -> None:
