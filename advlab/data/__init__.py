@@ -8,12 +8,13 @@ from pathlib import Path
 import platformdirs
 import torch
 
-from advlab.data import catalogue, fetch, idx, splits
+from advlab.data import catalogue, fetch, folder, idx, splits
 from advlab.data.catalogue import DATASETS
 from advlab.data.dataset import Dataset
+from advlab.data.folder import ImageFolder
 from advlab.data.splits import SPLITS
 
-__all__ = ["DATASETS", "SPLITS", "Dataset", "cache_dir", "load"]
+__all__ = ["DATASETS", "SPLITS", "Dataset", "ImageFolder", "cache_dir", "load"]
 
 
 def cache_dir() -> Path:
@@ -22,20 +23,30 @@ def cache_dir() -> Path:
     return Path(override).expanduser() if override else platformdirs.user_cache_path("advlab")
 
 
-def load(name: str, split: str = "train", *, seed: int = 0, root: str | os.PathLike[str] | None = None) -> Dataset:
+def load(
+    name: str,
+    split: str = "train",
+    *,
+    seed: int = 0,
+    root: str | os.PathLike[str] | None = None,
+    size: int | None = None,
+) -> Dataset:
     """A split of a data set, fetched on first use and verified on every use.
 
     Args:
-        name: one of ``DATASETS``.
+        name: one of ``DATASETS``, or ``folder:PATH`` for a folder of image files (see ``advlab.data.folder``).
         split: one of ``SPLITS``: ``train`` (60,000), ``test`` (10,000), ``validation`` (the last 10,000 of
             train), ``fit`` (the other 50,000), ``p1`` and ``p2`` (disjoint random halves of train, 30,000
             each).
         seed: draws ``p1`` and ``p2``; the other splits do not depend on it.
+        size: height and width that the images of a folder are brought to.
         root: a directory to use in place of ``cache_dir() / "data"``; the files lie in ``root/name``.
 
     Raises:
         UserError: an unknown name or split, a negative seed, or data that can neither be found nor fetched.
     """
+    if name.startswith("folder:"):
+        return folder.load(name, split, size)
     entry = catalogue.find(name)
     files = entry.train if splits.source_file(split) == "train" else entry.test
     directory = (cache_dir() / "data" if root is None else Path(root).expanduser()) / name

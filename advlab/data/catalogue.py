@@ -113,5 +113,5 @@ def find(name: str) -> Entry:
         UserError: an unknown name.
     """
     if name not in _ENTRIES:
-        raise UserError(f"Unknown data set {name!r}: choose one of {', '.join(DATASETS)}.")
+        raise UserError(f"Unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or folder:PATH.")
     return _ENTRIES[name]

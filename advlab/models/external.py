@@ -1,10 +1,11 @@
-"""Models from elsewhere: torchvision, timm, or a factory in a Python file."""
+"""Models from elsewhere: torchvision, timm, a factory in a Python file, or one in an installed module."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import importlib.util
+import pkgutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +14,12 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from advlab.errors import UserError
+from advlab.errors import UserError, one_line
 
-SCHEMES = ("torchvision", "timm", "file")
+SCHEMES = ("torchvision", "timm", "file", "python")
+
+RANDOM = "random"
+"""In place of a name of weights: torchvision's architecture as initialised with seed 0."""
 
 loaded_files: list[ModuleType] = []
 """Modules made from ``file:`` models; whoever ships such a model pickles these by value: the files stay behind."""
@@ -33,7 +37,7 @@ def load(name: str) -> nn.Module:
         UserError: the library, the model, its weights or the file cannot be had.
     """
     scheme, rest = name.split(":", 1)
-    module = {"torchvision": _torchvision, "timm": _timm, "file": _file}[scheme](name, rest)
+    module = {"torchvision": _torchvision, "timm": _timm, "file": _file, "python": _python}[scheme](name, rest)
     return module.eval().requires_grad_(False)
 
 
@@ -42,6 +46,9 @@ def identity(name: str) -> str:
     scheme, rest = name.split(":", 1)
     if scheme == "file":
         return hashlib.sha256(Path(rest.rpartition(":")[0]).expanduser().read_bytes()).hexdigest()
+    if scheme == "python":
+        origin = getattr(importlib.util.find_spec(rest.rpartition(":")[0]), "origin", None)
+        return f"{name} {hashlib.sha256(Path(origin).read_bytes()).hexdigest() if origin else ''}"
     return f"{name} {version(scheme)}"
 
 
@@ -65,6 +72,13 @@ def _torchvision(name: str, rest: str) -> nn.Module:
     from torchvision.models import get_model, get_model_weights
 
     model, _, weights_name = rest.partition("@")
+    if weights_name == RANDOM:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                return get_model(model, weights=None)
+        except ValueError as error:
+            raise UserError(f"model {name!r}: torchvision has no such model ({error}).") from error
     try:
         weights = get_model_weights(model)[weights_name or "DEFAULT"]
     except (ValueError, KeyError) as error:
@@ -88,6 +102,16 @@ def _timm(name: str, rest: str) -> nn.Module:
         raise UserError(f"model {name!r}: timm could not load it ({error}).") from error
     config = timm.data.resolve_data_config({}, model=network)
     return Normalised(network, list(config["mean"]), list(config["std"]))
+
+
+def _python(name: str, rest: str) -> nn.Module:
+    try:
+        network = pkgutil.resolve_name(rest)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"model {name!r}: write python:MODULE:FACTORY ({one_line(error)}).") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(f"model {name!r}: it returned {type(network).__name__}, not a torch nn.Module.")
+    return network
 
 
 def _file(name: str, rest: str) -> nn.Module:

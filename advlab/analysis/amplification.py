@@ -1,0 +1,78 @@
+"""How much networks do amplify, to set beside how much they may: Jacobians by power iteration, and pairs of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Map = Callable[[Tensor], Tensor]
+
+
+def jacobian_norms(function: Map, images: Tensor, *, iterations: int = 20, seed: int = 0) -> Tensor:
+    """The largest singular value of the Jacobian at each image, from below.
+
+    Power iteration on JᵀJ; what is returned is ‖Jv‖ for a unit v, so it never exceeds the local Lipschitz constant.
+
+    Args:
+        function: images [B, …] → values [B, …], each row on its own, differentiable.
+        images: [B, …].
+        iterations: each costs two forward passes and a backward pass.
+        seed: of the first directions.
+
+    Returns:
+        [B] float.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    direction = torch.randn(images.shape, generator=generator).to(images)
+    gain = torch.zeros(len(images), dtype=images.dtype, device=images.device)
+    for _ in range(iterations):
+        direction = _unit(direction)
+        stretched: Tensor = torch.func.jvp(function, (images,), (direction,))[1]
+        gain = torch.maximum(gain, stretched.flatten(1).norm(dim=1))
+        (direction,) = torch.func.vjp(function, images)[1](stretched)
+    return gain
+
+
+def layer_norm(layer: nn.Module, shape: tuple[int, ...], *, iterations: int = 100, seed: int = 0) -> float:
+    """The operator norm of a linear layer as it is, its own padding included, from below, by power iteration.
+
+    Args:
+        layer: ``nn.Linear`` or a convolution; its bias is left out.
+        shape: of its input, [C, …].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device, dtype = layer.weight.device, layer.weight.dtype
+    origin = torch.zeros(1, *shape, device=device, dtype=dtype)  # type: ignore[arg-type]
+    vector = torch.randn(origin.shape, generator=generator).to(origin)
+    gain = 0.0
+    with torch.enable_grad():
+        leaf = origin.clone().requires_grad_(True)
+        for _ in range(iterations):
+            # d/dx ½‖Wx‖² = WᵀWx
+            leaf = _unit(vector).detach().requires_grad_(True)
+            value = layer(leaf) - layer(origin).detach()
+            gain = max(gain, float(value.detach().norm()))
+            (vector,) = torch.autograd.grad(value.square().sum() / 2, leaf)
+    return gain
+
+
+@torch.no_grad()
+def pair_gains(function: Map, images: Tensor, others: Tensor) -> Tensor:
+    """‖f(x') - f(x)‖ / ‖x' - x‖ for pairs of images, [B]; NaN for equal ones.
+
+    Args:
+        function: images [B, …] → values [B, …].
+        images: x, [B, …].
+        others: x', such as adversarial examples.
+    """
+    change = (function(others) - function(images)).flatten(1).norm(dim=1)
+    distance = (others - images).flatten(1).norm(dim=1)
+    return torch.where(distance > 0, change / distance, torch.nan)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Rows [B, …] of norm 1, those that are 0 as they are."""
+    norms = vectors.flatten(1).norm(dim=1).clamp(min=torch.finfo(vectors.dtype).tiny)
+    return vectors / norms.view(-1, *[1] * (vectors.ndim - 1))

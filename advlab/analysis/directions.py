@@ -1,0 +1,95 @@
+"""Directions in a layer's feature space: its units, random ones, a rotation, principal components (section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from advlab.errors import UserError
+
+BASES = ("natural", "random", "rotation", "pca")
+"""Bases of ⟨φ(x), v⟩: v = e_i (Figures 1 and 3); independent uniform directions (Figures 2 and 4); columns of one
+random rotation, as orthogonal among themselves as the units are; principal components, in order of variance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """First and second moments of a layer's features, mergeable.
+
+    Attributes:
+        count: number of feature vectors.
+        total: [n], their sum.
+        products: [n, n], sum of their outer products.
+        low: [n], least value of each unit.
+        high: [n], largest value of each unit.
+    """
+
+    count: int
+    total: np.ndarray
+    products: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> Moments:
+        """Of feature vectors [N, n]."""
+        wide = features.astype(np.float64)
+        return cls(len(wide), wide.sum(0), wide.T @ wide, features.min(0), features.max(0))
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.count + other.count,
+            self.total + other.total,
+            self.products + other.products,
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+        )
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """[n, n]."""
+        mean = self.total / self.count
+        covariance: np.ndarray = self.products / self.count - np.outer(mean, mean)
+        return covariance
+
+
+def directions(basis: str, count: int, moments: Moments, seed: int) -> np.ndarray:
+    """At most ``count`` unit vectors of a basis, [D, n] float32.
+
+    Units that never vary rank no image above another and are left out of the natural basis.
+
+    Args:
+        basis: one of ``BASES``.
+        count: how many; a layer of fewer dimensions (or live units) has fewer, but for random directions.
+        moments: of the layer's features over the image set.
+        seed: of the choice and of the random bases.
+
+    Raises:
+        UserError: an unknown basis, or a layer in which no unit varies.
+    """
+    if basis not in BASES:
+        raise UserError(f"basis {basis!r} is unknown; choose among {', '.join(BASES)}.")
+    dimension = len(moments.total)
+    generator = np.random.default_rng([seed, BASES.index(basis)])
+    live = np.flatnonzero(moments.high > moments.low)
+    if not len(live):
+        raise UserError("no unit of that layer varies over the image set; choose another --layer.")
+    match basis:
+        case "natural":
+            chosen = np.sort(generator.permutation(live)[:count])
+            vectors = np.eye(dimension)[chosen]
+        case "random":
+            vectors = generator.standard_normal((count, dimension))
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        case "rotation":
+            # orthonormalised Gaussian columns, signs made those of the Gaussian's: the first of a uniform rotation
+            columns, upper = np.linalg.qr(generator.standard_normal((dimension, min(count, dimension))))
+            vectors = (columns * np.sign(np.diag(upper))).T
+        case "pca":
+            _, vectors = np.linalg.eigh(moments.covariance)
+            vectors = vectors.T[::-1][: min(count, len(live))]
+            # a component's sign is arbitrary: its largest coordinate is made positive
+            largest = np.abs(vectors).argmax(1)
+            vectors = vectors * np.sign(vectors[np.arange(len(vectors)), largest])[:, None]
+    return vectors.astype(np.float32)

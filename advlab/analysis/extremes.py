@@ -1,0 +1,256 @@
+"""Smallest and largest singular value over all blocks of a layer, accurate to 1e-9 relative.
+
+Few blocks need to be diagonalised. Whether any eigenvalue of a Gram matrix G lies above τ is told by a Cholesky
+decomposition of τ1 - G, an order of magnitude cheaper; so blocks are diagonalised in random order and those that
+cannot beat the best so far are struck out. The expected number left is the logarithm of the number of blocks, and
+nothing is approximated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+
+from advlab.analysis.symbol import CHUNK, BlockSymbol
+
+EPSILON, SINGLE_EPSILON = torch.finfo(torch.float64).eps, torch.finfo(torch.float32).eps
+
+DIRECT = 512
+"""Largest side whose Gram matrix is diagonalised; above, Lanczos finds the two ends alone."""
+LANCZOS_TOLERANCE = 1e-10
+"""Relative, of the eigenvalues σ² that Lanczos finds; σ is then good to half of it."""
+GOOD_ENOUGH = 5e-10
+"""Relative error of σ² at which the smallest eigenvalue of a Gram matrix is taken as it is."""
+OBLONG = 1.5
+"""Ratio of sides above which the Gram matrix of a large block is tried before its QR decomposition: half the work."""
+
+
+def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, float]:
+    """Smallest and largest singular value; the smallest of min(outputs, inputs) per block.
+
+    A Gram matrix gives the largest to machine precision and the smallest with an absolute error in σ². So blocks that
+    may hold the smallest are decomposed once more, as they are.
+
+    Args:
+        symbol: the layer.
+        need_lower: without it, the smallest is returned as 0.
+    """
+    if not symbol.taps_GQFP.any():
+        return 0.0, 0.0
+    angles, groups = symbol.frequencies[0], len(symbol.taps_GQFP)
+    if groups * len(angles) == 1:
+        return _ends_of(_block(symbol, 0, angles[0]))
+    search = _Search(symbol)
+    if need_lower and search.has_zero():
+        search.low = 0.0
+        need_lower = False
+    parts = _chunks(symbol)
+    for part in parts:
+        blocks = _Blocks(symbol, part)
+        search.raise_high(blocks)
+        if need_lower:
+            search.sink_low(blocks)
+    if not need_lower:
+        return 0.0, search.high**0.5
+    if search.error <= GOOD_ENOUGH * search.low:
+        return search.low**0.5, search.high**0.5
+    lower = float("inf")
+    for part in parts:
+        blocks = blocks if len(parts) == 1 else _Blocks(symbol, part)
+        for row in search.near_low(blocks):
+            lower = min(lower, _ends_of(_block(symbol, *blocks.place(row)))[0])
+    return lower, search.high**0.5
+
+
+class _Blocks:
+    """The blocks of some frequencies: Gram matrices [N, side, side], N = groups x frequencies."""
+
+    def __init__(self, symbol: BlockSymbol, angles: Tensor) -> None:
+        self.symbol, self.angles = symbol, angles
+        self.grams = symbol.grams(angles).flatten(0, 1)
+        self.single = self.grams.to(torch.complex64)
+
+    def squares(self, row: int) -> tuple[float, float]:
+        """The smallest and the largest eigenvalue of one Gram matrix."""
+        if self.symbol.side > DIRECT:
+            low, high = _ends_of(_block(self.symbol, *self.place(row)))
+            return low**2, high**2
+        values = torch.linalg.eigvalsh(self.grams[row])
+        return max(0.0, float(values[0])), max(0.0, float(values[-1]))
+
+    def place(self, row: int) -> tuple[int, Tensor]:
+        """Group and angles of a Gram matrix."""
+        group, frequency = divmod(row, len(self.angles))
+        return group, self.angles[frequency]
+
+
+class _Search:
+    """The best squares so far."""
+
+    def __init__(self, symbol: BlockSymbol) -> None:
+        self.symbol, self.low, self.high = symbol, float("inf"), 0.0
+        self._random = torch.Generator().manual_seed(0)
+
+    @property
+    def error(self) -> float:
+        """Of a Gram matrix's eigenvalues."""
+        return 4 * self.symbol.side * EPSILON * self.high
+
+    def has_zero(self) -> bool:
+        """Whether a channel on the smaller side is dead, which makes every block singular."""
+        taps = self.symbol.taps_GQFP
+        return bool((taps.abs().amax((1, 2) if self.symbol.injective else (1, 3)) == 0).any())
+
+    def raise_high(self, blocks: _Blocks) -> None:
+        def may_exceed(rows: Tensor) -> Tensor:
+            return _unproven(blocks, rows, -1, self.high, self.error)
+
+        self._look(blocks, may_exceed)
+
+    def sink_low(self, blocks: _Blocks) -> None:
+        def may_undercut(rows: Tensor) -> Tensor:
+            # no eigenvalue lies below 0, so nothing undercuts a low that is 0 but for rounding
+            return _unproven(blocks, rows, 1, self.low, self.error) if self.low > self.error else rows[:0]
+
+        self._look(blocks, may_undercut)
+
+    def near_low(self, blocks: _Blocks) -> list[int]:
+        """The blocks whose smallest eigenvalue is the lowest but for rounding."""
+        near = ~_is_definite(blocks.grams.clone(), -self.low - 2 * self.error)
+        rows: list[int] = near.nonzero()[:, 0].tolist()
+        return rows
+
+    def _look(self, blocks: _Blocks, may_beat: Callable[[Tensor], Tensor]) -> None:
+        """Diagonalise blocks at random until none is left that may beat the best.
+
+        Batches double, so that nearly every block is tested once, against a best that few will beat.
+        """
+        order = torch.randperm(len(blocks.grams), generator=self._random)
+        first, size = 0, 1
+        while first < len(order):
+            rows = order[first : first + size]
+            first, size = first + size, 2 * size
+            while len(rows):
+                if self.high:
+                    rows = may_beat(rows)
+                    if not len(rows):
+                        break
+                low, high = blocks.squares(int(rows[0]))
+                self.low, self.high = min(self.low, low), max(self.high, high)
+                rows = rows[1:]
+
+
+def _block(symbol: BlockSymbol, group: int, angle_d: Tensor) -> Tensor:
+    """One block [F, P]; real where all of it is."""
+    one = BlockSymbol(symbol.taps_GQFP[group, None], symbol.offsets_Qd, symbol.grid)
+    block = one.blocks(angle_d[None])[0, 0]
+    return block if block.imag.any() else block.real
+
+
+def _ends_of(block: Tensor) -> tuple[float, float]:
+    """Smallest and largest singular value of one block, not squared on the way."""
+    if min(block.shape) > DIRECT:
+        return _lanczos(block)
+    values = torch.linalg.svdvals(block)
+    return float(values[-1]), float(values[0])
+
+
+def _unproven(blocks: _Blocks, rows: Tensor, sign: int, best: float, error: float) -> Tensor:
+    """The rows that may have an eigenvalue beyond the best by more than the error: above it (-1) or below it (+1).
+
+    Single precision settles most: a decomposition that exists for a matrix shifted by its rounding error proves as much
+    as one in double precision.
+    """
+    rounding = error * SINGLE_EPSILON / EPSILON
+    if rounding < best:
+        rows = rows[~_is_definite(sign * blocks.single[rows], -sign * best - rounding)]
+    return rows[~_is_definite(sign * blocks.grams[rows], -sign * best + error)] if len(rows) else rows
+
+
+def _is_definite(matrices: Tensor, shift: float) -> Tensor:
+    """Whether matrices [N, side, side] + shift·1 are positive definite, [N] bool; the matrices are overwritten."""
+    matrices.diagonal(dim1=-2, dim2=-1).add_(shift)
+    if matrices.shape[-1] == 1:
+        return matrices.real[:, 0, 0] > 0
+    return torch.linalg.cholesky_ex(matrices).info == 0
+
+
+def all_values(symbol: BlockSymbol) -> tuple[np.ndarray, np.ndarray]:
+    """Every singular value, ascending, and how often it occurs, for plots.
+
+    The absolute error is 1e-8 of the largest, and 1e-3 above ``DIRECT``, where single precision halves the time.
+    """
+    angles, groups = symbol.frequencies[0], len(symbol.taps_GQFP)
+    if groups * len(angles) == 1:
+        block = _block(symbol, 0, angles[0])
+        small = block if symbol.injective else block.mH
+        squares = _spectrum((small.mH @ small)[None, None])
+    else:
+        squares = torch.cat([_spectrum(symbol.grams(part)) for part in _chunks(symbol)], dim=1)
+    values = squares.double().clamp(min=0).sqrt().numpy()
+    counts = np.broadcast_to(symbol.frequencies[1].numpy()[:, None], values.shape).ravel()
+    order = np.argsort(values, axis=None)
+    return values.ravel()[order], counts[order]
+
+
+def _spectrum(grams: Tensor) -> Tensor:
+    side = grams.shape[-1]
+    if side == 1:
+        return grams.real[..., 0]
+    if side > DIRECT:
+        grams = grams.to(torch.complex64 if grams.is_complex() else torch.float32)
+    return torch.linalg.eigvalsh(grams)
+
+
+def _chunks(symbol: BlockSymbol) -> tuple[Tensor, ...]:
+    groups, _, outputs, inputs = symbol.taps_GQFP.shape
+    return symbol.frequencies[0].split(max(1, CHUNK // (groups * outputs * inputs)))
+
+
+def _lanczos(block: Tensor) -> tuple[float, float]:
+    """The two ends of one large block: Lanczos on R*R and on its inverse, R the triangular factor of the block.
+
+    R has the block's singular values, and solving with it does not square the condition number.
+    """
+    tall = block if block.shape[0] >= block.shape[1] else block.mH
+    if tall.shape[0] > OBLONG * tall.shape[1] and not tall.is_complex():
+        array = tall.numpy()
+        gram = torch.from_numpy(array.T @ array)  # NumPy computes half of a symmetric product
+        factor, info = torch.linalg.cholesky_ex(gram, upper=True)
+        if not info:
+            low, high = _ends(factor)
+            if 4 * len(gram) * EPSILON * high**2 <= GOOD_ENOUGH * low**2:
+                return low, high
+    return _ends(torch.linalg.qr(tall, mode="r").R)
+
+
+def _ends(factor: Tensor) -> tuple[float, float]:
+    """Smallest and largest singular value of an upper triangular matrix."""
+
+    def forward(x: Tensor) -> Tensor:
+        return factor.mH @ (factor @ x)
+
+    def backward(x: Tensor) -> Tensor:
+        solved = torch.linalg.solve_triangular(factor.mH, x[:, None], upper=False)
+        return torch.linalg.solve_triangular(factor, solved, upper=True)[:, 0]
+
+    upper = _largest(forward, factor) ** 0.5
+    if not factor.diagonal().all():
+        return 0.0, upper
+    return _largest(backward, factor) ** -0.5, upper
+
+
+def _largest(apply: Callable[[Tensor], Tensor], like: Tensor) -> float:
+    """The largest eigenvalue of a Hermitian operator."""
+    dtype = like.numpy().dtype
+    start = np.random.default_rng(0).standard_normal(len(like)).astype(dtype)
+
+    def multiply(x: np.ndarray) -> np.ndarray:
+        return apply(torch.from_numpy(np.ascontiguousarray(x, dtype=dtype).reshape(-1))).numpy()
+
+    operator = LinearOperator(tuple(like.shape), matvec=multiply, dtype=dtype)
+    return float(eigsh(operator, k=1, which="LM", v0=start, tol=LANCZOS_TOLERANCE, return_eigenvectors=False)[0])

