@@ -9,10 +9,10 @@ import ray
 from torch import nn
 
 from advlab import models
-from advlab.distributed.units import address
 from advlab.errors import UserError
 from advlab.models import Checkpoint, alexnet, checkpoint, efficientnet, external
 from advlab.results import Study
+from advlab.results.addresses import address
 
 DEFAULT_SIZE = 224
 

@@ -21,14 +21,15 @@ from advlab.analysis.network import Layer, Network
 from advlab.analysis.table import LayerRow, measure_layer, probes
 from advlab.attacks import minimum_norm
 from advlab.distributed.models import Subject
+from advlab.distributed.outcome import require_success
 from advlab.distributed.pool import Pool
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
-from advlab.distributed.transfer_study import _require_success
-from advlab.distributed.units import address
 from advlab.distributed.worker import Resources, Unit
 from advlab.errors import UserError
 from advlab.results import Store, Study, provenance
+from advlab.results.addresses import address
+from advlab.results.layout import MANIFEST
 from advlab.results.schema import SHAPE_KEY, decode_images, image_column
 from advlab.results.study import study_identity
 
@@ -184,11 +185,12 @@ def run(
     if not network.layers:
         raise UserError(f"model {config.model!r} has no linear layer and no convolution; choose another.")
     decisive = (VERSION, plan.subject.fingerprint, images.shape, hashlib.sha256(images.tobytes()).hexdigest())
+    pool.require_file(study.store.uri, MANIFEST)
     pool.share("model", plan.subject.model)
     pairs_key = address("pairs", *decisive)
     if not store.holds(PAIRS, pairs_key):
         shared = ray.put(images)
-        _require_success(pool.run([PairsUnit(store.uri, pairs_key)], inputs=lambda _: shared), study)
+        require_success(pool.run([PairsUnit(store.uri, pairs_key)], inputs=lambda _: shared), study)
     pair = ray.put((images, decode_images(store.read_table(PAIRS))))
     keys = [address("layer", layer.name, config.iterations, config.seed, *decisive) for layer in network.layers]
     units: list[Unit] = [
@@ -204,7 +206,7 @@ def run(
             on_progress({"layers": stage.done})
             return ()
 
-        _require_success(pool.run(units, follow, inputs=lambda _: pair, on_status=stage.say, depth=1), study)
+        require_success(pool.run(units, follow, inputs=lambda _: pair, on_status=stage.say, depth=1), study)
     if units or not store.exists(LAYERS):
         _conclude(study, network, len(keys))
 

@@ -13,7 +13,7 @@ import ray
 from torch import nn
 
 from advlab import data
-from advlab.distributed.ledger import Failure
+from advlab.distributed.outcome import require_success
 from advlab.distributed.pool import Pool
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
@@ -124,7 +124,7 @@ def _prepare_models(work: _Work) -> None:
                 stage.advance(unit.name)
                 return ()
 
-            _require_success(work.pool.run(missing, adopt, on_status=stage.say, depth=1), study)
+            require_success(work.pool.run(missing, adopt, on_status=stage.say, depth=1), study)
         work.pool.unshare("train", "test")
     study.manifest["models"] = {name: described[name] for name in plan.models}
     study.manifest["dataset"] = {
@@ -225,7 +225,7 @@ def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], No
         def given(unit: Any) -> ray.ObjectRef:
             return stored(unit.shard.start)
 
-        _require_success(work.pool.run(units, follow, inputs=given, on_status=stage.say), work.study)
+        require_success(work.pool.run(units, follow, inputs=given, on_status=stage.say), work.study)
     return bool(units)
 
 
@@ -241,15 +241,5 @@ def _count(work: _Work) -> pa.Table:
             return ()
 
         units = [CountUnit(study.store.uri, source, study.targets) for source in study.sources]
-        _require_success(work.pool.run(units, collect, on_status=stage.say), study)
+        require_success(work.pool.run(units, collect, on_status=stage.say), study)
     return pa.concat_tables([rows[source] for source in study.sources])
-
-
-def _require_success(failures: list[Failure], study: Study) -> None:
-    if failures:
-        first = failures[0]
-        raise UserError(
-            f"{len(failures)} unit{'s' * (len(failures) > 1)} of work failed, the first being {first.unit.name!r} "
-            f"({first.reason}); the finished ones are kept in {study.store.uri!r}: run the same command again "
-            "once the cause is gone."
-        )

@@ -23,15 +23,16 @@ from advlab.analysis.directions import BASES, Moments, directions
 from advlab.analysis.features import Features, Top
 from advlab.data import Dataset
 from advlab.distributed.models import Subject
+from advlab.distributed.outcome import require_success
 from advlab.distributed.pool import Pool
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
-from advlab.distributed.transfer_study import _require_success
-from advlab.distributed.units import address
 from advlab.distributed.units_shards import ShardUnit, moments_from_arrow, packed
 from advlab.distributed.worker import Unit
 from advlab.errors import UserError
 from advlab.results import Study, provenance
+from advlab.results.addresses import address
+from advlab.results.layout import MANIFEST
 from advlab.results.study import study_identity
 
 VERSION = 1
@@ -149,6 +150,7 @@ def run(
         UserError: units of work failed; the others are done and kept.
     """
     config = plan.config
+    pool.require_file(study.store.uri, MANIFEST)
     pool.share("model", plan.subject.model)
     passes = _Passes(plan, study, pool, on_progress)
     moments = reduce(Moments.__add__, map(moments_from_arrow, passes.go("moments", {})))
@@ -219,7 +221,7 @@ class _Passes:
             def given(unit: Any) -> ray.ObjectRef:
                 return self._stored(unit.start)
 
-            _require_success(self.pool.run(missing, follow, inputs=given, on_status=stage.say), self.study)
+            require_success(self.pool.run(missing, follow, inputs=given, on_status=stage.say), self.study)
         return [store.read_shard(unit.part) for unit in units.values()]
 
 
