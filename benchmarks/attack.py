@@ -8,6 +8,7 @@ writes a table (terminal and Markdown) and a plot of distortion against evaluati
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
@@ -32,7 +33,7 @@ from advlab.errors import UserError
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-DEFAULT_METHODS = tuple(name for name in METHODS if name != "cw-9x1000")
+DEFAULT_METHODS = tuple(name for name in METHODS if name not in ("cw-9x1000", "advlab-96-float64"))
 FIRST_SEED = 1000
 """Of the image draws; the attack's constants were tuned on images that seed 0 draws."""
 WITHIN = 1.001
@@ -54,7 +55,7 @@ class Config:
     scipy_images: int = 20
     """Images of each draw that SciPy attacks, one at a time."""
     batch_size: int = 500
-    """Images that a peer attacks at once."""
+    """Images that a peer attacks at once (ours does the same)."""
     threads: int = 1
     """Torch threads."""
     cap: float = 10.0
@@ -70,7 +71,7 @@ class Cell:
     Attributes:
         distances: [B], ‖x' − x‖₂; 0 for images misread already, infinite for failures (judged afresh).
         evaluations: per image.
-        seconds: per image.
+        seconds: of processor time, per image.
     """
 
     distances: np.ndarray
@@ -83,16 +84,17 @@ def measure(name: str, network: nn.Module, images: Tensor, labels: Tensor, batch
     run = resolve(name)
     candidates, evaluations = [], 0
     run(network, images[:2], labels[:2])  # imports and first-call allocations are not the method's time
-    begin = time.perf_counter()
+    begin = time.process_time()  # of this process alone: whatever else the machine does does not count
     for first in range(0, len(images), batch_size):
         rows = slice(first, first + batch_size)
         outcome = run(network, images[rows], labels[rows])
         candidates.append(outcome.candidates.detach())
         evaluations += outcome.evaluations
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     found = torch.cat(candidates)
+    judge = copy.deepcopy(network).to(found.dtype)
     with torch.no_grad():
-        misread = network(found).argmax(1) != labels
+        misread = judge(found).argmax(1) != labels
         clean = network(images).argmax(1) != labels
     inside = ((found >= 0) & (found <= 1)).flatten(1).all(1)
     distances = (found.double() - images.double()).flatten(1).norm(dim=1)

@@ -53,6 +53,7 @@ def rounding_margin(logits: Tensor) -> Tensor:
     """[B]: how far beyond the boundary a point must lie to stay misread whatever batch it is evaluated in.
 
     The same image evaluated in batches of different sizes takes other GEMM kernels, whose logits differ in the
-    last digits; 84 units in the last place (1e-5 in float32) of the largest logit covers it.
+    last digits. Over batch sizes of 1 to 512, four networks and images as well as noise, margins differed by up to
+    14 units in the last place of the largest logit; 24 cover it.
     """
-    return 84 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+    return 24 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
