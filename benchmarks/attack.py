@@ -33,7 +33,9 @@ from advlab.errors import UserError
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-DEFAULT_METHODS = tuple(name for name in METHODS if name not in ("cw-9x1000", "advlab-96-float64"))
+DEFAULT_METHODS = tuple(name for name in METHODS if name != "cw-9x1000")
+LINEAR_ONLY = ("advlab-96-float64",)
+"""Methods for models whose optimum is known; in double precision the rounding allowance vanishes."""
 FIRST_SEED = 1000
 """Of the image draws; the attack's constants were tuned on images that seed 0 draws."""
 WITHIN = 1.001
@@ -162,6 +164,8 @@ def summarise(cells: dict[str, list[Cell]], optimum: np.ndarray | None, cap: flo
             row |= {
                 "over_optimum": float(distances[judged].sum() / exact[judged].sum() - 1),
                 "worst": float((distances[judged] / exact[judged]).max() - 1),
+                "worst_excess": float((distances[judged] - exact[judged]).max()),
+                "near_optimum": float((distances[judged] <= exact[judged] * WITHIN).mean()),
             }
         rows.append(row)
     return rows
@@ -185,6 +189,8 @@ COLUMNS = {
     "ms_per_image": ("ms / image", "{:.2f}"),
     "over_optimum": ("Mean over optimum", "{:.1e}"),
     "worst": ("Worst over optimum", "{:.1e}"),
+    "worst_excess": ("Worst − optimum", "{:.1e}"),
+    "near_optimum": ("Optimal within 0.1%", "{:.2%}"),
 }
 
 
@@ -235,7 +241,8 @@ def run(config: Config) -> dict[str, list[dict[str, Any]]]:
         network = models.load(model, data="mnist", seed=0)
         linear = [part for part in network.modules() if isinstance(part, nn.Linear)]
         exact = linear[0] if model.startswith("softmax") and len(linear) == 1 else None
-        cells: dict[str, list[Cell]] = {name: [] for name in config.methods.split(",")}
+        methods = [name for name in config.methods.split(",") if exact is not None or name not in LINEAR_ONLY]
+        cells: dict[str, list[Cell]] = {name: [] for name in methods}
         optimum = []
         for seed in range(config.seeds):
             rows = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(FIRST_SEED + seed))[
@@ -259,7 +266,8 @@ def run(config: Config) -> dict[str, list[dict[str, Any]]]:
 
 def global_optimality(summary: dict[str, list[dict[str, Any]]]) -> str:
     """AttackBench's Ξ per method: the mean of ξ over the models."""
-    names = [row["method"] for row in next(iter(summary.values())) if row["method"] != "scipy"]
+    common = set.intersection(*({row["method"] for row in rows} for rows in summary.values())) - {"scipy"}
+    names = [row["method"] for row in next(iter(summary.values())) if row["method"] in common]
     values = {
         name: np.mean([row["optimality"] for rows in summary.values() for row in rows if row["method"] == name])
         for name in names

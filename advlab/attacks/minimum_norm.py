@@ -35,12 +35,7 @@ CONVERGED = 1e-2
 """Lanes whose residual is below this stop; the distance is then within about its square of a local optimum."""
 CHECK_EVERY = 3
 """Steps between looks for converged lanes: each look waits for the device, and dropping lanes copies the others."""
-STARTS = (
-    (0, math.inf),
-    (1, math.inf),
-    (0, 0.4),
-    (2, math.inf),
-)
+STARTS = ((0, math.inf), (1, math.inf), (0, 0.4), (2, math.inf))
 """The lanes of an image, most promising first: (rank of the rival, cap of the first steps in clean distances)."""
 ROUNDS = ((4, 0.6), (2, 0.4))
 """(lanes per image, share of the exploration's budget); the best lane gets what is left."""
@@ -70,9 +65,11 @@ def minimum_norm(
     """Find the nearest image that the model misreads (or reads as ``target``).
 
     Every image starts a few *lanes*, one per promising class and start; a lane projects the clean image onto the
-    linearised boundary and the box, moves there, and linearises again (see `boundary`). Lanes that fall behind are
-    dropped, the best is followed to the end of the budget with a decaying step, and a secant search along its ray
-    puts the image just beyond the boundary: far enough that it stays misread in any other batch.
+    linearised boundary and the box, moves there with a decaying step, and linearises again (see `boundary`). Lanes
+    that fall behind are dropped. From twice the best perturbation found a second descent comes back to the boundary,
+    and a secant search along the ray of the better one puts the image just beyond it: far enough that it stays
+    misread in any other batch. Gradients are taken with respect to the images alone; the model's parameters and
+    their ``grad`` are left as they are.
 
     Args:
         model: images [B, ...] → logits [B, k], differentiable.
