@@ -32,6 +32,7 @@ from advlab.errors import UserError
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 DEFAULT_METHODS = tuple(name for name in METHODS if name != "cw-9x1000")
 LINEAR_ONLY = ("advlab-96-float64",)
@@ -214,16 +215,25 @@ def plot(summary: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure, axes = plt.subplots(2, len(summary), figsize=(4 * len(summary), 7), squeeze=False)
     for column, (model, rows) in enumerate(summary.items()):
         best = min(row["mean_l2"] for row in rows if row["method"] != "scipy")
-        for axis, key, unit in ((axes[0, column], "evaluations", ""), (axes[1, column], "ms_per_image", " [ms]")):
+        for axis, key, unit in (
+            (axes[0, column], "evaluations", "evaluations"),
+            (axes[1, column], "ms_per_image", "ms"),
+        ):
             for row in rows:
+                if row["method"] in LINEAR_ONLY:
+                    continue
                 ours = row["method"].startswith("advlab")
                 point = row[key], row["mean_l2"] / best
                 axis.plot(*point, "o" if ours else "x", color="tab:red" if ours else "tab:blue")
-                axis.annotate(row["method"], point, fontsize=7, xytext=(3, 3), textcoords="offset points")
-            axis.set(xscale="log", xlabel=f"{key.replace('_', ' ')}{unit}", ylim=(0.99, 1.15))
+                if 0.99 <= point[1] <= 1.08:
+                    label = row["method"].removeprefix("advlab-")
+                    axis.annotate(label, point, fontsize=7, xytext=(2, 4), textcoords="offset points", rotation=45)
+            axis.set(xscale="log", xlabel=f"{unit} per image", ylim=(0.995, 1.08))
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axes[0, column].set_title(model)
     for axis in axes[:, 0]:
         axis.set_ylabel("mean L2 / best mean L2")
+    figure.suptitle("red: advlab's minimum_norm, by budget; blue: peers (those above 1.08 are not shown)")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -129,6 +129,7 @@ def _penalised(
 METHODS: dict[str, Method] = {
     "advlab-64": functools.partial(_ours, max_evaluations=64),
     "advlab-96": functools.partial(_ours, max_evaluations=96),
+    "advlab-160": functools.partial(_ours, max_evaluations=160),
     "advlab-250": functools.partial(_ours, max_evaluations=250),
     "advlab-96-float64": functools.partial(_ours, max_evaluations=96, dtype=torch.float64),
     "alma-100": functools.partial(_adv_lib, attack="alma", num_steps=100),
