@@ -40,7 +40,8 @@ def main(options: Options) -> None:
     model = models.load(options.model)
     minimum_norm(model, train.images[:256], train.labels[:256], max_evaluations=options.max_evaluations)  # warm up
     print(
-        "| images | seconds | ms per image | mean L2 | success | peak resident GiB |\n|---:|---:|---:|---:|---:|---:|"
+        "| images | CPU seconds | ms per image | mean L2 | success | peak resident GiB |\n"
+        "|---:|---:|---:|---:|---:|---:|"
     )
     for size in options.sizes:
         started = time.process_time()
