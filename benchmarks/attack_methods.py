@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import sys
@@ -46,8 +47,12 @@ class Outcome:
 Method = Callable[[nn.Module, Tensor, Tensor], Outcome]
 
 
-def _ours(model: nn.Module, images: Tensor, labels: Tensor, *, max_evaluations: int) -> Outcome:
-    found = minimum_norm(model, images, labels, max_evaluations=max_evaluations)
+def _ours(
+    model: nn.Module, images: Tensor, labels: Tensor, *, max_evaluations: int, dtype: torch.dtype = torch.float32
+) -> Outcome:
+    if dtype != torch.float32:
+        model = copy.deepcopy(model).to(dtype)
+    found = minimum_norm(model, images.to(dtype), labels, max_evaluations=max_evaluations, batch_size=500)
     return Outcome(found.images, int(found.evaluations.sum()))
 
 
@@ -122,9 +127,11 @@ def _penalised(
 
 
 METHODS: dict[str, Method] = {
-    "advlab-48": functools.partial(_ours, max_evaluations=48),
+    "advlab-64": functools.partial(_ours, max_evaluations=64),
     "advlab-96": functools.partial(_ours, max_evaluations=96),
+    "advlab-160": functools.partial(_ours, max_evaluations=160),
     "advlab-250": functools.partial(_ours, max_evaluations=250),
+    "advlab-96-float64": functools.partial(_ours, max_evaluations=96, dtype=torch.float64),
     "alma-100": functools.partial(_adv_lib, attack="alma", num_steps=100),
     "alma-1000": functools.partial(_adv_lib, attack="alma", num_steps=1000),
     "ddn-1000": functools.partial(_adv_lib, attack="ddn", steps=1000, levels=None),

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from advlab.attacks.projection import project_polytope
 
-RETURN_GAIN = 1.0
-"""Share of the linearised distance to the boundary that a step covers besides its tangential part."""
+RETURN_GAIN = 2.5
+"""From the clean side a step covers this multiple of the linearised distance to the boundary, from beyond it once:
+iterates stay beyond, where a descent ends in better minima of networks with kinks."""
 NEAR = 1.0
 """An iterate is near the boundary when the first-order crossing of its ray lies within this share of its length."""
 DOUBT = 4.0
@@ -101,7 +102,15 @@ class Lanes:
         return Lanes(*(getattr(self, field.name).index_select(0, lanes) for field in fields(self)))
 
     def advance(
-        self, margins: Tensor, gradient: Tensor, step: float, momentum: float, lower: float, upper: float
+        self,
+        margins: Tensor,
+        gradient: Tensor,
+        radius: Tensor,
+        length: Tensor,
+        step: float,
+        momentum: float,
+        lower: float,
+        upper: float,
     ) -> None:
         """Move every lane by one step.
 
@@ -111,6 +120,8 @@ class Lanes:
         Args:
             margins: [L, m], of the rivals at ``x``; the largest is the lane's margin, positive on the clean side.
             gradient: [L, n], of the largest margin.
+            radius: [L, n], from the clean image to ``x``.
+            length: [L], of the radius.
             step: share of the tangential move that is made near the boundary.
             momentum: weight of the past in the averaged move.
             lower: of the box.
@@ -126,8 +137,6 @@ class Lanes:
         unit = 1 / torch.where(usable, slope, 1)
         excess = margin * unit
 
-        radius = self.x - self.clean
-        length = radius.norm(dim=1)
         descent = -torch.linalg.vecdot(gradient, radius) * unit
         crossing = 1 + excess / descent.clamp_min(tiny)
         off = torch.where(usable & (descent > 0), (crossing - 1).abs(), torch.inf)
@@ -147,7 +156,7 @@ class Lanes:
         self.weight = weight
         scale = torch.where(near, step, (self.cap / distance.clamp_min(tiny)).clamp_max(1)) * usable
         self.x = torch.addcmul(self.x, scale[:, None], self.velocity)
-        back = torch.where(near, RETURN_GAIN * excess * unit, 0)
+        back = torch.where(near, torch.where(excess > 0, RETURN_GAIN, 1.0) * excess * unit, 0)
         self.x.addcmul_(back[:, None], gradient, value=-1).clamp_(lower, upper)
 
     def _project(

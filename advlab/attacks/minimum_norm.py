@@ -19,33 +19,33 @@ from advlab.errors import UserError
 
 MAX_RIVALS = 9
 """Most classes whose boundaries are linearised at the clean image."""
+RANKED_RIVALS = 5
+"""Of these, the nearest without the box are ranked by their distances within it."""
 SAFETY = 1.1
 """Iterates aim at this multiple of the rounding margin beyond the boundary."""
 SECANT_STEPS = 4
 """Forward passes that place the final image on the boundary."""
 FIRST_STEP, LAST_STEP = 1.0, 0.03
-"""The step decays geometrically between these over an image's budget."""
+"""The step decays geometrically between these over a descent."""
 HOPE = 1.05
 """A lane goes on while its merit is below this multiple of the best converged one of its image."""
 MEMORY = 1 / 8
 """Share of a lane's steps over which moves are averaged: long searches can afford to smooth more."""
-CONVERGED = 5e-3
+CONVERGED = 1e-2
 """Lanes whose residual is below this stop; the distance is then within about its square of a local optimum."""
-STARTS = (
-    (0, math.inf),
-    (1, math.inf),
-    (0, 0.4),
-    (2, math.inf),
-    (1, 0.4),
-    (3, math.inf),
-    (0, 0.7),
-    (1, 0.7),
-)
+CHECK_EVERY = 3
+"""Steps between looks for converged lanes: each look waits for the device, and dropping lanes copies the others."""
+STARTS = ((0, math.inf), (1, math.inf), (0, 0.4), (2, math.inf))
 """The lanes of an image, most promising first: (rank of the rival, cap of the first steps in clean distances)."""
-ROUNDS = ((8, 0.6), (4, 0.4))
+ROUNDS = ((4, 0.6), (2, 0.4))
 """(lanes per image, share of the exploration's budget); the best lane gets what is left."""
 LONGEST_POLISH = 40
 """Steps after which following one lane no longer pays; a larger budget explores more."""
+RETREAT = 2.0
+"""Multiple of the best perturbation found at which the second descent starts."""
+RETREAT_SHARE = 0.5
+"""Share of the budget that the second descent gets: it comes from beyond the boundary and ends in other, mostly
+better, minima of piecewise linear networks."""
 TARGETED_STARTS = (math.inf, 0.4)
 """The same for a given target: the caps alone."""
 
@@ -60,14 +60,16 @@ def minimum_norm(
     seed: int = 0,
     index: Tensor | None = None,
     max_evaluations: int = 96,
-    batch_size: int = 128,
+    batch_size: int = 256,
 ) -> Adversarial:
     """Find the nearest image that the model misreads (or reads as ``target``).
 
     Every image starts a few *lanes*, one per promising class and start; a lane projects the clean image onto the
-    linearised boundary and the box, moves there, and linearises again (see `boundary`). Lanes that fall behind are
-    dropped, the best is followed to the end of the budget with a decaying step, and a secant search along its ray
-    puts the image just beyond the boundary: far enough that it stays misread in any other batch.
+    linearised boundary and the box, moves there with a decaying step, and linearises again (see `boundary`). Lanes
+    that fall behind are dropped. From twice the best perturbation found a second descent comes back to the boundary,
+    and a secant search along the ray of the better one puts the image just beyond it: far enough that it stays
+    misread in any other batch. Gradients are taken with respect to the images alone; the model's parameters and
+    their ``grad`` are left as they are.
 
     Args:
         model: images [B, ...] → logits [B, k], differentiable.
@@ -130,7 +132,6 @@ class _Search:
         self.logits = self.graph.detach()
         self.best = self.clean.clone()
         self.best_l2 = torch.full_like(self.clean[:, 0], torch.inf)
-        self.settled = torch.full_like(self.best_l2, torch.inf)
 
     def run(self, criterion: Criterion) -> None:
         """Spend the budget."""
@@ -140,29 +141,15 @@ class _Search:
         if not len(live):
             return
         lanes = self._start(live)
-        done: list[Lanes] = []
-        plan = self._plan(self.max_evaluations - int(self.spent.max()) - SECANT_STEPS)
-        total = sum(steps for _, steps in plan)
-        momentum = min(max(1 - 1 / (MEMORY * max(total, 1)), 0.5), 0.95)
-        taken = 0
-        for width, steps in plan:
-            lanes = self._prune(lanes, width)
-            lanes = lanes.keep((~(lanes.merit > HOPE * self.settled[lanes.row])).nonzero().squeeze(1))
-            for _ in range(steps):
-                if not len(lanes):
-                    break
-                step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (taken / max(total - 1, 1))
-                lanes.advance(*self._evaluate(lanes), step, momentum, self.lower, self.upper)
-                taken += 1
-                going = lanes.residual > CONVERGED
-                if not bool(going.all()):
-                    done.append(lanes.keep((~going).nonzero().squeeze(1)))
-                    self.settled.scatter_reduce_(0, done[-1].row, done[-1].merit, "amin")
-                    lanes = lanes.keep(going.nonzero().squeeze(1))
-        self._finish([*done, lanes])
+        budget = self.max_evaluations - int(self.spent.max()) - SECANT_STEPS
+        second = int(RETREAT_SHARE * budget)
+        found = self._descend(lanes, self._plan(budget - second))
+        if second > 0:
+            found = Lanes.join([found, self._descend(self._retreat(found), [(1, second)])])
+        self._finish(found)
 
     def _plan(self, budget: int) -> list[tuple[int, int]]:
-        """(lanes per image, steps) of each round."""
+        """(lanes per image, steps) of each round of the first descent."""
         plan = []
         explore = max(0.6 * budget, budget - LONGEST_POLISH)
         for width, share in ROUNDS:
@@ -173,6 +160,39 @@ class _Search:
         if budget > 0:
             plan.append((1, budget))
         return plan
+
+    def _descend(self, lanes: Lanes, plan: list[tuple[int, int]]) -> Lanes:
+        """Move the lanes, dropping those that fall behind; returns those that converged and those left."""
+        settled = torch.full_like(self.best_l2, torch.inf)
+        done: list[Lanes] = []
+        total = sum(steps for _, steps in plan)
+        momentum = min(max(1 - 1 / (MEMORY * max(total, 1)), 0.5), 0.95)
+        taken = 0
+        for width, steps in plan:
+            lanes = self._prune(lanes, width)
+            lanes = lanes.keep((~(lanes.merit > HOPE * settled[lanes.row])).nonzero().squeeze(1))
+            for _ in range(steps):
+                if not len(lanes):
+                    break
+                step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (taken / max(total - 1, 1))
+                lanes.advance(*self._evaluate(lanes), step, momentum, self.lower, self.upper)
+                taken += 1
+                if taken % CHECK_EVERY:
+                    continue
+                going = lanes.residual > CONVERGED
+                if not bool(going.all()):
+                    done.append(lanes.keep((~going).nonzero().squeeze(1)))
+                    settled.scatter_reduce_(0, done[-1].row, done[-1].merit, "amin")
+                    lanes = lanes.keep(going.nonzero().squeeze(1))
+        return Lanes.join([*done, lanes])
+
+    def _retreat(self, found: Lanes) -> Lanes:
+        """A fresh lane per image, beyond the boundary on the ray of the best found."""
+        best = self._prune(found, 1)
+        scale = RETREAT * best.crossing[:, None]
+        x = torch.addcmul(best.clean, scale, best.candidate - best.clean).clamp_(self.lower, self.upper)
+        cap = torch.full_like(best.cap, torch.inf)
+        return Lanes.start(best.row, best.rivals, best.clean, x, best.normals, best.multipliers, cap)
 
     def _start(self, live: Tensor) -> Lanes:
         """Linearise the boundaries around the live images and take the first step of their lanes."""
@@ -194,7 +214,15 @@ class _Search:
         distance = move.norm(dim=1)
         return Lanes.join(
             [
-                Lanes.start(live, rivals, clean, clean + min(1.0, cap) * move, normals, multipliers, cap * distance)
+                Lanes.start(
+                    live,
+                    rivals,
+                    clean,
+                    self._inside(clean + min(1.0, cap) * move),
+                    normals,
+                    multipliers,
+                    cap * distance,
+                )
                 for cap in TARGETED_STARTS
             ]
         )
@@ -203,37 +231,43 @@ class _Search:
         self, live: Tensor, rivals: Tensor, clean: Tensor, normals: Tensor, gaps: Tensor, offsets: Tensor
     ) -> list[Lanes]:
         """Lanes towards the rivals whose linearised boundaries are nearest within the box."""
-        count = gaps.shape[1]
+        slopes = normals.norm(dim=2)
+        nearest = (gaps / slopes).nan_to_num(torch.inf).sort(1).indices[:, :RANKED_RIVALS]
+        rows = torch.arange(len(live), device=live.device)
+        rivals, gaps, offsets, slopes = (part.gather(1, nearest) for part in (rivals, gaps, offsets, slopes))
+        normals = normals[rows[:, None], nearest]
+        count = nearest.shape[1]
         points, flat = clean.repeat_interleave(count, 0), normals.flatten(0, 1)
-        goals, multipliers = project_halfspace(points, flat, offsets.flatten(), self.lower, self.upper, iterations=5)
+        goals, multipliers = project_halfspace(points, flat, offsets.flatten(), self.lower, self.upper, iterations=3)
         moves = goals.sub_(points).view_as(normals)
         distances = moves.norm(dim=2)
         missed = gaps + torch.linalg.vecdot(normals, moves) > 0.5 * gaps  # the box ends before that boundary
         far = self.clean.shape[1] ** 0.5 * (self.upper - self.lower)
         ranked = torch.where(missed, far + distances, distances).sort(1)
-        multipliers = multipliers.view_as(gaps) * normals.norm(dim=2)
-        nearest, rows, starts = (
-            distances.gather(1, ranked.indices[:, :1]).squeeze(1),
-            torch.arange(len(live), device=live.device),
-            [],
-        )
+        multipliers = multipliers.view_as(gaps) * slopes
+        shortest = distances.gather(1, ranked.indices[:, :1]).squeeze(1)
+        starts = []
         for rank, cap in STARTS:
             if rank < count:
                 j = ranked.indices[:, rank]
-                longest = cap * nearest
+                longest = cap * shortest
                 share = (longest / distances[rows, j].clamp_min(torch.finfo(gaps.dtype).tiny)).clamp_max(1)
-                x = torch.addcmul(clean, share[:, None], moves[rows, j])
+                x = self._inside(torch.addcmul(clean, share[:, None], moves[rows, j]))
                 chosen = rivals[rows, j][:, None], normals[rows, :0], multipliers[rows, j][:, None]
                 starts.append(Lanes.start(live, chosen[0], clean, x, chosen[1], chosen[2], longest))
         return starts
+
+    def _inside(self, x: Tensor) -> Tensor:
+        """``x``, which rounding alone may have carried out of the box, in place."""
+        return x.clamp_(self.lower, self.upper)
 
     def _gaps(self, logits: Tensor, away: Tensor, rivals: Tensor) -> Tensor:
         """[L, m]: margins to the rivals; untargeted, ``away`` is the label, and otherwise the target."""
         gaps = logits.gather(1, away[:, None]) - logits.gather(1, rivals)
         return gaps if self.criterion.target is None else -gaps
 
-    def _evaluate(self, lanes: Lanes) -> tuple[Tensor, Tensor]:
-        """Margins [L, m], shifted by the rounding allowance, and the gradient [L, n] of the largest.
+    def _evaluate(self, lanes: Lanes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Margins [L, m], shifted by the rounding allowance, the gradient [L, n] of the largest, x − clean, its length.
 
         Records what the evaluation finds.
         """
@@ -245,19 +279,21 @@ class _Search:
         normal = _gradient(gaps.amax(1), leaf)
         self.spent.index_add_(0, lanes.row, torch.ones_like(lanes.row))
         logits = logits.detach()
-        self._record(lanes.row, lanes.x, logits, criterion)
-        return gaps.detach() + SAFETY * rounding_margin(logits)[:, None], normal
+        radius = lanes.x - lanes.clean
+        length = radius.norm(dim=1)
+        self._record(lanes.row, lanes.x, length, logits, criterion)
+        return gaps.detach() + SAFETY * rounding_margin(logits)[:, None], normal, radius, length
 
-    def _record(self, row: Tensor, x: Tensor, logits: Tensor, criterion: Criterion) -> None:
+    def _record(self, row: Tensor, x: Tensor, l2: Tensor, logits: Tensor, criterion: Criterion) -> None:
         """Keep the closest points that meet the criterion."""
         met = criterion.is_met_robustly(logits).nonzero().squeeze(1)
         if not len(met):
             return
-        row, x = row[met], x[met]
-        l2 = (x - self.clean[row]).norm(dim=1)
+        row = row[met]
+        l2 = l2[met]
         closest = self.best_l2.scatter_reduce(0, row, l2, "amin")
         wins = (l2 <= closest[row]) & (l2 < self.best_l2[row])
-        self.best[row[wins]] = x[wins]
+        self.best[row[wins]] = x[met[wins]]
         self.best_l2 = closest
 
     def _prune(self, lanes: Lanes, width: int) -> Lanes:
@@ -269,9 +305,9 @@ class _Search:
         rank = torch.arange(len(row), device=row.device) - first
         return lanes.keep(order[rank < width])
 
-    def _finish(self, lanes: list[Lanes]) -> None:
+    def _finish(self, lanes: Lanes) -> None:
         """Put the best candidate of every image on the boundary, along its ray, by a safeguarded secant."""
-        best = self._prune(Lanes.join(lanes), 1)
+        best = self._prune(lanes, 1)
         row, clean, radius = best.row, best.clean, best.crossing[:, None] * (best.candidate - best.clean)
         steps = min(SECANT_STEPS, self.max_evaluations - int(self.spent.max()))
         criterion = self.criterion.rows(row)
@@ -285,7 +321,7 @@ class _Search:
             with torch.no_grad():
                 logits = self.model(x.view(-1, *self.shape))
             self.spent[row] += 1
-            self._record(row, x, logits, criterion)
+            self._record(row, x, (x - clean).norm(dim=1), logits, criterion)
             margin = criterion.margin(logits) + SAFETY * rounding_margin(logits)
             outside = margin > 0
             low = torch.where(outside, torch.maximum(low, scale), low)

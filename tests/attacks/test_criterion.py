@@ -58,7 +58,7 @@ def test_success_means_read_so_by_argmax(logits: list[list[float]], label: int, 
 
 
 def test_robust_success_asks_for_more_than_rounding() -> None:
-    scores = torch.tensor([[10.0, 10.0 + 4e-5], [10.0, 10.0 + 4e-4]])
+    scores = torch.tensor([[10.0, 10.0 + 2e-5], [10.0, 10.0 + 4e-4]])
     criterion = Criterion(torch.tensor([0, 0]))
     assert criterion.is_met(scores).all()
     assert criterion.is_met_robustly(scores).tolist() == [False, True]

@@ -1,5 +1,8 @@
 """The minimum-norm attack: the oracle's optimum on linear models and the contract of every attack."""
 
+import copy
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -265,3 +268,55 @@ def test_any_box_and_any_linear_model(seed, batch, size, num_classes, box, dtype
     assert (found.evaluations <= budget).all()
     assert (found.l2[found.success] >= exact[found.success] * (1 - 1e-5) - 1e-6).all()
     assert torch.equal(found.success, Criterion(labels).is_met(model(found.images)))
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 10**6),
+    batch=st.integers(1, 5),
+    num_classes=st.integers(2, 4),
+    box=st.tuples(st.floats(-2, 0.4), st.floats(0.6, 3)),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    budget=st.integers(1, 80),
+    target=st.sampled_from(["nearest", "runner-up", "random"]),
+)
+def test_any_box_and_any_relu_network(seed, batch, num_classes, box, dtype, budget, target):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, num_classes)).to(dtype)
+    lower, upper = box
+    images = (lower + (upper - lower) * torch.rand(batch, 6, dtype=dtype)).clamp(lower, upper)
+    images, labels = images.repeat(2, 1), torch.randint(num_classes, (batch,)).repeat(2)
+    index = torch.arange(batch).repeat(2)
+    found = minimum_norm(model, images, labels, target, bounds=box, max_evaluations=budget, index=index)
+    assert (found.images >= lower).all()
+    assert (found.images <= upper).all()
+    assert (found.evaluations <= budget).all()
+    criterion = Criterion(labels, None if target == "nearest" else found.target)
+    assert torch.equal(found.success, criterion.is_met(model(found.images)))
+    assert (found.l2[criterion.is_met(model(images))] == 0).all()
+    if dtype == torch.float64:
+        assert torch.equal(found.success[:batch], found.success[batch:])
+        torch.testing.assert_close(found.l2[:batch], found.l2[batch:], rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_the_parameters_are_left_as_they_are(trainable):
+    model, images, labels = case("smooth", 4)
+    model = copy.deepcopy(model).requires_grad_(trainable)
+    model[0].bias.grad = torch.ones_like(model[0].bias)
+    minimum_norm(model, images, labels)
+    assert all(parameter.requires_grad == trainable for parameter in model.parameters())
+    assert torch.equal(model[0].bias.grad, torch.ones_like(model[0].bias))
+    assert all(parameter.grad is None for parameter in (model[0].weight, model[2].weight, model[2].bias))
+
+
+def test_a_second_descent_finds_better_minima_of_networks_with_kinks(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(30, 60), nn.ReLU(), nn.Linear(60, 5))
+    images = torch.rand(200, 30)
+    labels = model(images).argmax(1)
+    both = minimum_norm(model, images, labels).l2
+    monkeypatch.setattr(sys.modules["advlab.attacks.minimum_norm"], "RETREAT_SHARE", 0.0)
+    first = minimum_norm(model, images, labels).l2
+    assert both.mean() < first.mean()
+    assert (both <= first * 1.001).double().mean() > 0.95
