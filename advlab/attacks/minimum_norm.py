@@ -212,20 +212,11 @@ class _Search:
         goal, multipliers = project_polytope(clean, normals, offsets, self.lower, self.upper)
         move = goal - clean
         distance = move.norm(dim=1)
-        return Lanes.join(
-            [
-                Lanes.start(
-                    live,
-                    rivals,
-                    clean,
-                    self._inside(clean + min(1.0, cap) * move),
-                    normals,
-                    multipliers,
-                    cap * distance,
-                )
-                for cap in TARGETED_STARTS
-            ]
-        )
+        starts = []
+        for cap in TARGETED_STARTS:
+            x = self._inside(clean + min(1.0, cap) * move)
+            starts.append(Lanes.start(live, rivals, clean, x, normals, multipliers, cap * distance))
+        return Lanes.join(starts)
 
     def _nearest_starts(
         self, live: Tensor, rivals: Tensor, clean: Tensor, normals: Tensor, gaps: Tensor, offsets: Tensor
