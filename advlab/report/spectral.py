@@ -15,7 +15,7 @@ from advlab.report.figures import _STYLE, _figure, _png
 from advlab.report.palette import HUES, INK, MUTED, RULE
 from advlab.results import Study
 
-FLOOR = 1e-4
+FLOOR = 2e-5
 """Singular values below this share of the largest are drawn there."""
 
 PAPER = {
@@ -82,7 +82,8 @@ def figure(study: Study) -> bytes:
 
 def _spectra(axes: Axes, rows: list[dict[str, Any]], spectra: np.ndarray) -> None:
     largest = float(spectra.max() or 1.0)
-    floor = max(FLOOR * largest, float(spectra.min()) / 1.5)
+    least = min([float(spectra.min()), *(row["lower"] for row in rows)])
+    floor = max(FLOOR * largest, least / 1.5)
     edges = np.linspace(np.log10(floor), np.log10(1.6 * largest), 120)
     for position, values in enumerate(spectra):
         density, _ = np.histogram(np.log10(np.maximum(values, floor)), bins=edges)
