@@ -45,6 +45,8 @@ class Config:
     """Shards per turn."""
     rounds: int = 7
     """Turns of each."""
+    contestants: str = "plain loop,1 actor,2 actors"
+    """Who takes turns, comma separated; the first is what the others are compared with."""
     calls: str = "4,64,512"
     """Numbers of calls out at a time for the cost to the driver, comma separated."""
     empty_units: int = 2000
@@ -117,8 +119,8 @@ def main(config: Config) -> None:
 
             return turn
 
-        contestants = {"plain loop": loop, "1 actor": on(1), "2 actors": on(2)}
-        seconds = compare(contestants, config.rounds)
+        all_of_them = {"plain loop": loop, "1 actor": on(1), "2 actors": on(2)}
+        seconds = compare({name: all_of_them[name] for name in config.contestants.split(",")}, config.rounds)
         show(console, seconds, config)
         driver = {
             int(calls): driver_cost(int(calls), config.empty_units, pools[2]) for calls in config.calls.split(",")
@@ -141,12 +143,12 @@ def compare(contestants: dict[str, Callable[[str], None]], rounds: int) -> dict[
 
 def show(console: Console, seconds: dict[str, list[float]], config: Config) -> None:
     table = Table(title=f"{config.attack} on {config.model}, shards of {config.shard_size}, {config.rounds} rounds")
-    for head in ("", "s per shard", "speed / plain loop", "speed / 1 actor", "least", "most"):
+    first = next(iter(seconds))
+    for head in ("", "s per shard", f"speed / {first}, median", "least", "most"):
         table.add_column(head, justify="left" if not head else "right")
     for name, turns in seconds.items():
-        to_loop = [a / b for a, b in zip(seconds["plain loop"], turns, strict=True)]
-        to_one = [a / b for a, b in zip(seconds["1 actor"], turns, strict=True)]
-        values = (median(turns) / config.shards, median(to_loop), median(to_one), min(to_one), max(to_one))
+        ratios = [a / b for a, b in zip(seconds[first], turns, strict=True)]
+        values = (median(turns) / config.shards, median(ratios), min(ratios), max(ratios))
         table.add_row(name, *(f"{value:.3f}" for value in values))
     console.print(table)
 
