@@ -15,10 +15,8 @@ from torch.nn import functional
 
 from advlab.analysis.network import LAYERS, Network
 from advlab.data import Dataset
-from advlab.models.mlp import initialise
-from advlab.training import Progress
-from advlab.training.decay import Convention, WeightDecay
-from advlab.training.minibatch import shuffled_batches, train
+from advlab.training import Progress, minibatch
+from advlab.training.decay import Convention
 
 Kind = Literal["lipschitz", "parseval"]
 
@@ -104,36 +102,27 @@ def fit(
         The others are as in ``advlab.training.minibatch.fit``.
 
     Returns:
-        ``loss`` (mean over the last epoch, penalty included), ``iterations``, ``penalty``, ``largest_norm``, ``stop``.
+        What ``minibatch.fit`` returns, and ``penalty`` and ``largest_norm``, of the finished network.
     """
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    initialise(network, initial_weights, generator)
     lipschitz = LipschitzPenalty(network, tuple(dataset.images.shape[1:]), target=target, seed=seed)
-    network.to(device).train()
-    decay = WeightDecay(network, weight_decay, decay_convention)
     cost = lipschitz if kind == "lipschitz" else lambda: parseval_penalty(network)
-    steps_per_epoch = -(-len(dataset) // batch_size)
-    loss = train(
-        list(network.parameters()),
-        lambda images, labels: functional.cross_entropy(network(images), labels) + decay() + penalty * cost(),
-        shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator),
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        learning_rate=learning_rate,
+    report = minibatch.fit(
+        network,
+        dataset,
+        seed=seed,
         device=device,
         progress=progress,
+        weight_decay=weight_decay,
+        decay_convention=decay_convention,
+        initial_weights=initial_weights,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        penalty=lambda: penalty * cost(),
     )
-    network.eval()
     with torch.no_grad():
         lipschitz.iterations = 50
-        return {
-            "loss": loss,
-            "iterations": epochs * steps_per_epoch,
-            "penalty": float(cost()),
-            "largest_norm": float(lipschitz.norms().max()),
-            "stop": f"{epochs} epochs",
-        }
+        return {**report, "penalty": float(cost()), "largest_norm": float(lipschitz.norms().max())}
 
 
 def _linear(layer: Any, vector: Tensor) -> Tensor:

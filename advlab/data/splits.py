@@ -14,42 +14,53 @@ SPLITS = ("train", "test", "fit", "validation", "p1", "p2")
 VALIDATION_SIZE = 10_000
 
 
-def source_file(split: str) -> Literal["train", "test"]:
-    """The file a split is cut from.
+HALVES = ("p1", "p2")
+
+
+def full_name(split: str, seed: int = 0) -> str:
+    """The name that says all about a split: ``p1@3`` is the first half of the training set as seed 3 draws it.
+
+    Halves drawn by seed 0 keep their plain names; the other splits depend on no seed.
 
     Raises:
-        UserError: an unknown split.
+        UserError: an unknown split, or a seed that is none.
     """
-    if split not in SPLITS:
-        raise UserError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}.")
+    base, at, given = split.partition("@")
+    if base not in SPLITS or (at and base not in HALVES):
+        raise UserError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}, or e.g. p1@3 for another draw.")
+    if at and not given.isdecimal():
+        raise UserError(f"Unknown split {split!r}: write the seed of its draw as a number, e.g. {base}@3.")
+    seed = int(given) if at else seed
+    if seed < 0:
+        raise UserError(f"Seed {seed} is negative: choose 0 or more.")
+    return f"{base}@{seed}" if base in HALVES and seed else base
+
+
+def source_file(split: str) -> Literal["train", "test"]:
+    """The file a split is cut from."""
     return "test" if split == "test" else "train"
 
 
-def positions(split: str, total: int, seed: int) -> Tensor:
-    """[n] int64, ascending positions of a split in its file of ``total`` examples.
+def positions(split: str, total: int) -> Tensor:
+    """[n] int64, ascending positions of a split, by its full name, in its file of ``total`` examples.
 
-    ``validation`` is the last 10,000 examples and ``fit`` the others, whatever the seed. ``p1`` and ``p2``
-    are the paper's two disjoint halves of the training set (section 4.2, cross training-set
-    generalization), drawn by ``seed``.
-
-    Raises:
-        UserError: a negative seed.
+    ``validation`` is the last 10,000 examples and ``fit`` the others. ``p1`` and ``p2`` are the paper's two disjoint
+    halves of the training set (section 4.2, cross training-set generalization), drawn by the seed in their name.
     """
     everything = torch.arange(total)
     if split == "validation":
         return everything[total - VALIDATION_SIZE :]
     if split == "fit":
         return everything[: total - VALIDATION_SIZE]
-    if split in ("p1", "p2"):
-        order = _permutation(total, seed)
-        half = order[: total // 2] if split == "p1" else order[total // 2 :]
+    base, _, seed = split.partition("@")
+    if base in HALVES:
+        order = _permutation(total, int(seed or 0))
+        half = order[: total // 2] if base == "p1" else order[total // 2 :]
         return half.sort().values
     return everything
 
 
 def _permutation(total: int, seed: int) -> Tensor:
-    if seed < 0:
-        raise UserError(f"Seed {seed} is negative: choose 0 or more.")
     # NumPy promises the same raw stream of a bit generator in every version, but not the same shuffle.
     keys = np.random.PCG64(seed).random_raw(total)
     return torch.from_numpy(np.argsort(keys, kind="stable"))

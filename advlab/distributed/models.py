@@ -63,12 +63,7 @@ class Subject:
         Raises:
             UserError: the study began with other weights.
         """
-        earlier = study.manifest.setdefault("models", {}).setdefault(self.name, {"fingerprint": self.fingerprint})
-        if earlier["fingerprint"] != self.fingerprint:
-            raise UserError(
-                f"model {self.name!r} is another than when the study in {study.store.uri!r} began; "
-                "choose another --out, or bring that model back."
-            )
+        study.record_model(self.name, self.fingerprint)
         study.save_manifest()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -27,11 +26,10 @@ from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
 from advlab.distributed.worker import Resources, Unit
 from advlab.errors import UserError
-from advlab.results import Store, Study, provenance
+from advlab.results import Store, Study
 from advlab.results.addresses import address
 from advlab.results.layout import MANIFEST
 from advlab.results.schema import SHAPE_KEY, decode_images, image_column
-from advlab.results.study import study_identity
 
 VERSION = 1
 """Of the computation: a number that differs makes layers anew."""
@@ -158,15 +156,7 @@ def begin(plan: SpectralPlan, out: str | None) -> Study:
     Raises:
         UserError: a folder that cannot be used, or weights that differ from those the study began with.
     """
-    manifest = {
-        "kind": "spectral",
-        "config": asdict(plan.config),
-        "seed": plan.config.seed,
-        **provenance.describe(sys.argv),
-        "finished": None,
-        "hosts": None,
-    }
-    study = Study.begin(out or f"runs/spectral-{study_identity(manifest)[:8]}", manifest)
+    study = Study.begin("spectral", asdict(plan.config), out)
     plan.subject.record_in(study)
     return study
 
@@ -238,6 +228,4 @@ def _conclude(study: Study, network: Network, count: int) -> None:
     study.store.write_table(LAYERS, rows)
     last = bounds[network.nodes[-1]]
     study.manifest["product_bound"] = last if math.isfinite(last) else None
-    study.manifest["finished"] = provenance.now()
-    study.manifest["hosts"] = host_count()
-    study.save_manifest()
+    study.finish(host_count())

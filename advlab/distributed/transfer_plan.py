@@ -9,9 +9,9 @@ from torch import nn
 
 from advlab import data
 from advlab.attacks import registry, targets
-from advlab.data import Dataset
+from advlab.data import Dataset, splits
 from advlab.errors import UserError
-from advlab.models import external, zoo
+from advlab.models import Recipe, external, zoo
 from advlab.results import Study
 from advlab.transfer import controls
 from advlab.transfer.generate import parse_class
@@ -31,7 +31,7 @@ class TransferConfig:
     """Split the zoo models are trained on."""
 
     models: str = "paper"
-    """Comma-separated zoo names (paper = the six of Table 1), torchvision:NAME, timm:NAME, file:PATH.py:FACTORY."""
+    """Comma-separated zoo names (paper = the six of Table 1; NAME@SPLIT to train one on another split), torchvision:NAME, timm:NAME, file:PATH.py:FACTORY."""
 
     examples: int = 1000
     """Number of images attacked per model: the first of the split."""
@@ -61,7 +61,8 @@ class Plan:
         settings: the settings in full, as ``study.json`` keeps them; they decide what the same study is.
         attack_settings: the attack's arguments and the version of its code; they decide it too.
         attacked: the images to attack.
-        trained_on: the images zoo models are trained on.
+        trained_on: by split, the images zoo models are trained on.
+        recipes: of the zoo models.
         models: names of the models.
         external: those of them that come from elsewhere.
         controls: names of the noise sources.
@@ -72,7 +73,8 @@ class Plan:
     settings: dict[str, Any]
     attack_settings: dict[str, Any]
     attacked: Dataset
-    trained_on: Dataset
+    trained_on: dict[str, Dataset]
+    recipes: dict[str, Recipe]
     models: list[str]
     external: dict[str, nn.Module]
     controls: list[str]
@@ -90,7 +92,6 @@ def prepare(config: TransferConfig, reuse: str | None = None) -> Plan:
     noise = [control.strip() for control in config.controls.split(",") if control.strip()]
     controls.validate(noise, names)
     full = data.load(config.dataset, config.split)
-    trained_on = full if config.train_split == config.split else data.load(config.dataset, config.train_split)
     if not 1 <= config.examples <= len(full):
         raise UserError(
             f"--examples {config.examples} is impossible: {config.dataset} {config.split} has {len(full)} images; "
@@ -102,15 +103,20 @@ def prepare(config: TransferConfig, reuse: str | None = None) -> Plan:
         raise UserError(f"--seed {config.seed} is impossible; choose 0 or more.")
     if config.target not in (*targets.POLICIES, "all"):
         parse_class(config.target, full.num_classes)
+    trained_on, recipes = {full.split: full}, {}
     for name in names:
         if not external.is_external(name):
-            zoo.recipe(name, trained_on)
+            split = splits.full_name(zoo.training_split(name, config.train_split))
+            if split not in trained_on:
+                trained_on[split] = data.load(config.dataset, split)
+            recipes[name] = zoo.recipe(name, trained_on[split], seed=config.seed)
     return Plan(
         config=config,
         settings=asdict(config) | {"models": names, "controls": noise},
         attack_settings=registry.settings(config.attack),
         attacked=full.subset(slice(config.examples)),
         trained_on=trained_on,
+        recipes=recipes,
         models=names,
         external={name: external.load(name) for name in names if external.is_external(name)},
         controls=controls.expand(noise, names),

@@ -20,12 +20,10 @@ from advlab.distributed.session import host_count
 from advlab.distributed.transfer_plan import Plan
 from advlab.distributed.units import Arrays, AttackUnit, CountUnit, EvaluateUnit, Shard, TrainUnit
 from advlab.distributed.worker import Unit
-from advlab.errors import UserError
 from advlab.models import Checkpoint, checkpoint, external, zoo
 from advlab.results import Store, Study, provenance
 from advlab.results.addresses import Addresses, address
 from advlab.results.layout import MANIFEST, MATRIX, examples_part, predictions_part, weights_file
-from advlab.results.study import study_identity
 from advlab.transfer import controls
 
 SHARDS_AT_ONCE = 16
@@ -52,16 +50,7 @@ def begin(plan: Plan, out: str | None) -> Study:
     Raises:
         UserError: a folder that cannot be used.
     """
-    manifest = {
-        "kind": "transfer",
-        "config": plan.settings,
-        "attack": plan.attack_settings,
-        "seed": plan.config.seed,
-        **provenance.describe(sys.argv),
-        "finished": None,
-        "hosts": None,
-    }
-    return Study.begin(out or f"runs/transfer-{study_identity(manifest)[:8]}", manifest)
+    return Study.begin("transfer", plan.settings, out, attack=plan.attack_settings)
 
 
 def run(
@@ -87,9 +76,7 @@ def run(
     if not _attack_and_evaluate(work, on_progress) and is_counted:
         return
     study.store.write_table(MATRIX, _count(work))
-    study.manifest["finished"] = provenance.now()
-    study.manifest["hosts"] = host_count()
-    study.save_manifest()
+    study.finish(host_count())
 
 
 def _prepare_models(work: _Work) -> None:
@@ -105,7 +92,7 @@ def _prepare_models(work: _Work) -> None:
             weights = checkpoint.weights_fingerprint(network.state_dict())
             _share(work, name, network, address(weights, external.identity(name)))
             continue
-        recipe = zoo.recipe(name, plan.trained_on, seed=plan.config.seed)
+        recipe = plan.recipes[name]
         found = _stored(study.store, name) or checkpoint.find(recipe)
         if found is None:
             missing.append(TrainUnit(recipe))
@@ -113,8 +100,10 @@ def _prepare_models(work: _Work) -> None:
             _adopt(work, found)
     if missing:
         missing.sort(key=lambda unit: unit.parameters, reverse=True)  # so that no long one is left for last
-        work.pool.share("train", Arrays.of(plan.trained_on))
-        work.pool.share("test", Arrays.of(data.load(plan.config.dataset, "test")))
+        needed = {recipe.split: plan.trained_on[recipe.split] for recipe in (unit.recipe for unit in missing)}
+        needed["test"] = data.load(plan.config.dataset, "test")
+        for split, dataset in needed.items():
+            work.pool.share(f"images {split}", Arrays.of(dataset))
         with Stage("training", len(missing)) as stage:
 
             def adopt(unit: Unit, content: bytes) -> Iterable[Unit]:
@@ -125,7 +114,7 @@ def _prepare_models(work: _Work) -> None:
                 return ()
 
             require_success(work.pool.run(missing, adopt, on_status=stage.say, depth=1), study)
-        work.pool.unshare("train", "test")
+        work.pool.unshare(*(f"images {split}" for split in needed))
     study.manifest["models"] = {name: described[name] for name in plan.models}
     study.manifest["dataset"] = {
         "name": plan.config.dataset,
@@ -155,13 +144,7 @@ def _adopt(work: _Work, trained: Checkpoint) -> None:
 
 
 def _share(work: _Work, name: str, network: nn.Module, fingerprint: str, **described: Any) -> None:
-    models = work.study.manifest["models"]
-    if models.get(name, {}).get("fingerprint", fingerprint) != fingerprint:
-        raise UserError(
-            f"model {name!r} is another than when the study in {work.study.store.uri!r} began; "
-            "choose another --out, or bring that model back."
-        )
-    models[name] = {"fingerprint": fingerprint, **described}
+    work.study.record_model(name, fingerprint, **described)
     work.fingerprints[name] = fingerprint
     work.pool.share(f"model {name}", network)
 

@@ -64,7 +64,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class TrainUnit:
-    """Train one model; the answer is its checkpoint as bytes."""
+    """Train one model on the images shared as ``images SPLIT``; the answer is its checkpoint as bytes."""
 
     recipe: Recipe
 
@@ -87,7 +87,7 @@ class TrainUnit:
             told = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in values.items())
             resources.note(f"{self.recipe.name}: step {step}, {told}")
 
-        train, test = (resources.get(split).dataset() for split in ("train", "test"))
+        train, test = (resources.get(f"images {split}").dataset() for split in (self.recipe.split, "test"))
         return checkpoint.train(self.recipe, train, test, device=resources.device, progress=progress).to_bytes()
 
 

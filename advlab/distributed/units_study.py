@@ -7,7 +7,6 @@ that were chosen. Activations never outlive a batch.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache, reduce
@@ -30,10 +29,9 @@ from advlab.distributed.session import host_count
 from advlab.distributed.units_shards import ShardUnit, moments_from_arrow, packed
 from advlab.distributed.worker import Unit
 from advlab.errors import UserError
-from advlab.results import Study, provenance
+from advlab.results import Study
 from advlab.results.addresses import address
 from advlab.results.layout import MANIFEST
-from advlab.results.study import study_identity
 
 VERSION = 1
 """Of the computation: a number that differs makes shards anew."""
@@ -125,15 +123,7 @@ def begin(plan: UnitsPlan, out: str | None) -> Study:
     Raises:
         UserError: a folder that cannot be used, or weights that differ from those the study began with.
     """
-    manifest = {
-        "kind": "units",
-        "config": asdict(plan.config),
-        "seed": plan.config.seed,
-        **provenance.describe(sys.argv),
-        "finished": None,
-        "hosts": None,
-    }
-    study = Study.begin(out or f"runs/units-{study_identity(manifest)[:8]}", manifest)
+    study = Study.begin("units", asdict(plan.config), out)
     plan.subject.record_in(study)
     return study
 
@@ -261,6 +251,5 @@ def _conclude(
     study.store.write_table(SETS, pa.table({"basis": basis, "direction": number, **values}))
     study.store.write_table(TESTS, pa.Table.from_pylist(tests))
     if study.manifest["finished"] is None:
-        study.manifest |= {"finished": provenance.now(), "hosts": host_count()}
         study.manifest["verdict"] = statistics.verdict(tests, "natural")
-        study.save_manifest()
+        study.finish(host_count())

@@ -34,8 +34,13 @@ def expand(names: str) -> list[str]:
     return list(found)
 
 
+def training_split(name: str, default: str) -> str:
+    """The split a model is trained on: ``fc100-100-10@p1`` says so itself."""
+    return name.partition("@")[2] or default
+
+
 def recipe(name: str, dataset: Dataset, *, seed: int = 0) -> Recipe:
-    """The recipe of a model to be trained on ``dataset``.
+    """The recipe of a model to be trained on ``dataset``, which is of the name's own split where it bears one.
 
     ``softmaxΛ`` (weight decay Λ), ``fcA-…-K`` and ``reluA-…-K`` (sigmoid and ReLU layers of those widths),
     ``aeU-K`` (sparse autoencoder with U units), ``conv``.
@@ -44,13 +49,14 @@ def recipe(name: str, dataset: Dataset, *, seed: int = 0) -> Recipe:
         UserError: an unknown name, or one whose last width is not the number of classes.
     """
     for pattern, describe in _PATTERNS.items():
-        if match := re.fullmatch(pattern, name):
+        if match := re.fullmatch(pattern, name.partition("@")[0]):
             parts = describe(name, match, dataset)
             for code in ("network", "trainer"):
                 parts[f"{code}_arguments"] = _defaults(parts[code]) | parts[f"{code}_arguments"]
             return Recipe(name=name, data=dataset.name, split=dataset.split, seed=seed, **parts)
     raise UserError(
-        f"unknown model {name!r}; choose among {', '.join(SHOWN_NAMES)} (or others of these patterns), "
+        f"unknown model {name!r}; choose among {', '.join(SHOWN_NAMES)} (or others of these patterns; "
+        "NAME@SPLIT to train on a split of its own), "
         "torchvision:NAME[@WEIGHTS], timm:NAME, file:PATH.py:FACTORY."
     )
 

@@ -58,7 +58,7 @@ def merge(
         "controls": _united("controls", parts),
         "examples": largest.config["examples"],
     }
-    union = Study.begin(
+    union = Study.adopt(
         out,
         {
             **{key: parts[0].manifest[key] for key in ("kind", "attack", "seed")},

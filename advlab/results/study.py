@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from advlab import data
 from advlab.data import Dataset
 from advlab.errors import UserError
+from advlab.results import provenance
 from advlab.results.addresses import Addresses
 from advlab.results.layout import MANIFEST, MATRIX, examples_folder, predictions_folder
 from advlab.results.schema import decode_images
@@ -35,14 +37,37 @@ class Study:
         self._dataset: Dataset | None = None
 
     @classmethod
-    def begin(cls, out: str, manifest: dict[str, Any]) -> Study:
-        """Start a study in ``out``, or continue it when ``out`` holds part of the same one.
+    def begin(
+        cls, kind: str, config: dict[str, Any], out: str | None = None, *, attack: dict[str, Any] | None = None
+    ) -> Study:
+        """Start a study, or continue it where ``out`` holds part of the same one.
 
-        ``kind``, ``config`` and ``attack`` of the manifest decide what the same study is. What the earlier run
-        recorded is kept.
+        Args:
+            kind: what sort of study; with ``config`` and ``attack`` it decides what the same study is.
+            config: its settings in full.
+            out: its folder; one below ``runs/`` that is named after the above when absent.
+            attack: the attack's arguments and the version of its code, where there is one.
 
         Raises:
             UserError: ``out`` holds another study, something that is no study, or cannot be written.
+        """
+        manifest = {
+            "kind": kind,
+            "config": config,
+            "attack": attack,
+            "seed": config.get("seed"),
+            **provenance.describe(sys.argv),
+            "finished": None,
+            "hosts": None,
+        }
+        return cls.adopt(out or f"runs/{kind}-{study_identity(manifest)[:8]}", manifest)
+
+    @classmethod
+    def adopt(cls, out: str, manifest: dict[str, Any]) -> Study:
+        """Start a study with a manifest that is there already, or continue it; what an earlier run recorded is kept.
+
+        Raises:
+            UserError: as for ``begin``.
         """
         store = Store(out)
         store.require_writable()
@@ -76,6 +101,25 @@ class Study:
     def save_manifest(self) -> None:
         """Write ``study.json`` as it now stands."""
         self.store.write_json(MANIFEST, self.manifest)
+
+    def record_model(self, name: str, fingerprint: str, **described: Any) -> None:
+        """Note a model's fingerprint, and what else there is to say of it, for the next ``save_manifest``.
+
+        Raises:
+            UserError: the study began with other weights.
+        """
+        models = self.manifest.setdefault("models", {})
+        if models.get(name, {}).get("fingerprint", fingerprint) != fingerprint:
+            raise UserError(
+                f"model {name!r} is another than when the study in {self.store.uri!r} began; "
+                "choose another --out, or bring that model back."
+            )
+        models[name] = {"fingerprint": fingerprint, **described}
+
+    def finish(self, hosts: int) -> None:
+        """Note that every row is there, and how many machines took part."""
+        self.manifest |= {"finished": provenance.now(), "hosts": hosts}
+        self.save_manifest()
 
     @property
     def config(self) -> dict[str, Any]:

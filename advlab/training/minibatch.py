@@ -29,10 +29,12 @@ def fit(
     epochs: int = 10,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
+    penalty: Callable[[], Tensor] | None = None,
 ) -> dict[str, Any]:
     """Minimise mean cross entropy + weight decay by Adam with a one-cycle learning rate, in place.
 
-    Args as in ``full_batch.fit``; ``learning_rate`` is the peak of the cycle (Smith & Topin 2018).
+    Args as in ``full_batch.fit``; ``learning_rate`` is the peak of the cycle (Smith & Topin 2018), ``penalty`` a
+    further cost, added at every step.
 
     Returns:
         ``loss`` (mean over the last epoch), ``iterations`` (steps), ``seconds``, ``stop``.
@@ -42,12 +44,17 @@ def fit(
     initialise(network, initial_weights, generator)
     network.to(device)
     decay = WeightDecay(network, weight_decay, decay_convention)
+
+    def cost(images: Tensor, labels: Tensor) -> Tensor:
+        value = functional.cross_entropy(network(images), labels) + decay()
+        return value if penalty is None else value + penalty()
+
     steps_per_epoch = -(-len(dataset) // batch_size)
     started = time.perf_counter()
     network.train()
     loss = train(
         list(network.parameters()),
-        lambda images, labels: functional.cross_entropy(network(images), labels) + decay(),
+        cost,
         shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator),
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,

@@ -33,7 +33,7 @@ def test_a_checkpoint_by_its_path(checkpoint_file: Path) -> None:
 
 
 def test_other_weights_than_the_study_began_with_are_refused(checkpoint_file: Path, tmp_path: Path) -> None:
-    study = Study.begin(str(tmp_path / "out"), {"kind": "units", "config": {}})
+    study = Study.adopt(str(tmp_path / "out"), {"kind": "units", "config": {}})
     subject = Subject.load(str(checkpoint_file), "mnist", 0)
     subject.record_in(study)
     subject.record_in(Study.open(str(tmp_path / "out")))

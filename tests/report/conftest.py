@@ -48,7 +48,7 @@ def write_study(out: Path, train: Dataset, models: list[str]) -> Study:
     """Write a whole transfer study of least-squares classifiers into ``out``."""
     clean = train.subset(slice(EXAMPLES))
     controls = [control for control in CONTROLS if not control.startswith("shuffled") or "softmax1e-2" in models]
-    study = Study.begin(
+    study = Study.adopt(
         str(out),
         {
             "kind": "transfer",

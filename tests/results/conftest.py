@@ -44,7 +44,7 @@ def make_study(mnist_test: Dataset) -> StudyMaker:
             "seed": 0,
         } | settings  # fmt: skip
         attack_settings = registry.settings(config["attack"])
-        study = Study.begin(
+        study = Study.adopt(
             str(out),
             {"kind": "transfer", "config": config, "attack": attack_settings, "seed": config["seed"], "finished": None},
         )

@@ -57,10 +57,10 @@ def assert_equal(first: Examples, second: Examples) -> None:
 
 
 def test_begin_then_continue(tmp_path: Path) -> None:
-    first = Study.begin(str(tmp_path / "s"), manifest())
+    first = Study.adopt(str(tmp_path / "s"), manifest())
     first.manifest["note"] = "of the first run"
     first.save_manifest()
-    second = Study.begin(str(tmp_path / "s"), manifest() | {"started": "later"})
+    second = Study.adopt(str(tmp_path / "s"), manifest() | {"started": "later"})
     assert second.manifest == first.manifest
     assert second.manifest["started"] == "now"
     assert Study.open(str(tmp_path / "s")).manifest == first.manifest
@@ -76,41 +76,41 @@ def test_begin_then_continue(tmp_path: Path) -> None:
     ],
 )
 def test_another_study_in_the_same_place_is_refused(tmp_path: Path, other: dict[str, Any], difference: str) -> None:
-    Study.begin(str(tmp_path), manifest())
+    Study.adopt(str(tmp_path), manifest())
     before = (tmp_path / "study.json").read_bytes()
     with pytest.raises(UserError, match=rf"holds another study \({difference}\); choose another folder"):
-        Study.begin(str(tmp_path), other)
+        Study.adopt(str(tmp_path), other)
     assert (tmp_path / "study.json").read_bytes() == before
 
 
 def test_what_a_study_is_does_not_hang_on_tuples_or_order(tmp_path: Path) -> None:
-    Study.begin(str(tmp_path), manifest())
+    Study.adopt(str(tmp_path), manifest())
     again = manifest()
     again["config"] = dict(reversed(list(again["config"].items()))) | {"controls": ("gaussian-0.1", "shuffled")}
-    assert Study.begin(str(tmp_path), again).targets == ["softmax1", "file:a b.py:make"]
+    assert Study.adopt(str(tmp_path), again).targets == ["softmax1", "file:a b.py:make"]
 
 
 def test_a_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"holds files but no study\.json; choose an empty or new folder"):
-        Study.begin(str(tmp_path), manifest())
+        Study.adopt(str(tmp_path), manifest())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "no json", '{"identity": 1, "config": {}}', "\udcff"])
 def test_a_foreign_study_json_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "study.json").write_bytes(content.encode(errors="surrogateescape"))
-    for open_study in (lambda: Study.begin(str(tmp_path), manifest()), lambda: Study.open(str(tmp_path))):
+    for open_study in (lambda: Study.adopt(str(tmp_path), manifest()), lambda: Study.open(str(tmp_path))):
         with pytest.raises(UserError, match=r"study\.json' is no study of this program"):
             open_study()
 
 
 def test_a_study_whose_identity_was_edited_is_refused(tmp_path: Path) -> None:
-    study = Study.begin(str(tmp_path), manifest())
+    study = Study.adopt(str(tmp_path), manifest())
     study.manifest["identity"] = "0" * 64
     study.save_manifest()
     with pytest.raises(UserError, match=r"another study \(its settings were edited\)"):
-        Study.begin(str(tmp_path), manifest())
+        Study.adopt(str(tmp_path), manifest())
 
 
 def test_opening_nothing_is_refused(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_opening_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_sources_and_targets_in_display_order(tmp_path: Path) -> None:
-    study = Study.begin(str(tmp_path), manifest())
+    study = Study.adopt(str(tmp_path), manifest())
     assert study.targets == ["softmax1", "file:a b.py:make"]
     assert study.sources == [*study.targets, "gaussian-0.1", "shuffled-softmax1", "shuffled-file:a b.py:make"]
     assert [study.is_control(source) for source in study.sources] == [False, False, True, True, True]
@@ -138,7 +138,7 @@ def test_examples_round_trip(mnist_test: Dataset, repeats: int) -> None:
 
 
 def test_examples_round_trip_through_files_in_order(tmp_path: Path, mnist_test: Dataset) -> None:
-    study = Study.begin(str(tmp_path), manifest(examples=20))
+    study = Study.adopt(str(tmp_path), manifest(examples=20))
     before = examples_of(mnist_test.subset(slice(20)))
     table = examples_to_arrow(before)
     for source, folder in (("softmax1", "softmax1"), ("file:a b.py:make", "file%3Aa%20b.py%3Amake")):
@@ -153,7 +153,7 @@ def test_examples_round_trip_through_files_in_order(tmp_path: Path, mnist_test: 
 
 @pytest.mark.parametrize("limit", [None, 5])
 def test_examples_of_controls_are_made_anew(tmp_path: Path, mnist_test: Dataset, limit: int | None) -> None:
-    study = Study.begin(str(tmp_path), manifest())
+    study = Study.adopt(str(tmp_path), manifest())
     clean = mnist_test.subset(slice(20))
     attacked = examples_of(clean)
     study.store.write_table("examples/source=softmax1/part-00000000.parquet", examples_to_arrow(attacked))
@@ -166,14 +166,14 @@ def test_examples_of_controls_are_made_anew(tmp_path: Path, mnist_test: Dataset,
 
 
 def test_reading_what_is_not_there_yet(tmp_path: Path) -> None:
-    study = Study.begin(str(tmp_path), manifest())
+    study = Study.adopt(str(tmp_path), manifest())
     with pytest.raises(UserError, match=r"holds no rows in examples/source=softmax1; run the study to its end first"):
         study.examples("softmax1")
 
 
 @pytest.mark.parametrize("control", [False, True])
 def test_predictions_round_trip(tmp_path: Path, mnist_test: Dataset, control: bool) -> None:
-    study = Study.begin(str(tmp_path), manifest())
+    study = Study.adopt(str(tmp_path), manifest())
     examples = examples_of(mnist_test.subset(slice(6)))
     generator = np.random.default_rng(1)
     clean, distorted, own = (
