@@ -31,7 +31,8 @@ class TransferConfig:
     """Split the zoo models are trained on."""
 
     models: str = "paper"
-    """Comma-separated zoo names (paper = the six of Table 1; NAME@SPLIT to train one on another split), torchvision:NAME, timm:NAME, file:PATH.py:FACTORY."""
+    """Comma-separated zoo names (paper = the six of Table 1; NAME@SPLIT to train one on another split),
+    torchvision:NAME, timm:NAME, file:PATH.py:FACTORY."""
 
     examples: int = 1000
     """Number of images attacked per model: the first of the split."""
@@ -43,7 +44,8 @@ class TransferConfig:
     """random, nearest, runner-up, least-likely, all, or a class."""
 
     controls: str = "gaussian-0.1,gaussian-0.3,shuffled"
-    """Comma-separated noise sources: gaussian-SIGMA, gaussian-SIGMA-clipped, shuffled."""
+    """Comma-separated sources besides the models: gaussian-SIGMA[-clipped]; and shuffled, sphere, noise, borrowed,
+    amplified-RMS[-clipped|-boxed|-literal], made from the perturbations of every model, or of one: shuffled-MODEL."""
 
     shard_size: int = 250
     """Images per shard, the unit of work and of loss."""

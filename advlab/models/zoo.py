@@ -42,8 +42,9 @@ def training_split(name: str, default: str) -> str:
 def recipe(name: str, dataset: Dataset, *, seed: int = 0) -> Recipe:
     """The recipe of a model to be trained on ``dataset``, which is of the name's own split where it bears one.
 
-    ``softmaxΛ`` (weight decay Λ), ``fcA-…-K`` and ``reluA-…-K`` (sigmoid and ReLU layers of those widths),
-    ``aeU-K`` (sparse autoencoder with U units), ``conv``.
+    ``softmaxΛ`` (weight decay Λ; ``-plain`` or ``-per-unit`` for another reading of the decay, ``-early`` to stop as
+    soon as an iteration lowers the loss by less than 1e-4 of it), ``fcA-…-K`` and ``reluA-…-K`` (sigmoid and ReLU
+    layers of those widths), ``aeU-K`` (sparse autoencoder with U units), ``conv``.
 
     Raises:
         UserError: an unknown name, or one whose last width is not the number of classes.
@@ -69,16 +70,18 @@ def _defaults(code: str) -> dict[str, Any]:
 
 def _softmax(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
     try:
-        strength = float(match[1])
+        strength = float(match["decay"])
     except ValueError:
         strength = math.inf
     if not math.isfinite(strength):
-        raise UserError(f"model {name!r}: {match[1]!r} is no weight decay; write e.g. softmax1e-4.")
+        raise UserError(f"model {name!r}: {match['decay']!r} is no weight decay; write e.g. softmax1e-4.")
+    convention = {"decay_convention": match["convention"]} if match["convention"] else {}
+    stop = {"loss_tolerance": 1e-4} if match["early"] else {}
     return {
         "network": "advlab.models.mlp:MLP",
         "network_arguments": {"widths": [_inputs(dataset), dataset.num_classes]},
         "trainer": FULL_BATCH,
-        "trainer_arguments": {"weight_decay": strength},
+        "trainer_arguments": {"weight_decay": strength, **convention, **stop},
     }
 
 
@@ -123,7 +126,7 @@ def _conv(_name: str, _match: re.Match[str], dataset: Dataset) -> dict[str, Any]
 
 
 _PATTERNS: dict[str, Callable[[str, re.Match[str], Dataset], dict[str, Any]]] = {
-    r"softmax(\d.*)": _softmax,
+    r"softmax(?P<decay>\d.*?)(-(?P<convention>plain|per-unit))?(-(?P<early>early))?": _softmax,
     r"fc(\d+(?:-\d+)+)": _sigmoid,
     r"relu(\d+(?:-\d+)+)": _relu,
     r"ae(\d+-\d+)": _autoencoder,

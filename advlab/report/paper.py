@@ -5,6 +5,7 @@ Rates are fractions (0.067 is the paper's 6.7%) and models carry the names of th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 DATASET = "mnist"
@@ -56,16 +57,14 @@ class PaperSplitModel:
     """A row of Table 3: a model trained on one half of the training set.
 
     Attributes:
-        model: the zoo's name of the architecture.
-        trained_on: ``p1`` or ``p2``.
+        name: what the paper calls the model.
         p1_error: share of P1 misread, undistorted.
         p2_error: share of P2 misread, undistorted.
         test_error: share of the test set misread, undistorted.
         distortion: mean RMS of its minimum-distortion examples.
     """
 
-    model: str
-    trained_on: str
+    name: str
     p1_error: float
     p2_error: float
     test_error: float
@@ -105,35 +104,58 @@ TABLE_2 = PaperMatrix(
     },
 )
 
+M1, M1_PRIME, M2 = "fc100-100-10@p1", "fc123-456-10@p1", "fc100-100-10@p2"
+"""What the paper's M1, M1' and M2 are called here, but for the draw of the halves (``@p1@3``)."""
+
 TABLE_3 = {
-    "M1": PaperSplitModel("fc100-100-10", "p1", 0.0, 0.024, 0.02, 0.062),
-    "M1'": PaperSplitModel("fc123-456-10", "p1", 0.0, 0.025, 0.021, 0.059),
-    "M2": PaperSplitModel("fc100-100-10", "p2", 0.023, 0.0, 0.021, 0.058),
+    M1: PaperSplitModel("M1", 0.0, 0.024, 0.02, 0.062),
+    M1_PRIME: PaperSplitModel("M1'", 0.0, 0.025, 0.021, 0.059),
+    M2: PaperSplitModel("M2", 0.023, 0.0, 0.021, 0.058),
 }
 
 TABLE_4 = PaperMatrix(
     targets=tuple(TABLE_3),
     error_rates={
-        "M1": (1.0, 0.262, 0.059),
-        "M1'": (0.0625, 1.0, 0.051),
-        "M2": (0.082, 0.082, 1.0),
+        M1: (1.0, 0.262, 0.059),
+        M1_PRIME: (0.0625, 1.0, 0.051),
+        M2: (0.082, 0.082, 1.0),
         "gaussian-0.06": (0.022, 0.026, 0.024),
-        "M1 amplified to 0.1": (1.0, 0.98, 0.43),
-        "M1' amplified to 0.1": (0.96, 1.0, 0.22),
-        "M2 amplified to 0.1": (0.27, 0.5, 1.0),
+        f"amplified-0.1-{M1}": (1.0, 0.98, 0.43),
+        f"amplified-0.1-{M1_PRIME}": (0.96, 1.0, 0.22),
+        f"amplified-0.1-{M2}": (0.27, 0.5, 1.0),
         "gaussian-0.1": (0.026, 0.028, 0.027),
     },
     distortion={
-        "M1": 0.062,
-        "M1'": 0.059,
-        "M2": 0.058,
+        M1: 0.062,
+        M1_PRIME: 0.059,
+        M2: 0.058,
         "gaussian-0.06": 0.06,
-        "M1 amplified to 0.1": 0.1,
-        "M1' amplified to 0.1": 0.1,
-        "M2 amplified to 0.1": 0.1,
+        f"amplified-0.1-{M1}": 0.1,
+        f"amplified-0.1-{M1_PRIME}": 0.1,
+        f"amplified-0.1-{M2}": 0.1,
         "gaussian-0.1": 0.1,
     },
 )
+
+
+def error_rate(source: str, target: str) -> float | None:
+    """What the paper's Table 2 or 4 prints for a source's examples before a target, or None."""
+    source, target = undrawn(source), undrawn(target)
+    for table in (TABLE_2, TABLE_4):
+        if (rate := table.error_rate(source, target)) is not None:
+            return rate
+    return None
+
+
+def distortion(source: str) -> float | None:
+    """The mean RMS that the paper prints for a source's examples, or None."""
+    source = undrawn(source)
+    return (TABLE_2.distortion | TABLE_4.distortion).get(source)
+
+
+def undrawn(name: str) -> str:
+    """A name without the seed by which the halves of the training set were drawn: ``…@p1@3`` → ``…@p1``."""
+    return re.sub(r"@(p[12])@\d+", r"@\1", name)
 
 
 def as_printed(rate: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from advlab.report import paper
 from advlab.results import Study
+from advlab.transfer import controls
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def read_matrix(study: Study) -> Matrix:
                 source=source,
                 is_control=study.is_control(source),
                 mean_rms=_number(distortions[0]) if distortions else None,
-                paper_rms=paper.TABLE_2.distortion.get(source) if compared else None,
+                paper_rms=paper.distortion(source) if compared else None,
                 cells=cells,
             )
         )
@@ -170,13 +171,18 @@ def finding(matrix: Matrix) -> str:
 
 def describe(source: str) -> str:
     """A source's name as a reader would say it: ``gaussian-0.1`` is Gaussian noise of stddev 0.1."""
-    kind, _, rest = source.partition("-")
-    if kind == "gaussian" and rest:
-        sigma = rest.removesuffix("-clipped")
-        return f"Gaussian noise of stddev {sigma}" + (", clipped" if sigma != rest else "")
-    if kind == "shuffled" and rest:
-        return f"Shuffled perturbation of {rest}"
-    return source
+    control = controls.parse(source)
+    if control is None or (control.kind != "gaussian" and control.model is None):
+        return source
+    text = {
+        "gaussian": f"Gaussian noise of stddev {control.amount:g}",
+        "noise": f"Gaussian noise as large as the perturbation of {control.model}",
+        "sphere": f"Random direction as long as the perturbation of {control.model}",
+        "shuffled": f"Shuffled perturbation of {control.model}",
+        "borrowed": f"Another image's perturbation of {control.model}",
+        "amplified": f"Perturbation of {control.model} amplified to {control.amount:g}",
+    }[control.kind]
+    return f"{text}, {control.variant}" if control.variant else text
 
 
 def percent(rate: float | None, digits: int = 1) -> str:
@@ -206,7 +212,7 @@ def _cell(record: dict[str, Any] | None, compared: bool) -> Cell | None:
         ci_high=record["ci_high"],
         conditional_error_rate=_number(record["conditional_error_rate"]),
         same_mistake_rate=_number(record["same_mistake_rate"]),
-        paper=paper.TABLE_2.error_rate(source, target) if compared else None,
+        paper=paper.error_rate(source, target) if compared else None,
     )
 
 

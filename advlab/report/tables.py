@@ -6,9 +6,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from advlab.report import paper
 from advlab.report.paper import as_printed
 from advlab.report.summary import Cell, Matrix, ModelRow, Row, percent, read_matrix, read_models
 from advlab.results import Study
+from advlab.results.layout import HALVES
 
 _DIM = "dim"
 _SELF = "bold dark_orange3"
@@ -38,6 +40,24 @@ def models_table(study: Study) -> Table:
     for row in read_models(study):
         (name, _), *numbers = _model_cells(row)
         table.add_row(Text(name), *(_beside(ours, theirs) for ours, theirs in numbers))
+    return table
+
+
+def halves_table(study: Study) -> Table:
+    """Table 3 for a terminal: errors in per cent on both halves and on the test set, and mean distortion."""
+    distortion = {row.source: row.mean_rms for row in read_matrix(study).rows}
+    table = Table(box=box.HORIZONTALS, title="Models of two halves", title_justify="left", title_style="bold")
+    table.add_column("model", no_wrap=True)
+    for heading in ("error on P1 %", "error on P2 %", "test error %", "mean RMS"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in study.store.read_shard(HALVES).to_pylist():
+        theirs = paper.TABLE_3.get(paper.undrawn(row["model"]))
+        cells = [
+            _beside(percent(row[column], 2), None if theirs is None else as_printed(getattr(theirs, column)))
+            for column in ("p1_error", "p2_error", "test_error")
+        ]
+        found = _beside(rms(distortion[row["model"]]), None if theirs is None else f"{theirs.distortion:g}")
+        table.add_row(Text(row["model"]), *cells, found)
     return table
 
 
@@ -82,7 +102,7 @@ def _matrix_table(study: Study, matrix: Matrix, start: int, stop: int) -> Table:
     dataset = study.manifest["dataset"]
     counts = {cell.n for row in matrix.rows for cell in row.cells if cell is not None}
     counted = "–".join(f"{count:,}" for count in sorted({min(counts), max(counts)})) if counts else "0"
-    legend = "error %, Wilson 95% interval below" + (", the paper's Table 2 in brackets" if matrix.has_paper else "")
+    legend = "error %, Wilson 95% interval below" + (", the paper's numbers in brackets" if matrix.has_paper else "")
     table = Table(
         box=box.HORIZONTALS,
         title=f"Transfer on {dataset['name']} {dataset['split']}, {counted} examples a source",

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 MANIFEST = "study.json"
 MATRIX = "matrix.parquet"
+HALVES = "halves.parquet"
 
 
 def weights_file(model: str) -> str:

@@ -114,3 +114,20 @@ def test_expand_refuses_nothing(names: str) -> None:
 def test_refusals_name_the_model_and_the_mend(name: str, sentence: str, mnist_test: Dataset) -> None:
     with pytest.raises(UserError, match=sentence):
         zoo.recipe(name, mnist_test)
+
+
+def test_a_softmax_may_name_another_reading_of_the_papers_text(mnist_test: Dataset) -> None:
+    def told(name: str) -> tuple[float, str, float]:
+        given = zoo.recipe(name, mnist_test).trainer_arguments
+        return given["weight_decay"], given["decay_convention"], given["loss_tolerance"]
+
+    assert told("softmax1e-4") == (1e-4, "half", 1e-7)
+    assert told("softmax1e-4-plain") == (1e-4, "plain", 1e-7)
+    assert told("softmax1-per-unit-early") == (1.0, "per-unit", 1e-4)
+
+
+def test_a_model_may_name_the_split_it_is_trained_on(mnist_test: Dataset) -> None:
+    assert zoo.training_split("fc100-100-10@p1@3", "train") == "p1@3"
+    assert zoo.training_split("fc100-100-10", "train") == "train"
+    named, plain = (zoo.recipe(name, mnist_test) for name in ("softmax1@p1", "softmax1"))
+    assert named.fingerprint == plain.fingerprint

@@ -29,6 +29,14 @@ def test_a_pair_the_paper_lacks_is_none() -> None:
     assert paper.TABLE_2.error_rate("softmax1e-4", "conv") is None
 
 
+def test_the_draw_of_the_halves_is_no_part_of_the_papers_names() -> None:
+    assert paper.error_rate("amplified-0.1-fc100-100-10@p1@3", "fc123-456-10@p1@3") == 0.98
+    assert paper.error_rate("gaussian-0.1", "fc100-100-10@p2") == 0.027
+    assert paper.error_rate("gaussian-0.1", "fc100-100-10") == 0.0
+    assert paper.error_rate("fc100-100-10@p1", "fc100-100-10") is None
+    assert paper.distortion("fc123-456-10@p1@3") == 0.059
+
+
 def test_rates_print_with_the_papers_digits() -> None:
     printed = [paper.as_printed(row.test_error) for row in paper.TABLE_1.values()]
     assert printed == ["7.4", "9.4", "20", "1.64", "1.54", "1.9"]

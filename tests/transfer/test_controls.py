@@ -42,7 +42,10 @@ def rows_of(examples: Examples, rows: slice) -> Examples:
     return Examples(*(getattr(examples, name)[rows] for name in Examples.__slots__))
 
 
-@pytest.mark.parametrize("control", ["gaussian-0.1", "gaussian-0.3-clipped", "shuffled-conv"])
+DERIVED = ["shuffled-conv", "noise-conv", "sphere-conv", "amplified-0.2-conv", "amplified-0.2-boxed-conv"]
+
+
+@pytest.mark.parametrize("control", ["gaussian-0.1", "gaussian-0.3-clipped", *DERIVED])
 def test_noise_of_an_image_does_not_depend_on_its_shard(control: str, clean: Dataset, attacked: Examples) -> None:
     whole = controls.make(control, clean, attacked, seed=3)
     for rows in (slice(0, 7), slice(7, 60), slice(59, 60)):
@@ -90,6 +93,56 @@ def test_shuffling_keeps_the_perturbation_but_for_its_place(clean: Dataset, atta
     assert not np.allclose(shuffled, original)
 
 
+@pytest.mark.parametrize("control", ["shuffled-conv", "sphere-conv"])
+def test_the_norm_is_that_of_the_perturbation(control: str, clean: Dataset, attacked: Examples) -> None:
+    made = controls.make(control, clean, attacked, seed=0)
+    np.testing.assert_allclose(made.l2, attacked.l2, rtol=1e-5)
+
+
+def test_noise_has_the_deviation_of_the_perturbation(clean: Dataset, attacked: Examples) -> None:
+    made = controls.make("noise-conv", clean, attacked, seed=0)
+    assert made.l2 / attacked.l2 == pytest.approx(1, abs=0.15)
+    assert (made.l2 / attacked.l2).mean() == pytest.approx(1, abs=0.02)
+
+
+def test_borrowed_perturbations_are_those_of_the_next_image(clean: Dataset, attacked: Examples) -> None:
+    made = controls.make("borrowed-conv", clean, attacked, seed=0)
+    given = made.images - clean.images.numpy()
+    found = attacked.images - clean.images.numpy()
+    np.testing.assert_allclose(given[:-1], found[1:], atol=1e-6)
+    np.testing.assert_allclose(given[-1], found[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["", "-clipped", "-boxed", "-literal"])
+def test_amplified_perturbations_keep_their_direction(variant: str, clean: Dataset, attacked: Examples) -> None:
+    made = controls.make(f"amplified-0.15{variant}-conv", clean, attacked, seed=0)
+    given, found = made.images - clean.images.numpy(), attacked.images - clean.images.numpy()
+    wanted = {"": 0.15, "-boxed": 0.15, "-literal": 0.15 / 28}
+    if variant in wanted:
+        np.testing.assert_allclose(made.rms, wanted[variant], rtol=1e-4)
+    else:
+        assert (made.rms < 0.15).all()
+    if variant in ("-clipped", "-boxed"):
+        assert made.images.min() >= 0
+        assert made.images.max() <= 1
+        assert (given * found >= 0).all()
+    else:
+        scale = made.l2 / attacked.l2
+        np.testing.assert_allclose(given, found * scale[:, None, None, None], atol=1e-5)
+
+
+def test_a_box_that_is_too_small_is_filled(clean: Dataset, attacked: Examples) -> None:
+    made = controls.make("amplified-5-boxed-conv", clean, attacked, seed=0)
+    moved = attacked.images != clean.images.numpy()
+    assert np.isin(made.images[moved], [0.0, 1.0]).all()
+
+
+def test_what_was_not_perturbed_is_not_amplified(clean: Dataset) -> None:
+    images = clean.images.numpy()
+    for variant in ("", "boxed", "literal"):
+        assert np.array_equal(controls.amplify(images, np.zeros_like(images), 0.1, variant), images)
+
+
 @pytest.mark.parametrize("control", ["gaussian-0.1", "shuffled-conv"])
 def test_controls_are_no_attacks(control: str, clean: Dataset, attacked: Examples) -> None:
     made = controls.make(control, clean, attacked, seed=0)
@@ -120,17 +173,21 @@ def test_labels_and_names_do_not_move_the_noise(clean: Dataset) -> None:
 def test_expand_names_one_source_per_model() -> None:
     assert controls.expand(["gaussian-0.1", "shuffled"], ["a", "b"]) == ["gaussian-0.1", "shuffled-a", "shuffled-b"]
     assert controls.expand(["shuffled-b"], ["a", "b"]) == ["shuffled-b"]
+    assert controls.expand(["amplified-0.1-boxed"], ["a"]) == ["amplified-0.1-boxed-a"]
+    assert controls.attacked_model("amplified-0.1-literal-fc100-100-10@p1") == "fc100-100-10@p1"
     assert controls.attacked_model("shuffled-fc100-100-10") == "fc100-100-10"
     assert controls.attacked_model("gaussian-0.1") is None
 
 
 def test_valid_controls_pass() -> None:
     controls.validate(["gaussian-0.1", "gaussian-.5-clipped", "gaussian-1", "shuffled", "shuffled-a"], ["a"])
+    controls.validate(["sphere", "noise-a", "borrowed", "amplified-0.1", "amplified-.1-boxed-a"], ["a"])
     controls.validate([], [])
 
 
 @pytest.mark.parametrize(
-    "control", ["gaussian", "gaussian-", "gaussian--1", "gaussian-0.1-cut", "shuffled-c", "uniform-0.1", ""]
+    "control",
+    ["gaussian", "gaussian-", "gaussian--1", "gaussian-0.1-cut", "shuffled-c", "uniform-0.1", "amplified", ""],
 )
 def test_other_controls_are_refused_by_name(control: str) -> None:
     with pytest.raises(UserError, match=f"unknown control '{control}'; choose gaussian-SIGMA"):
