@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from advlab.report.palette import INK, MUTED, RULE, heat, hue
 from advlab.report.summary import Matrix, describe, percent, read_matrix
 from advlab.results import Study
+from advlab.transfer.seeds import Estimate
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -73,6 +74,40 @@ def matrix_heat_map(study: Study) -> bytes:
         axes.spines[:].set_visible(False)
         axes.set_ylabel("examples made for")
         axes.set_xlabel("error in per cent of the model shown them")
+        return _png(figure)
+
+
+def amplification_curves(curve: Callable[[str, str], list[tuple[float, Estimate]]], models: Sequence[str]) -> bytes:
+    """Errors of every model on the examples of each, against the RMS to which they are amplified.
+
+    Args:
+        curve: (source, target) → points (RMS, error rate over seeds) in order.
+        models: sources and targets.
+    """
+    columns = 3
+    rows = -(-len(models) // columns)
+    with rc_context(_STYLE):
+        figure = _figure(_PANEL_WIDTH * columns, 3.0 * rows)
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes, source in zip(panels.flat, models, strict=False):
+            for position, target in enumerate(models):
+                points = curve(source, target)
+                x, y = [rho for rho, _ in points], [100 * found.mean for _, found in points]
+                style = {"color": hue(position), "linestyle": _DASHES[position % len(_DASHES)]}
+                axes.plot(x, y, label=target, linewidth=2.6 if target == source else 1.4, **style)
+                if all(found.n > 1 for _, found in points):
+                    low, high = ([100 * getattr(found, end) for _, found in points] for end in ("low", "high"))
+                    axes.fill_between(x, low, high, color=hue(position), alpha=0.15, linewidth=0)
+            axes.set_title(f"examples of {source}", loc="left", fontsize=10)
+            axes.set_ylim(0, 102)
+        for axes in panels[:, 0]:
+            axes.set_ylabel("error %")
+        for axes in panels[-1]:
+            axes.set_xlabel("RMS after amplification")
+        for axes in panels.flat[len(models) :]:
+            axes.set_visible(False)
+        handles, labels = panels.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(models), frameon=False)
         return _png(figure)
 
 

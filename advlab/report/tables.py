@@ -65,11 +65,11 @@ def markdown_matrix(study: Study) -> str:
     """The matrix as a Markdown table: error % with its interval, then the paper's number in italics."""
     matrix = read_matrix(study)
     lines = [
-        _line(["examples of ↓ shown to →", *map(_escape, matrix.targets), "mean RMS"]),
-        _line(["---", *("---:" for _ in matrix.targets), "---:"]),
+        markdown_line(["examples of ↓ shown to →", *map(_escape, matrix.targets), "mean RMS"]),
+        markdown_line(["---", *("---:" for _ in matrix.targets), "---:"]),
     ]
     lines += [
-        _line(
+        markdown_line(
             [
                 _escape(row.source),
                 *map(_markdown_cell, row.cells),
@@ -84,12 +84,12 @@ def markdown_matrix(study: Study) -> str:
 def markdown_models(study: Study) -> str:
     """Table 1 as Markdown, the paper's numbers in italics."""
     lines = [
-        _line(["model", "train error %", "test error %", "iterations", "mean RMS"]),
-        _line(["---", "---:", "---:", "---:", "---:"]),
+        markdown_line(["model", "train error %", "test error %", "iterations", "mean RMS"]),
+        markdown_line(["---", "---:", "---:", "---:", "---:"]),
     ]
     for row in read_models(study):
         (name, _), *numbers = _model_cells(row)
-        lines.append(_line([_escape(name), *(_markdown_beside(ours, theirs) for ours, theirs in numbers)]))
+        lines.append(markdown_line([_escape(name), *(_markdown_beside(ours, theirs) for ours, theirs in numbers)]))
     return "\n".join(lines) + "\n"
 
 
@@ -171,5 +171,6 @@ def _escape(name: str) -> str:
     return name.replace("|", "\\|")
 
 
-def _line(cells: list[str]) -> str:
+def markdown_line(cells: list[str]) -> str:
+    """One line of a Markdown table."""
     return f"| {' | '.join(cells)} |"

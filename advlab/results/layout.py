@@ -8,6 +8,16 @@ MANIFEST = "study.json"
 MATRIX = "matrix.parquet"
 HALVES = "halves.parquet"
 
+FIRST_TABLES, LAST_TABLES = "tables_1_and_2", "tables_3_and_4"
+READINGS, TARGETS = "readings", "targets"
+"""Folders of the studies that make up the paper's."""
+ALIGNMENT = "alignment.parquet"
+
+
+def seed_folder(part: str, seed: int) -> str:
+    """Where a part of the paper's study lies that is repeated over seeds."""
+    return f"{part}/seed={seed}"
+
 
 def weights_file(model: str) -> str:
     """A model the study trained."""

@@ -1,0 +1,98 @@
+"""The page of the paper's numbers, from studies with made-up rows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from advlab.distributed.paper_study import PaperConfig
+from advlab.errors import UserError
+from advlab.report import paper, reproduction
+from advlab.results import Store, Study
+from advlab.results.layout import ALIGNMENT, HALVES, MATRIX
+from advlab.results.matrix import reduce_counts
+from advlab.transfer import controls
+from advlab.transfer.metrics import Counts
+
+SEEDS = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("paper")
+    for name, config in PaperConfig(seeds=SEEDS, examples=1000).studies().items():
+        write(out / name, config.models.replace("paper", ",".join(paper.TABLE_1)).split(","), config)
+    names, generator = list(paper.TABLE_1), np.random.default_rng(0)
+    columns = ("gradient_size", "alignment", "variability", "rms", "error_rate")
+    rows = [
+        {"seed": seed, "source": a, "target": b} | dict(zip(columns, generator.random(5).tolist(), strict=True))
+        for seed in range(SEEDS)
+        for a in names
+        for b in names
+    ]
+    Store(str(out)).write_table(ALIGNMENT, pa.Table.from_pylist(rows))
+    return str(out)
+
+
+def write(out: Path, models: list[str], config: object) -> None:
+    """A study whose error rates are the paper's where it has one, give or take a per cent."""
+    names = [control for control in config.controls.split(",") if control]
+    settings = {"models": models, "controls": names, "examples": 1000, "attack": "lbfgs", "seed": config.seed}
+    study = Study.begin("transfer", settings, str(out))
+    generator = np.random.default_rng(config.seed)
+    counts = {}
+    for source in [*models, *controls.expand(names, models)]:
+        for target in models:
+            rate = 1.0 if source == target else paper.error_rate(source, target) or 0.01
+            errors = round(1000 * rate) + generator.integers(8)
+            rms = (paper.distortion(source) or 0.1) + 0.001 * generator.random()
+            counts[source, target] = Counts(1000, int(min(errors, 1000)), 1000, 0, None, round(rms * 1e15))
+    study.store.write_table(MATRIX, reduce_counts(counts))
+    errors = dict.fromkeys(("p1_error", "p2_error", "test_error"), 0.02)
+    study.store.write_table(HALVES, pa.Table.from_pylist([{"model": model, **errors} for model in models]))
+    report = {"train_error": 0.0, "test_error": 0.0164, "iterations": 400}
+    study.manifest["models"] = {model: {"fingerprint": model, "report": report} for model in models}
+    study.finish(1)
+
+
+def test_every_number_of_the_paper_stands_beside_ours(folder: str) -> None:
+    files = reproduction.render(folder, seeds=SEEDS)
+    page = files[reproduction.PAGE].decode()
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    for source, rates in (paper.TABLE_2.error_rates | paper.TABLE_4.error_rates).items():
+        beside = "".join(line for line in lines if line.startswith(f"| {source} |"))
+        assert all(f"<br>*{paper.as_printed(rate)}*" in beside for rate in rates)
+    assert any(line.startswith("| M1': fc123-456-10@p1 |") and "<br>*0.059*" in line for line in lines)
+    assert "@p1@1" not in page
+    assert "nan" not in page
+    assert "| alignment of the gradients | " in page
+    printed = int(re.search(r"Of (\d+) printed numbers", page)[1])
+    assert printed == sum(page.count(f"* {mark}") for mark in "=↑↓")
+    assert files[reproduction.CURVES].startswith(b"\x89PNG")
+
+
+def test_claims_are_tested_with_numbers(folder: str) -> None:
+    first, last = (reproduction.Repeated.open(folder, part, SEEDS) for part in ("tables_1_and_2", "tables_3_and_4"))
+    found = {claim.statement[:3]: claim for claim in reproduction.claims(first, last)}
+    assert list(found) == ["(a)", "(b)", "(c)", "(d)", "(e)", "(f)"]
+    assert all(re.search(r"\d", claim.found) for claim in found.values())
+    assert found["(a)"].holds
+    assert found["(d)"].holds
+    assert "p = " in found["(c)"].found
+
+
+def test_one_seed_claims_no_more_than_it_can(folder: str) -> None:
+    page = reproduction.render(folder, seeds=1)[reproduction.PAGE].decode()
+    assert "unknown (one seed)" in page
+    assert "inf" not in page.replace("infer", "")
+
+
+def test_a_missing_study_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no study"):
+        reproduction.render(str(tmp_path), seeds=1)
+    with pytest.raises(UserError, match="--seeds 0 is impossible"):
+        PaperConfig(seeds=0).studies()
