@@ -131,3 +131,9 @@ def test_a_model_may_name_the_split_it_is_trained_on(mnist_test: Dataset) -> Non
     assert zoo.training_split("fc100-100-10", "train") == "train"
     named, plain = (zoo.recipe(name, mnist_test) for name in ("softmax1@p1", "softmax1"))
     assert named.fingerprint == plain.fingerprint
+
+
+def test_a_convex_model_has_no_seed_of_its_own(mnist_test: Dataset) -> None:
+    for name, is_convex in (("softmax1e-2", True), ("fc5-10", False)):
+        prints = {zoo.recipe(name, mnist_test, seed=seed).fingerprint for seed in range(3)}
+        assert (len(prints) == 1) == is_convex
