@@ -34,11 +34,12 @@ class Options:
 
 def main(options: Options) -> None:
     out = (options.common.out or "runs/paper").rstrip("/")
-    plans = {folder: transfer_plan.prepare(config) for folder, config in options.study.studies().items()}
+    studies = options.study.studies()
     console = Console(stderr=True)
     with session(options.common.address), Pool(options.pool, elastic=options.common.address is not None) as pool:
-        for position, (folder, plan) in enumerate(plans.items(), 1):
-            console.print(f"[bold]{folder}[/] ({position} of {len(plans)})")
+        for position, (folder, config) in enumerate(studies.items(), 1):
+            console.print(f"[bold]{folder}[/] ({position} of {len(studies)})")
+            plan = transfer_plan.prepare(config)
             study = transfer_study.begin(plan, f"{out}/{folder}")
             with report.Tracker(
                 options.common.wandb, identity=study.manifest["identity"], config=study.config, out=study.store.uri
