@@ -34,7 +34,8 @@ def load(
     A zoo model is trained on first use and comes from the cache afterwards.
 
     Args:
-        name: a zoo name, one with a split of its own (``fc100-100-10@p1``), ``torchvision:NAME[@WEIGHTS]``, ``timm:NAME`` or ``file:PATH.py:FACTORY``.
+        name: a zoo name, one with a split of its own (``fc100-100-10@p1``), ``torchvision:NAME[@WEIGHTS]``,
+            ``timm:NAME`` or ``file:PATH.py:FACTORY``.
         data: name of the data set to train on, or the ``Dataset`` itself as ``data.load`` gave it.
         seed: of the initial weights and of training.
         split: the split to train on, when ``data`` is a name.
