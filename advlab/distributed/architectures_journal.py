@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ray import tune
@@ -14,7 +15,7 @@ from advlab.distributed.architectures_plan import ArchitecturesPlan
 from advlab.distributed.architectures_trial import PERCENT
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
-from advlab.errors import UserError, one_line
+from advlab.errors import UserError
 from advlab.models import Checkpoint
 from advlab.models.search import Point
 from advlab.results import Study, trials
@@ -148,8 +149,7 @@ def _point(trial: Any) -> Point:
 
 
 def _reason(trial: Any) -> str:
-    """The last line of what a trial died of."""
-    error = trial.get_error()
-    cause = getattr(error, "cause", None) or error
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    return one_line(Exception(lines[-1])) if lines else type(cause).__name__
+    """The last line of what a trial died of; until Tune has copied its notes they lie where it works."""
+    text = Path(trial.error_file).read_text() if trial.error_file else ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip().rstrip(".") if lines else "its worker was lost"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -78,13 +78,14 @@ def figure(study: Study, transfer: Study | None = None) -> bytes:
     with rc_context(_STYLE):
         drawn = _figure(4.0 * len(panels), 3.6)
         axes = drawn.subplots(1, len(panels), squeeze=False)[0]
-        names = sorted(dict.fromkeys(row["architecture"] for row in rows))
+        names = study.config["architectures"]
         for panel, (label, curves) in zip(axes, panels, strict=True):
             for position, name in enumerate(names):
                 _draw(panel, curves.get(name, []), position, name)
             _finish(panel, label)
         if rows:
             axes[0].set_yscale("log")
+            axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
             axes[0].yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
             axes[0].yaxis.set_minor_formatter(NullFormatter())
             axes[0].legend(frameon=False, fontsize=8, handlelength=3)
