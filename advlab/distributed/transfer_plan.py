@@ -12,7 +12,8 @@ from advlab.attacks import registry, targets
 from advlab.data import Dataset, splits
 from advlab.errors import UserError
 from advlab.models import Recipe, external, zoo
-from advlab.results import Study
+from advlab.results import Study, study_models
+from advlab.results.study_models import StudyModel
 from advlab.transfer import controls
 from advlab.transfer.generate import parse_class
 
@@ -31,8 +32,8 @@ class TransferConfig:
     """Split the zoo models are trained on."""
 
     models: str = "paper"
-    """Comma-separated zoo names (paper = the six of Table 1; NAME@SPLIT to train one on another split),
-    torchvision:NAME, timm:NAME, file:PATH.py:FACTORY."""
+    """Comma-separated zoo names (paper = the six of Table 1; NAME@SPLIT to train one on another split), study:DIR (the
+    models of another study or sweep), torchvision:NAME, timm:NAME, file:PATH.py:FACTORY."""
 
     examples: int = 1000
     """Number of images attacked per model: the first of the split."""
@@ -67,6 +68,7 @@ class Plan:
         recipes: of the zoo models.
         models: names of the models.
         external: those of them that come from elsewhere.
+        trained: those of them that come from other studies.
         controls: names of the noise sources.
         reuse: folder of another study whose shards are taken over where they are the same.
     """
@@ -79,6 +81,7 @@ class Plan:
     recipes: dict[str, Recipe]
     models: list[str]
     external: dict[str, nn.Module]
+    trained: dict[str, StudyModel]
     controls: list[str]
     reuse: str | None
 
@@ -88,9 +91,9 @@ def prepare(config: TransferConfig, reuse: str | None = None) -> Plan:
 
     Raises:
         UserError: an unknown data set, split, model, attack, target or control; an impossible number; no study in
-            ``reuse``.
+            ``reuse`` or behind a ``study:``.
     """
-    names = zoo.expand(config.models)
+    names, trained = study_models.expand(zoo.expand(config.models))
     noise = [control.strip() for control in config.controls.split(",") if control.strip()]
     controls.validate(noise, names)
     full = data.load(config.dataset, config.split)
@@ -107,7 +110,7 @@ def prepare(config: TransferConfig, reuse: str | None = None) -> Plan:
         parse_class(config.target, full.num_classes)
     trained_on, recipes = {full.split: full}, {}
     for name in names:
-        if not external.is_external(name):
+        if name not in trained and not external.is_external(name):
             split = splits.full_name(zoo.training_split(name, config.train_split))
             if split not in trained_on:
                 trained_on[split] = data.load(config.dataset, split)
@@ -121,6 +124,7 @@ def prepare(config: TransferConfig, reuse: str | None = None) -> Plan:
         recipes=recipes,
         models=names,
         external={name: external.load(name) for name in names if external.is_external(name)},
+        trained=trained,
         controls=controls.expand(noise, names),
         reuse=None if reuse is None else Study.open(reuse).store.uri,
     )

@@ -92,6 +92,9 @@ def _prepare_models(work: _Work) -> None:
             weights = checkpoint.weights_fingerprint(network.state_dict())
             _share(work, name, network, address(weights, external.identity(name)))
             continue
+        if name in plan.trained:
+            _adopt(work, plan.trained[name].checkpoint, origin=plan.trained[name].origin)
+            continue
         recipe = plan.recipes[name]
         found = _stored(study.store, name) or checkpoint.find(recipe)
         if found is None:
@@ -135,11 +138,11 @@ def _stored(store: Store, name: str) -> Checkpoint | None:
         return None
 
 
-def _adopt(work: _Work, trained: Checkpoint) -> None:
+def _adopt(work: _Work, trained: Checkpoint, **described: Any) -> None:
     name, store = trained.recipe.name, work.study.store
     if not store.exists(weights_file(name)):
         store.write_bytes(weights_file(name), trained.to_bytes())
-    described = {"recipe": trained.recipe.to_json(), "report": trained.report}
+    described |= {"recipe": trained.recipe.to_json(), "report": trained.report}
     _share(work, name, trained.network(), trained.fingerprint, **described)
 
 

@@ -80,9 +80,20 @@ def weights_fingerprint(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def train(recipe: Recipe, dataset: Dataset, test: Dataset, *, device: torch.device, progress: Any = None) -> Checkpoint:
-    """Follow a recipe on its data; the result is the same each time on one kind of machine."""
-    network = recipe.build()
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    test: Dataset,
+    *,
+    device: torch.device,
+    progress: Any = None,
+    network: nn.Module | None = None,
+) -> Checkpoint:
+    """Follow a recipe on its data; the result is the same each time on one kind of machine.
+
+    ``network`` is what ``recipe.build()`` gave, for callers who want to look at it while it trains.
+    """
+    network = recipe.build() if network is None else network
     trainer = pkgutil.resolve_name(recipe.trainer)
     report = trainer(network, dataset, seed=recipe.seed, device=device, progress=progress, **recipe.trainer_arguments)
     report |= {

@@ -58,7 +58,7 @@ def recipe(name: str, dataset: Dataset, *, seed: int = 0) -> Recipe:
     raise UserError(
         f"unknown model {name!r}; choose among {', '.join(SHOWN_NAMES)} (or others of these patterns; "
         "NAME@SPLIT to train on a split of its own), "
-        "torchvision:NAME[@WEIGHTS], timm:NAME, file:PATH.py:FACTORY."
+        "torchvision:NAME[@WEIGHTS], timm:NAME, file:PATH.py:FACTORY, study:DIR."
     )
 
 

@@ -156,7 +156,9 @@ class Study:
     def command(self) -> str:
         """The command line that goes on with the study where it lies, safe to paste into a POSIX shell."""
         words = ["python", "sweeps/transfer_matrix.py"]
-        for key, value in self.config.items():
+        models = self.manifest.get("models", {})
+        named = dict.fromkeys(models.get(name, {}).get("origin", name) for name in self.config["models"])
+        for key, value in (self.config | {"models": list(named)}).items():
             listed = isinstance(value, list | tuple)
             words += [f"--{key.replace('_', '-')}", ",".join(map(str, value)) if listed else str(value)]
         return shlex.join([*words, "--out", self.store.uri])

@@ -1,0 +1,105 @@
+"""Models that one study trained, for use in another: ``study:DIR``, ``study:DIR?best=6``, ``study:DIR?name=fc*``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from advlab.errors import UserError
+from advlab.models import Checkpoint
+from advlab.results.layout import weights_file
+from advlab.results.store import Store
+from advlab.results.study import Study
+
+SCHEME = "study:"
+_SELECTORS = ("best", "name")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyModel:
+    """A trained model, and how it was asked for."""
+
+    checkpoint: Checkpoint
+    origin: str
+
+
+def expand(names: list[str]) -> tuple[list[str], dict[str, StudyModel]]:
+    """Put in place of every ``study:…`` the names of the models it stands for.
+
+    Returns:
+        All names, each once, and the models among them that come from studies.
+
+    Raises:
+        UserError: no such study, none of its models asked for, or two models of one name.
+    """
+    expanded: dict[str, None] = {}
+    found: dict[str, StudyModel] = {}
+    for name in names:
+        models = load(name) if name.startswith(SCHEME) else {}
+        for own, model in models.items():
+            same = own in found and found[own].checkpoint.fingerprint == model.checkpoint.fingerprint
+            if (own in expanded and not same) or own in names:
+                raise UserError(f"--models names two models {own!r}, one of them in {name!r}; leave one of them out.")
+            found.setdefault(own, model)
+        expanded |= dict.fromkeys(models or [name])
+    return list(expanded), found
+
+
+def load(text: str) -> dict[str, StudyModel]:
+    """The models of ``study:DIR``, by name, in the order the study lists them.
+
+    ``?best=N`` takes the N of least validation error, ``?name=PATTERN`` those whose name fits (``*`` and ``?`` are
+    wild cards); both may be given, joined by ``&``.
+
+    Raises:
+        UserError: no study there, no model asked for, a damaged one, or a selection that cannot be made.
+    """
+    uri, chosen = _parse(text)
+    pattern, best = chosen.get("name", "*"), chosen.get("best")
+    study = Study.open(uri)
+    names = list(study.manifest.get("models", {}))
+    files = dict.fromkeys(file for name in names if study.store.exists(file := weights_file(name)))
+    files |= dict.fromkeys(study.store.files("models", suffix=".safetensors"))
+    models = {model.recipe.name: model for model in (_read(study.store, file) for file in files)}
+    models = {name: model for name, model in models.items() if fnmatchcase(name, pattern)}
+    if not models:
+        which = f" that is called {pattern}" if pattern != "*" else ""
+        raise UserError(f"{text!r} names no model: there is none{which} in {study.store.path('models')!r}.")
+    if best is not None:
+        if any("validation_error" not in model.report for model in models.values()):
+            raise UserError(f"{text!r}: its models were not measured on validation images; leave 'best' out.")
+        ranked = sorted(models, key=lambda name: (models[name].report["validation_error"], name))
+        models = {name: models[name] for name in ranked[: int(best)]}
+    origin = SCHEME + _joined(study.store.uri, [f"{key}={value}" for key, value in chosen.items()])
+    return {name: StudyModel(model, origin) for name, model in models.items()}
+
+
+def _parse(text: str) -> tuple[str, dict[str, str]]:
+    """The folder, and which of its models; what else stands behind the ``?`` belongs to the folder."""
+    path, _, query = text.removeprefix(SCHEME).partition("?")
+    kept: list[str] = []
+    chosen: dict[str, str] = {}
+    for part in filter(None, query.split("&")):
+        key, _, value = part.partition("=")
+        if key in _SELECTORS:
+            chosen[key] = value
+        else:
+            kept.append(part)
+    best = chosen.get("best", "1")
+    if not (best.isdecimal() and int(best)):
+        raise UserError(f"{text!r}: {best!r} is no number of models; write e.g. study:DIR?best=6.")
+    return _joined(path, kept), chosen
+
+
+def _joined(uri: str, parts: list[str]) -> str:
+    return uri + ("&" if "?" in uri else "?") * bool(parts) + "&".join(parts)
+
+
+def _read(store: Store, file: str) -> Checkpoint:
+    try:
+        return Checkpoint.from_bytes(store.read_bytes(file))
+    except ValueError as error:
+        store.delete(file)
+        raise UserError(
+            f"{store.path(file)!r} was damaged and has been removed; run its study again to make it anew."
+        ) from error

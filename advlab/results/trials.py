@@ -1,0 +1,102 @@
+"""The rows of a sweep over architectures: one per trial, and which of them are best."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from advlab.models import Checkpoint
+from advlab.results.layout import weights_file
+from advlab.results.store import Store
+
+TRIALS = "trials.parquet"
+
+FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+"""Trained, measured and kept; given up by the scheduler; ended by an error."""
+
+SCHEMA = pa.schema(
+    [
+        ("trial", pa.string()),
+        ("architecture", pa.string()),
+        ("weight_decay", pa.list_(pa.float64())),
+        ("seed", pa.int64()),
+        ("status", pa.string()),
+        ("validation_error", pa.float64()),
+        ("train_error", pa.float64()),
+        ("mean_l2", pa.float64()),
+        ("median_l2", pa.float64()),
+        ("mean_rms", pa.float64()),
+        ("median_rms", pa.float64()),
+        ("attacked", pa.int64()),
+        ("attack_success_rate", pa.float64()),
+        ("percent", pa.int64()),
+        ("epochs", pa.int64()),
+        ("iterations", pa.int64()),
+        ("parameters", pa.int64()),
+        ("training_seconds", pa.float64()),
+        ("seconds", pa.float64()),
+        ("fingerprint", pa.string()),
+        ("checkpoint", pa.string()),
+        ("recipe", pa.string()),
+        ("trial_id", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""What the columns mean is in docs/ARCHITECTURES.md."""
+
+_REPORTED = (
+    "validation_error", "train_error", "mean_l2", "median_l2", "mean_rms", "median_rms", "attacked",
+    "attack_success_rate", "iterations", "parameters", "seconds",
+)  # fmt: skip
+
+
+def row(made: Checkpoint) -> dict[str, Any]:
+    """The row of a finished trial: all of it stands in its checkpoint."""
+    recipe, report = made.recipe, made.report
+    return {
+        "trial": recipe.name,
+        "architecture": recipe.name.partition("λ")[0],
+        "weight_decay": list(recipe.trainer_arguments["weight_decay"]),
+        "seed": recipe.seed,
+        "status": FINISHED,
+        **{column: report[column] for column in _REPORTED},
+        "percent": 100,
+        "epochs": recipe.trainer_arguments.get("epochs"),
+        "training_seconds": report["training_seconds"],
+        "fingerprint": made.fingerprint,
+        "checkpoint": weights_file(recipe.name),
+        "recipe": json.dumps(recipe.to_json()),
+    }
+
+
+def read(store: Store) -> list[dict[str, Any]]:
+    """The rows of a sweep so far.
+
+    Raises:
+        UserError: the file is damaged; it has been removed, so that the next run makes it anew.
+    """
+    rows: list[dict[str, Any]] = store.read_shard(TRIALS).to_pylist() if store.exists(TRIALS) else []
+    return rows
+
+
+def write(store: Store, rows: list[dict[str, Any]]) -> None:
+    """Write the rows; columns that a row lacks are null."""
+    columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
+    store.write_table(TRIALS, pa.table(columns, schema=SCHEMA))
+
+
+def measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The finished trials whose distortion could be measured, best validation error first, ties by distortion."""
+    finished = [row for row in rows if row["status"] == FINISHED and row["mean_rms"] is not None]
+    return sorted(finished, key=lambda row: (row["validation_error"], -row["mean_rms"], row["trial"]))
+
+
+def pareto_front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The trials that no other beats in both: smaller validation error, larger mean minimum distortion."""
+    front: list[dict[str, Any]] = []
+    for candidate in measured(rows):
+        if not front or candidate["mean_rms"] > front[-1]["mean_rms"]:
+            front.append(candidate)
+    return front
