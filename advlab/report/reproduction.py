@@ -97,12 +97,12 @@ class Claim:
     Attributes:
         statement: what is claimed.
         found: the numbers.
-        holds: whether they bear it out.
+        holds: whether they bear it out; None where one seed cannot tell.
     """
 
     statement: str
     found: str
-    holds: bool
+    holds: bool | None
 
 
 def render(out: str, *, seeds: int) -> dict[str, bytes]:
@@ -148,7 +148,12 @@ class Tally:
     below: int = 0
 
     def mark(self, ours: Estimate, theirs: float, resolution: float) -> str:
-        """``=`` where one further seed could have given the paper's number, else whether ours is above or below."""
+        """``=`` where one further seed could have given the paper's number, else whether ours is above or below.
+
+        Nothing for a single seed, which has no spread.
+        """
+        if ours.n == 1:
+            return ""
         if ours.admits(theirs, resolution):
             self.within += 1
             return "="
@@ -321,13 +326,13 @@ def claims(first: Repeated, last: Repeated) -> list[Claim]:
             "(d) Amplified to RMS 0.1, examples of M1 fool M1' (same half) far more than M2 (other half).",
             f"{_percent(estimate(to_prime), 1)}% against {_percent(estimate(to_other), 1)}%, "
             f"p = {_p(paired_p(to_prime, to_other))} (paired t-test over seeds, one-sided).",
-            paired_p(to_prime, to_other) < 0.05,
+            _is_below(paired_p(to_prime, to_other), 0.05),
         ),
         Claim(
             "(e) A larger λ gives a larger minimum distortion (softmax models).",
             " < ".join(f"{fmean(first.distortions(model)):.4f}" for model in SOFTMAX)
             + f", each step p ≤ {_p(max(step_p))} (paired t-test over seeds, one-sided).",
-            max(step_p) < 0.05,
+            _is_below(max(step_p), 0.05),
         ),
         _most_resistant(first),
     ]
@@ -341,7 +346,7 @@ def _above_noise(statement: str, study: Repeated, pairs: Sequence[tuple[str, str
         worst = max(worst, p) if not math.isnan(p) else math.nan
         difference = estimate([a - b for a, b in zip(attacked, noise, strict=True)])
         found.append(f"{source} → {target}: {_percent(difference, 1)} points more, p = {_p(p)}")
-    return Claim(statement, "; ".join(found) + ".", worst < 0.05 / len(pairs))
+    return Claim(statement, "; ".join(found) + ".", _is_below(worst, 0.05 / len(pairs)))
 
 
 def _most_resistant(study: Repeated) -> Claim:
@@ -356,7 +361,7 @@ def _most_resistant(study: Repeated) -> Claim:
         "(f) The autoencoder resists the others' examples most.",
         f"{least} misreads {_percent(estimate(means[least]), 1)}% of them, the next, {second}, "
         f"{_percent(estimate(means[second]), 1)}%; p = {_p(p)} (paired t-test over seeds, one-sided).",
-        least == "ae400-10" and p < 0.05,
+        least == "ae400-10" and _is_below(p, 0.05),
     )
 
 
@@ -378,7 +383,7 @@ def _rate(ours: list[float], theirs: float | None, tally: Tally, digits: int) ->
     if theirs is None:
         return text
     printed = as_printed(theirs)
-    return f"{text}<br>*{printed}* {tally.mark(found, theirs, _resolution(printed) / 100)}"
+    return f"{text}<br>*{printed}* {tally.mark(found, theirs, _resolution(printed) / 100)}".rstrip()
 
 
 def _rms(ours: list[float], theirs: float | None, tally: Tally) -> str:
@@ -386,7 +391,7 @@ def _rms(ours: list[float], theirs: float | None, tally: Tally) -> str:
     text = f"{found.mean:.4f} ± {found.half_width:.4f}" if found.n > 1 else f"{found.mean:.4f}"
     if theirs is None:
         return text
-    return f"{text}<br>*{theirs:g}* {tally.mark(found, theirs, _resolution(f'{theirs:g}'))}"
+    return f"{text}<br>*{theirs:g}* {tally.mark(found, theirs, _resolution(f'{theirs:g}'))}".rstrip()
 
 
 def _percent(found: Estimate, digits: int) -> str:
@@ -397,6 +402,10 @@ def _percent(found: Estimate, digits: int) -> str:
 def _resolution(printed: str) -> float:
     """Half a unit of the last digit of a printed number."""
     return 0.5 * 10.0 ** -len(printed.partition(".")[2])
+
+
+def _is_below(p: float, level: float) -> bool | None:
+    return None if math.isnan(p) else p < level
 
 
 def _p(value: float) -> str:

@@ -88,6 +88,8 @@ def test_claims_are_tested_with_numbers(folder: str) -> None:
 def test_one_seed_claims_no_more_than_it_can(folder: str) -> None:
     page = reproduction.render(folder, seeds=1)[reproduction.PAGE].decode()
     assert "unknown (one seed)" in page
+    assert not re.search(r"\* [=↑↓]", page)
+    assert "| **no** |" not in page
     assert "inf" not in page.replace("infer", "")
 
 
