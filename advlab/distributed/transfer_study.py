@@ -20,7 +20,7 @@ from advlab.distributed.session import host_count
 from advlab.distributed.transfer_plan import Plan
 from advlab.distributed.units import Arrays, AttackUnit, CountUnit, EvaluateUnit, Shard, TrainUnit
 from advlab.distributed.worker import Unit
-from advlab.models import Checkpoint, checkpoint, external, zoo
+from advlab.models import Checkpoint, checkpoint, external
 from advlab.results import Store, Study, provenance
 from advlab.results.addresses import Addresses, address
 from advlab.results.layout import MANIFEST, MATRIX, examples_part, predictions_part, weights_file

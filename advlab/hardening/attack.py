@@ -58,10 +58,7 @@ def examples(
     else:
         made = {level: _minimal(levels, images, labels, attack, level, step) for level in wanted}
     births = torch.full_like(labels, step)
-    return {
-        level: Batch(values.flatten(1), labels, births, index, l2)
-        for level, (values, l2) in made.items()
-    }
+    return {level: Batch(values.flatten(1), labels, births, index, l2) for level, (values, l2) in made.items()}
 
 
 def _steps(

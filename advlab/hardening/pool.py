@@ -161,7 +161,4 @@ class Pool:
         """Hold what ``state`` described."""
         levels = sorted({int(name.partition(".")[0]) for name in state})
         self.layers = {k: Batch(*(state[f"{k}.{f.name}"].clone() for f in fields(Batch))) for k in levels}
-        self._loss = {
-            k: state[f"{k}.loss"].clone() if f"{k}.loss" in state else torch.full((len(self.layers[k]),), torch.inf)
-            for k in levels
-        }
+        self._loss = {k: state[f"{k}.loss"].clone() for k in levels}

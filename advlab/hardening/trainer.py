@@ -44,7 +44,9 @@ class Alternating:
 
     def poll(self, trainer: Trainer, rows: Tensor) -> Iterator[dict[int, Batch]]:
         chosen = rows[: trainer.settings.refresh]
-        yield make(trainer.network, trainer.levels, trainer.dataset, trainer.settings, chosen, trainer.step, trainer.draws)
+        yield make(
+            trainer.network, trainer.levels, trainer.dataset, trainer.settings, chosen, trainer.step, trainer.draws
+        )
 
 
 class Frozen:
@@ -139,20 +141,20 @@ class Trainer:
     def measured(self) -> dict[str, float]:
         """Age, lag and hit rate of the pool: does it still fool the network as it is now?"""
         told = {}
-        for level in self.pool.layers:
+        for level, read in self.readings().items():
             told[f"age_{level}"] = self.pool.age(level, self.step)
             told[f"lag_{level}"] = self.pool.lag(level)
-            told[f"hit_rate_{level}"] = float(self.fooled(level).float().mean())
+            told[f"hit_rate_{level}"] = float((read != self.pool.layers[level].labels).float().mean())
         return told
 
     @torch.no_grad()
-    def fooled(self, level: int) -> Tensor:
-        """[C] bool: which examples of a level the network misreads now."""
-        held = self.pool.layers[level]
+    def readings(self) -> dict[int, Tensor]:
+        """By level, the classes [C] that the network now reads the pool's examples as."""
+        was_training = self.network.training
         self.network.eval()
-        wrong = self.levels.tail(level)(held.values).argmax(1) != held.labels
-        self.network.train()
-        return wrong
+        read = {level: self.levels.tail(level)(held.values).argmax(1) for level, held in self.pool.layers.items()}
+        self.network.train(was_training)
+        return read
 
     def _advance(self) -> tuple[Tensor, int]:
         settings = self.settings
