@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -79,7 +80,7 @@ class HardeningPlan:
     """An ablation, checked: its settings, its variants, and the images."""
 
     config: HardeningConfig
-    variants: dict[str, Settings]
+    variants: list[str]
     train: Dataset
     held_out: Dataset
 
@@ -104,13 +105,14 @@ def prepare(config: HardeningConfig) -> HardeningPlan:
     names = [name for part in config.variants.split(",") if (name := part.strip())]
     if not names:
         raise UserError(f"--variants names no variant; choose among {', '.join(VARIANTS)}.")
-    variants = {name: variant(name, config.training) for name in names}
+    for name in names:
+        variant(name, config.training)
     train = data.load(config.dataset, config.split)
     examples = len(train) if config.examples is None else config.examples
     if not 1 <= examples <= len(train):
         raise UserError(f"--examples {examples} is impossible; choose 1 to {len(train)}.")
     held_out = data.load(config.dataset, "test" if config.split == "train" else "validation")
-    return HardeningPlan(config, variants, train.subset(slice(examples)), held_out)
+    return HardeningPlan(config, names, train.subset(slice(examples)), held_out)
 
 
 def begin(plan: HardeningPlan, out: str | None) -> Study:
@@ -120,6 +122,8 @@ def begin(plan: HardeningPlan, out: str | None) -> Study:
         UserError: a folder that cannot be used.
     """
     config = asdict(plan.config)
+    for choice in ("variants", "seeds", "seed"):  # more of them join the same study
+        del config[choice]
     config["training"] = {k: list(v) if isinstance(v, tuple) else v for k, v in config["training"].items()}
     return Study.begin("hardening", config, out)
 
@@ -148,7 +152,8 @@ def run(
     pool.require_file(store.uri, MANIFEST)
     pool.share("train", plan.train)
     pool.share("held out", plan.held_out)
-    units = _units(plan, store.uri)
+    seeds = range(plan.config.seed, plan.config.seed + plan.config.seeds)
+    units = [_unit(plan, store.uri, name, seed) for seed in seeds for name in plan.variants]
     missing = [unit for unit in units if not store.holds(unit.part, unit.key)]
     with Stage("training", len(units), done=len(units) - len(missing)) as stage:
 
@@ -157,45 +162,42 @@ def run(
             prefix = f"{unit.variant}/{unit.seed}"
             for row in store.read_table(unit.part.replace("runs/", "curves/", 1)).to_pylist():
                 on_progress({f"{prefix}/{name}": value for name, value in row.items() if value is not None})
-            write_results(study, units)
+            write_results(plan, study)
             return ()
 
         require_success(pool.run(missing, follow, on_status=stage.say, depth=1), study)
-    write_results(study, units)
+    write_results(plan, study)
     if study.manifest["finished"] is None:
         study.finish(host_count())
 
 
-def write_results(study: Study, units: list[TrainUnit]) -> None:
-    """Gather the rows of the runs that are done."""
+def write_results(plan: HardeningPlan, study: Study) -> None:
+    """Gather the rows of all runs that are done, those of earlier commands too."""
+    found = [re.fullmatch(r"runs/variant=(.+)/seed-(\d+)\.parquet", name) for name in study.store.files("runs")]
+    named = sorted((match[1], int(match[2])) for match in found if match and match[1] in VARIANTS)
+    units = [_unit(plan, study.store.uri, name, seed) for name, seed in named]
     done = [unit.part for unit in units if study.store.holds(unit.part, unit.key)]
-    rows = [row for part in done for row in study.store.read_table(part).to_pylist()]
+    rows = [row for part in done for row in study.store.read_shard(part).to_pylist()]
     study.store.write_table(RESULTS, pa.Table.from_pylist(rows))
 
 
-def _units(plan: HardeningPlan, store: str) -> list[TrainUnit]:
-    """All runs, the first seed of every variant first."""
-    config, made = plan.config, []
-    held_out = "test" if config.split == "train" else "validation"
-    content = plan.train.fingerprint, plan.held_out.fingerprint
+def _unit(plan: HardeningPlan, store: str, name: str, seed: int) -> TrainUnit:
+    """One run; its key is made of all that decides its row."""
+    config = plan.config
+    settings = variant(name, config.training)
     generators = config.generators if config.mode == "asynchronous" else 0
-    for seed in range(config.seed, config.seed + config.seeds):
-        for name, settings in plan.variants.items():
-            decisive = config.distortions, generators, config.pool, config.frozen
-            key = address("hardening", VERSION, *content, asdict(settings), seed, *decisive)
-            made.append(
-                TrainUnit(
-                    store=store,
-                    variant=name,
-                    seed=seed,
-                    settings=settings,
-                    key=key,
-                    held_out=held_out,
-                    generators=generators,
-                    snapshot_epochs=config.snapshot_epochs,
-                    distortions=config.distortions,
-                    pool=config.pool,
-                    frozen=config.frozen,
-                )
-            )
-    return made
+    content = plan.train.fingerprint, plan.held_out.fingerprint
+    decisive = config.distortions, generators, config.pool, config.frozen
+    return TrainUnit(
+        store=store,
+        variant=name,
+        seed=seed,
+        settings=settings,
+        key=address("hardening", VERSION, *content, asdict(settings), seed, *decisive),
+        held_out="test" if config.split == "train" else "validation",
+        generators=generators,
+        snapshot_epochs=config.snapshot_epochs,
+        distortions=config.distortions,
+        pool=config.pool,
+        frozen=config.frozen,
+    )

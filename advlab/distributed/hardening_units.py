@@ -105,8 +105,8 @@ class TrainUnit:
         for level, held in pool.layers.items():
             if level not in widths or widths[level] not in (None, held.values.shape[1]):
                 raise UserError(
-                    f"--pool {self.pool!r} holds activations [{held.values.shape[1]}] at level {level}, which a network "
-                    f"with --hidden {self.settings.hidden} does not have; train that network, or take another pool."
+                    f"--pool {self.pool!r} holds [{held.values.shape[1]}] activations at level {level}, which a "
+                    f"network with --hidden {self.settings.hidden} does not have; train that network, or take another pool."
                 )
             held.births.zero_()  # steps of another run mean nothing in this one
         return pool
