@@ -48,17 +48,18 @@ class Generators:
     ``settings.max_age`` allows.
 
     Args:
-        dataset: clean images, or a reference to them in Ray's object store.
+        dataset: clean images.
         settings: of the run.
         count: actors.
         seed: of the images they choose.
         num_cpus: CPUs asked for by each.
     """
 
-    def __init__(self, dataset: Any, settings: Settings, count: int, *, seed: int, num_cpus: float = 1.0) -> None:
+    def __init__(self, dataset: Dataset, settings: Settings, count: int, *, seed: int, num_cpus: float = 1.0) -> None:
         actor: dict[str, Any] = {"num_cpus": num_cpus, "max_restarts": -1, "max_task_retries": 0}
         make_actor: Any = ray.remote(**actor)(_Generator)
-        self.actors = [make_actor.remote(dataset, settings) for _ in range(count)]
+        self._dataset = ray.put(dataset)  # held as long as actors may have to be started again with it
+        self.actors = [make_actor.remote(self._dataset, settings) for _ in range(count)]
         self.chunk = min(CHUNK, settings.capacity)
         self.arrived = 0
         self.losses = 0

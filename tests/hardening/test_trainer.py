@@ -68,11 +68,11 @@ def test_training_on_the_pool_takes_its_sting_away(thousand: Dataset, short: Set
     for level, held in hardened.pool.layers.items():
         assert told[f"age_{level}"] > 1
         assert told[f"lag_{level}"] == 0
-        assert told[f"hit_rate_{level}"] < 0.25
+        assert 0 < told[f"hit_rate_{level}"] < 0.5
         assert len(held) == settings.capacity
     images = hardened.pool.layers[0]
     hurt = float((plain.network(images.values).argmax(1) != images.labels).float().mean())
-    assert hurt > told["hit_rate_0"]
+    assert hurt > 1.2 * told["hit_rate_0"]
 
 
 def test_a_frozen_pool_stays_as_it_is(thousand: Dataset, short: Settings) -> None:
