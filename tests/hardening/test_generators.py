@@ -19,7 +19,7 @@ from advlab.distributed.session import session
 from advlab.hardening.settings import Settings
 from advlab.hardening.trainer import Trainer
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds after which what should happen counts as not happening."""
 
 
@@ -35,6 +35,7 @@ def trained_until(trainer: Trainer, reached: object) -> None:
     while not reached():  # type: ignore[operator]
         assert time.monotonic() < deadline
         trainer.run(generators.POLL_EVERY)
+        time.sleep(0.02)  # leave the processor to the generators where there is but one
 
 
 @pytest.fixture
@@ -66,8 +67,7 @@ def test_a_generator_that_dies_comes_back(thousand: Dataset, settings: Settings)
 
 
 def test_a_defect_in_an_attack_is_told(thousand: Dataset, settings: Settings) -> None:
-    broken = replace(settings)
-    with closing(Generators(thousand, broken, 1, seed=0)) as source:
+    with closing(Generators(thousand, settings, 1, seed=0)) as source:
         trainer = Trainer(settings, thousand, seed=0, source=source)
         trainer.network[-1] = torch.nn.Linear(20, 11)  # weights that no generator can load
         with pytest.raises(ray.exceptions.RayTaskError, match="size mismatch"):
