@@ -103,10 +103,11 @@ class TrainUnit:
         pool, _ = pools.load(self.pool)
         widths = {0: None, **{k + 1: width for k, width in enumerate(self.settings.hidden)}}
         for level, held in pool.layers.items():
-            if level not in widths or widths[level] not in (None, held.values.shape[1]):
+            width = held.values.shape[1]
+            if level not in widths or widths[level] not in (None, width):
                 raise UserError(
-                    f"--pool {self.pool!r} holds [{held.values.shape[1]}] activations at level {level}, which a "
-                    f"network with --hidden {self.settings.hidden} does not have; train that network, or take another pool."
+                    f"--pool {self.pool!r} holds {width} activations per example at level {level}, and a network with "
+                    f"--hidden {self.settings.hidden} does not; train the network it was made for, or take another pool."
                 )
             held.births.zero_()  # steps of another run mean nothing in this one
         return pool

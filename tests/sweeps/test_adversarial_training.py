@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from advlab.data import Dataset
 from advlab.distributed import hardening_study
 from advlab.distributed.hardening_study import HardeningConfig
 from advlab.errors import UserError
@@ -30,7 +29,8 @@ def sweep(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
 
 
-def test_variants_and_seeds_join_one_study(tmp_path: Path, mnist_test: Dataset) -> None:
+@pytest.mark.usefixtures("mnist_test")
+def test_variants_and_seeds_join_one_study(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     done = sweep("--variants", "weight-decay,all", "--seeds", "1", "--out", out)
     assert done.returncode == 0, done.stderr
