@@ -107,7 +107,7 @@ class TrainUnit:
             if level not in widths or widths[level] not in (None, width):
                 raise UserError(
                     f"--pool {self.pool!r} holds {width} activations per example at level {level}, and a network with "
-                    f"--hidden {self.settings.hidden} does not; train the network it was made for, or take another pool."
+                    f"--hidden {self.settings.hidden} does not; take another pool, or that network."
                 )
             held.births.zero_()  # steps of another run mean nothing in this one
         return pool

@@ -50,9 +50,9 @@ def test_variants_and_seeds_join_one_study(tmp_path: Path) -> None:
     assert [(row["variant"], row["seed"]) for row in rows] == [("all", 0), ("all", 1), ("weight-decay", 0)]
     assert rows[0] == first["all"]
 
-    done = sweep("--variants", "all", "--learning-rate", "0.1", "--out", out)
-    assert done.returncode == 2
-    assert "holds another study" in done.stderr
+    other = hardening_study.prepare(HardeningConfig(examples=600, training=Settings(learning_rate=0.1)))
+    with pytest.raises(UserError, match="holds another study"):
+        hardening_study.begin(other, out)
 
 
 @pytest.mark.parametrize(
