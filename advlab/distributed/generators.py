@@ -1,0 +1,109 @@
+"""Generators as actors: they attack the newest weights they were given while the trainer goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+from torch import Tensor
+
+from advlab.data import Dataset
+from advlab.hardening.levels import Levels
+from advlab.hardening.pool import Batch
+from advlab.hardening.settings import Settings
+from advlab.hardening.trainer import Trainer, build, make
+
+CHUNK = 500
+"""Clean images attacked per call, or as many as the pool holds if that is less."""
+POLL_EVERY = 10
+"""Steps between looks at what has been made: each costs the trainer a fraction of a millisecond."""
+
+
+class _Generator:
+    """The actor."""
+
+    def __init__(self, dataset: Dataset, settings: Settings) -> None:
+        torch.set_num_threads(1)
+        self.dataset, self.settings = dataset, settings
+        self.network = build(settings, dataset).eval()
+        self.levels = Levels(self.network)
+
+    def make(self, weights: dict[str, Tensor], step: int, seed: int, count: int) -> dict[int, Batch]:
+        """Attack these weights on ``count`` images chosen by ``seed``."""
+        self.network.load_state_dict(weights)
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randint(len(self.dataset), (count,), generator=generator)
+        return make(self.network, self.levels, self.dataset, self.settings, rows, step, generator)
+
+
+class Generators:
+    """A source for ``Trainer`` that never makes it wait.
+
+    Each actor has one call out. What has arrived is taken, and only then is the actor given new weights: it cannot run
+    ahead of the trainer. Nor is it given any while the pool is refreshed at the pace of ``settings.refresh`` per step
+    already. An actor that dies is started again by Ray; until it is back, the pool is drawn from as it is, as far as
+    ``settings.max_age`` allows.
+
+    Args:
+        dataset: clean images.
+        settings: of the run.
+        count: actors.
+        seed: of the images they choose.
+        num_cpus: CPUs asked for by each.
+    """
+
+    def __init__(self, dataset: Dataset, settings: Settings, count: int, *, seed: int, num_cpus: float = 1.0) -> None:
+        actor: dict[str, Any] = {"num_cpus": num_cpus, "max_restarts": -1, "max_task_retries": 0}
+        make_actor: Any = ray.remote(**actor)(_Generator)
+        self._dataset = ray.put(dataset)  # held as long as actors may have to be started again with it
+        self.actors = [make_actor.remote(self._dataset, settings) for _ in range(count)]
+        self.chunk = min(CHUNK, settings.capacity)
+        self.arrived = 0
+        self.losses = 0
+        self._seed = seed
+        self._given = 0
+        self._began: int | None = None
+        self._idle = list(self.actors)
+        self._calls: dict[Any, Any] = {}
+
+    def poll(self, trainer: Trainer, _rows: Tensor) -> Iterator[dict[int, Batch]]:
+        """What has arrived since the last look, if it is time for one."""
+        if trainer.step % POLL_EVERY:
+            return
+        if self._began is None:
+            self._began = trainer.step
+        ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0) if self._calls else ([], [])
+        for ref in ready:
+            self._idle.append(self._calls.pop(ref))
+            try:
+                made = ray.get(ref)
+            except RayTaskError as error:
+                if not isinstance(error.cause, RayError):
+                    raise
+                self.losses += 1
+            except RayError:  # the actor or its machine died; Ray starts it again
+                self.losses += 1
+            else:
+                self.arrived += self.chunk
+                yield made
+        self._give_out(trainer, (trainer.step - self._began) * trainer.settings.refresh)
+
+    def _give_out(self, trainer: Trainer, due: int) -> None:
+        """New weights for idle actors, unless what is out there suffices."""
+        weights = None
+        while self._idle and self.arrived + self.chunk * len(self._calls) <= due:
+            if weights is None:
+                state = {name: value.detach().clone() for name, value in trainer.network.state_dict().items()}
+                weights = ray.put(state)
+            actor = self._idle.pop(0)
+            self._given += 1
+            call = actor.make.remote(weights, trainer.step, self._seed * 1_000_003 + self._given, self.chunk)
+            self._calls[call] = actor
+
+    def close(self) -> None:
+        """End the actors."""
+        for actor in self.actors:
+            ray.kill(actor)

@@ -1,0 +1,203 @@
+"""The ablation of adversarial training: every variant from several seeds, each run a unit of work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray
+
+from advlab import data
+from advlab.data import Dataset
+from advlab.distributed.crew import PoolOptions
+from advlab.distributed.hardening_units import TrainUnit
+from advlab.distributed.outcome import require_success
+from advlab.distributed.pool import Pool
+from advlab.distributed.progress import Stage
+from advlab.distributed.session import host_count
+from advlab.distributed.worker import Unit
+from advlab.errors import UserError
+from advlab.hardening.settings import VARIANTS, Settings, variant
+from advlab.results import Study
+from advlab.results.addresses import address
+from advlab.results.layout import MANIFEST
+
+VERSION = 1
+"""Of the computation: a number that differs makes runs anew."""
+RESULTS = "results.parquet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HardeningConfig:
+    """What decides the rows of an ablation."""
+
+    dataset: str = "mnist"
+    """mnist or fashion_mnist."""
+
+    variants: str = ",".join(VARIANTS)
+    """What is compared, comma separated."""
+
+    split: Literal["train", "fit"] = "train"
+    """train: all training images, measured on the test set; fit: without the last 10,000, measured on those alone,
+    for choosing hyper-parameters."""
+
+    seeds: int = 5
+    """Runs of each variant."""
+
+    seed: int = 0
+    """First of the seeds."""
+
+    examples: int | None = None
+    """The first so many training images; all when absent."""
+
+    mode: Literal["synchronous", "asynchronous"] = "synchronous"
+    """synchronous: attack and train in turn, reproducible to the bit; asynchronous: generators of their own."""
+
+    generators: int = 1
+    """Generators of each run in asynchronous mode; each wants a CPU."""
+
+    snapshot_epochs: int = 5
+    """Epochs between two snapshots of a run: what a crash can cost."""
+
+    distortions: int = 300
+    """Held-out images whose minimal distortion is measured at every level."""
+
+    pool: str | None = None
+    """Folder of another run's pool to begin with."""
+
+    frozen: bool = False
+    """Leave that pool as it is instead of refreshing it."""
+
+    training: Settings = field(default_factory=Settings)
+    """What the variants have in common; a variant's own settings come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class HardeningPlan:
+    """An ablation, checked: its settings, its variants, and the images."""
+
+    config: HardeningConfig
+    variants: list[str]
+    train: Dataset
+    held_out: Dataset
+
+
+def prepare(config: HardeningConfig) -> HardeningPlan:
+    """Load the data and spell the variants out.
+
+    Raises:
+        UserError: an unknown variant or data set, or an impossible number.
+    """
+    for option, value, least in (
+        ("--seeds", config.seeds, 1),
+        ("--seed", config.seed, 0),
+        ("--snapshot-epochs", config.snapshot_epochs, 1),
+        ("--distortions", config.distortions, 1),
+        ("--generators", config.generators, 1),
+    ):
+        if value < least:
+            raise UserError(f"{option} {value} is impossible; choose at least {least}.")
+    if config.frozen and config.pool is None:
+        raise UserError("--frozen says to leave a pool as it is, but there is none; name its folder with --pool.")
+    names = [name for part in config.variants.split(",") if (name := part.strip())]
+    if not names:
+        raise UserError(f"--variants names no variant; choose among {', '.join(VARIANTS)}.")
+    for name in names:
+        variant(name, config.training)
+    train = data.load(config.dataset, config.split)
+    examples = len(train) if config.examples is None else config.examples
+    if not 1 <= examples <= len(train):
+        raise UserError(f"--examples {examples} is impossible; choose 1 to {len(train)}.")
+    held_out = data.load(config.dataset, "test" if config.split == "train" else "validation")
+    return HardeningPlan(config, names, train.subset(slice(examples)), held_out)
+
+
+def begin(plan: HardeningPlan, out: str | None) -> Study:
+    """Start a study, or continue it where ``out`` holds part of it.
+
+    Raises:
+        UserError: a folder that cannot be used.
+    """
+    config = asdict(plan.config)
+    for choice in ("variants", "seeds", "seed"):  # more of them join the same study
+        del config[choice]
+    config["training"] = {k: list(v) if isinstance(v, tuple) else v for k, v in config["training"].items()}
+    return Study.begin("hardening", config, out)
+
+
+def room_for_generators(config: HardeningConfig, options: PoolOptions) -> PoolOptions:
+    """Pool options that leave a CPU to each generator, where there are that many; Ray must be connected."""
+    if config.mode == "synchronous":
+        return options
+    cpus = ray.cluster_resources().get("CPU", 1)
+    most = max(1, int(cpus / (options.num_cpus + config.generators)))
+    return replace(options, actors=min(options.actors or most, most))
+
+
+def run(
+    plan: HardeningPlan, study: Study, pool: Pool, *, on_progress: Callable[[dict[str, float]], None] = lambda _: None
+) -> None:
+    """Do the runs that are not done yet; Ray must be connected.
+
+    Writes ``results.parquet`` (one row per variant and seed), ``runs/`` (the same, a file each), ``curves/`` (one row
+    per epoch), ``models/`` and ``pools/`` (the newest snapshots of every run).
+
+    Raises:
+        UserError: units of work failed; the others are done and kept.
+    """
+    store = study.store
+    pool.require_file(store.uri, MANIFEST)
+    pool.share("train", plan.train)
+    pool.share("held out", plan.held_out)
+    seeds = range(plan.config.seed, plan.config.seed + plan.config.seeds)
+    units = [_unit(plan, store.uri, name, seed) for seed in seeds for name in plan.variants]
+    missing = [unit for unit in units if not store.holds(unit.part, unit.key)]
+    with Stage("training", len(units), done=len(units) - len(missing)) as stage:
+
+        def follow(unit: Any, _answer: Any) -> Iterable[Unit]:
+            stage.advance(unit.name)
+            prefix = f"{unit.variant}/{unit.seed}"
+            for row in store.read_table(unit.part.replace("runs/", "curves/", 1)).to_pylist():
+                on_progress({f"{prefix}/{name}": value for name, value in row.items() if value is not None})
+            write_results(plan, study)
+            return ()
+
+        require_success(pool.run(missing, follow, on_status=stage.say, depth=1), study)
+    write_results(plan, study)
+    if study.manifest["finished"] is None:
+        study.finish(host_count())
+
+
+def write_results(plan: HardeningPlan, study: Study) -> None:
+    """Gather the rows of all runs that are done, those of earlier commands too."""
+    found = [re.fullmatch(r"runs/variant=(.+)/seed-(\d+)\.parquet", name) for name in study.store.files("runs")]
+    named = sorted((match[1], int(match[2])) for match in found if match and match[1] in VARIANTS)
+    units = [_unit(plan, study.store.uri, name, seed) for name, seed in named]
+    done = [unit.part for unit in units if study.store.holds(unit.part, unit.key)]
+    rows = [row for part in done for row in study.store.read_shard(part).to_pylist()]
+    study.store.write_table(RESULTS, pa.Table.from_pylist(rows))
+
+
+def _unit(plan: HardeningPlan, store: str, name: str, seed: int) -> TrainUnit:
+    """One run; its key is made of all that decides its row."""
+    config = plan.config
+    settings = variant(name, config.training)
+    generators = config.generators if config.mode == "asynchronous" else 0
+    content = plan.train.fingerprint, plan.held_out.fingerprint
+    decisive = config.distortions, generators, config.pool, config.frozen
+    return TrainUnit(
+        store=store,
+        variant=name,
+        seed=seed,
+        settings=settings,
+        key=address("hardening", VERSION, *content, asdict(settings), seed, *decisive),
+        held_out="test" if config.split == "train" else "validation",
+        generators=generators,
+        snapshot_epochs=config.snapshot_epochs,
+        distortions=config.distortions,
+        pool=config.pool,
+        frozen=config.frozen,
+    )

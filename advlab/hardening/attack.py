@@ -1,0 +1,147 @@
+"""Adversarial examples at the outputs of layers: an attack on the tail above each, within that layer's box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from advlab.attacks import minimum_norm, szegedy_lbfgs
+from advlab.attacks.result import Adversarial
+from advlab.hardening.levels import Levels
+from advlab.hardening.pool import Batch
+
+Name = Literal["one-step", "minimum-norm", "lbfgs", "gaussian"]
+NAMES: tuple[str, ...] = get_args(Name)
+"""``one-step`` (a gradient step of a given L2 size), ``minimum-norm``, ``lbfgs`` (the paper's), and ``gaussian``, a
+control: noise of the size of ``one-step``."""
+
+BEYOND = 1.1
+"""Minimal perturbations are stretched by this: an example on the boundary itself says nothing of either class."""
+
+
+def examples(
+    levels: Levels,
+    images: Tensor,
+    labels: Tensor,
+    index: Tensor,
+    *,
+    attack: Name,
+    sizes: Sequence[float],
+    wanted: Sequence[int],
+    step: int,
+    generator: torch.Generator,
+) -> dict[int, Batch]:
+    """Adversarial examples of clean images at several levels.
+
+    Args:
+        levels: the newest network, which must be free of randomness (evaluation mode).
+        images: [B, ...] clean, within [0, 1].
+        labels: [B] int64.
+        index: [B] int64, positions in the data set.
+        attack: which.
+        sizes: for ``one-step`` and ``gaussian``, the L2 size of a perturbation at each level as a share of the mean L2
+            norm of the activations there: it means the same at every level, and a network cannot evade it by larger
+            activations.
+        wanted: the levels to attack.
+        step: of training, the birth of the examples.
+        generator: of the noise, on the CPU.
+
+    Returns:
+        By level, examples with ``values`` [B, n].
+    """
+    if attack in ("one-step", "gaussian"):
+        made = _steps(levels, images, labels, attack, sizes, wanted, generator)
+    else:
+        made = {level: _minimal(levels, images, labels, attack, level, step) for level in wanted}
+    births = torch.full_like(labels, step)
+    return {level: Batch(values.flatten(1), labels, births, index, l2) for level, (values, l2) in made.items()}
+
+
+def _steps(
+    levels: Levels,
+    images: Tensor,
+    labels: Tensor,
+    attack: Name,
+    sizes: Sequence[float],
+    wanted: Sequence[int],
+    generator: torch.Generator,
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """One forward and backward pass serve all levels."""
+    with torch.enable_grad():
+        # a level below all that are attacked needs no gradient
+        first = min(wanted)
+        with torch.no_grad():
+            start = levels.activations(images)[first]
+        activations = {first: start.requires_grad_()}
+        for level in range(first, levels.count - 1):
+            activations[level + 1] = levels.stages[level](activations[level])
+        logits = levels.stages[-1](activations[levels.count - 1])
+        loss = functional.cross_entropy(logits, labels, reduction="sum")
+        gradients = torch.autograd.grad(loss, [activations[level] for level in wanted])
+    made = {}
+    for level, gradient in zip(wanted, gradients, strict=True):
+        clean = activations[level].detach().flatten(1)
+        towards = gradient.flatten(1)
+        if attack == "gaussian":
+            towards = torch.randn(towards.shape, generator=generator).to(towards)
+        size = sizes[level] * clean.norm(dim=1).mean()
+        moved = move(clean, towards, size, levels.boxes[level])
+        made[level] = moved.view_as(activations[level]), (moved - clean).norm(dim=1)
+    return made
+
+
+def move(clean: Tensor, towards: Tensor, size: Tensor | float, box: tuple[float, float]) -> Tensor:
+    """Move points [B, n] by a step of L2 length ``size`` along ``towards`` [B, n], within a box.
+
+    Components that point out of the box are left out beforehand, so that little of the step is lost at its faces: most
+    pixels of MNIST lie on one.
+    """
+    low, high = box
+    outward = ((clean <= low) & (towards < 0)) | ((clean >= high) & (towards > 0))
+    towards = towards.masked_fill(outward, 0)
+    length = towards.norm(dim=1, keepdim=True).clamp_min(torch.finfo(clean.dtype).tiny)
+    return torch.addcmul(clean, towards, size / length).clamp_(low, high)
+
+
+def minimal(
+    levels: Levels, images: Tensor, labels: Tensor, level: int, attack: str = "minimum-norm", seed: int = 0
+) -> tuple[Adversarial, Tensor]:
+    """The smallest perturbations at a level that an attack of ``advlab.attacks`` finds on the tail.
+
+    Args:
+        levels: the network, in evaluation mode.
+        images: [B, ...] clean.
+        labels: [B] int64.
+        level: where to perturb.
+        attack: ``minimum-norm`` (any wrong class) or ``lbfgs`` (a random one, the paper's).
+        seed: of random targets.
+
+    Returns:
+        What the attack returns, about activations [B, n], and the L2 norms [B] of the clean activations.
+    """
+    with torch.no_grad():
+        clean = levels.activations(images)[level]
+    if attack == "lbfgs":
+        # the paper's search for c needs a box of finite width: no activation should have to leave twice the largest
+        low, high = levels.boxes[level]
+        bounds = (low, min(high, 2 * float(clean.max()) + 1))
+        found = szegedy_lbfgs(levels.tail(level), clean, labels, target="random", bounds=bounds, seed=seed)
+    else:
+        found = minimum_norm(levels.tail(level), clean, labels, target="nearest", bounds=levels.boxes[level])
+    return found, clean.flatten(1).norm(dim=1)
+
+
+def _minimal(
+    levels: Levels, images: Tensor, labels: Tensor, attack: Name, level: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """Minimal perturbations, a little stretched, and their L2 norms [B]."""
+    found, _ = minimal(levels, images, labels, level, attack, seed=step)
+    with torch.no_grad():
+        clean = levels.activations(images)[level]
+    low, high = levels.boxes[level]
+    beyond = torch.lerp(clean, found.images, BEYOND).clamp_(low, high)
+    return beyond, (beyond - clean).flatten(1).norm(dim=1)

@@ -1,0 +1,68 @@
+"""A network cut at the outputs of its layers: where adversarial examples are made, and what they train.
+
+Level 0 is the input, level k the output of the k-th hidden layer (after its activation, before any dropout). The tail
+above a level is a classifier in its own right: its inputs are that level's activations, within that layer's box.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from advlab.errors import UserError
+
+BOXES: dict[type[nn.Module], tuple[float, float]] = {
+    nn.Sigmoid: (0.0, 1.0),
+    nn.ReLU: (0.0, math.inf),
+    nn.Tanh: (-1.0, 1.0),
+}
+"""The values that a layer with this activation can put out."""
+
+IMAGE_BOX = (0.0, 1.0)
+
+
+class Levels:
+    """A sequential classifier cut behind every activation.
+
+    Args:
+        network: images [B, ...] → logits [B, k]; its modules are shared, not copied, so the cut follows training.
+
+    Attributes:
+        count: number of levels, the input included.
+        stages: stage k maps the activations of level k to those of level k + 1, the last one to logits.
+        boxes: (lowest, highest) value of each level.
+
+    Raises:
+        UserError: the network is no ``nn.Sequential``, so there is no telling where its layers end.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        if not isinstance(network, nn.Sequential):
+            raise UserError(
+                f"{type(network).__name__} is no nn.Sequential, so its layers have no order to cut it by; "
+                "wrap its parts in one."
+            )
+        self.stages: list[nn.Sequential] = []
+        self.boxes = [IMAGE_BOX]
+        part: list[nn.Module] = []
+        for module in network:
+            part.append(module)
+            if type(module) in BOXES:
+                self.stages.append(nn.Sequential(*part))
+                self.boxes.append(BOXES[type(module)])
+                part = []
+        self.stages.append(nn.Sequential(*part))
+        self.count = len(self.stages)
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """Images [B, ...] → the activations [B, ...] of every level, the images first."""
+        found = [images]
+        for stage in self.stages[:-1]:
+            found.append(stage(found[-1]))
+        return found
+
+    def tail(self, level: int) -> Callable[[Tensor], Tensor]:
+        """The classifier above a level: its activations [B, ...] → logits [B, k]."""
+        return nn.Sequential(*self.stages[level:])

@@ -1,0 +1,236 @@
+"""Training on clean images mixed with examples from the pool: steps that wait for nobody and can be resumed.
+
+All randomness of a step comes from (seed, step), so a run that goes on from a snapshot takes the same steps, to the
+last bit, as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advlab.data import Dataset
+from advlab.hardening import attack, virtual
+from advlab.hardening.levels import Levels
+from advlab.hardening.pool import Batch, Pool
+from advlab.hardening.settings import Settings
+from advlab.models.mlp import MLP, initialise
+from advlab.training.decay import WeightDecay
+
+WARM_UP = 0.1
+"""Share of the steps over which the learning rate rises."""
+
+
+class Source(Protocol):
+    """Who makes adversarial examples."""
+
+    def poll(self, trainer: Trainer, rows: Tensor) -> Iterator[dict[int, Batch]]:
+        """What has been made by now, at once.
+
+        Args:
+            trainer: whose newest weights are to be attacked.
+            rows: [b], of the clean images about to be trained on.
+        """
+        ...
+
+
+class Alternating:
+    """Attacks a part of each clean batch just before it is trained on: deterministic."""
+
+    def poll(self, trainer: Trainer, rows: Tensor) -> Iterator[dict[int, Batch]]:
+        chosen = rows[: trainer.settings.refresh]
+        yield make(
+            trainer.network, trainer.levels, trainer.dataset, trainer.settings, chosen, trainer.step, trainer.draws
+        )
+
+
+class Frozen:
+    """Makes nothing: training on a pool that another run left behind."""
+
+    def poll(self, _trainer: Trainer, _rows: Tensor) -> Iterator[dict[int, Batch]]:
+        return iter(())
+
+
+def make(
+    network: nn.Module,
+    levels: Levels,
+    dataset: Dataset,
+    settings: Settings,
+    rows: Tensor,
+    step: int,
+    generator: torch.Generator,
+) -> dict[int, Batch]:
+    """Attack a network on some rows [b] of a data set as the settings say; it comes back in the mode it was in."""
+    was_training = network.training
+    network.eval()
+    made = attack.examples(
+        levels,
+        dataset.images[rows],
+        dataset.labels[rows],
+        dataset.index[rows],
+        attack=settings.attack,
+        sizes=settings.sizes,
+        wanted=settings.levels,
+        step=step,
+        generator=generator,
+    )
+    network.train(was_training)
+    return made
+
+
+def build(settings: Settings, dataset: Dataset) -> MLP:
+    """The untrained network."""
+    inputs = math.prod(dataset.images.shape[1:])
+    widths = [inputs, *settings.hidden, dataset.num_classes]
+    return MLP(widths, settings.activation, settings.dropout)
+
+
+class Trainer:
+    """A network, its pool and its optimiser, one step after another.
+
+    Args:
+        settings: of the run.
+        dataset: clean images.
+        seed: of initial weights, order, draws and dropout.
+        source: who makes the examples.
+        pool: to begin with; an empty one when absent.
+
+    Attributes:
+        step: steps taken.
+        total: steps of the whole run.
+    """
+
+    def __init__(
+        self, settings: Settings, dataset: Dataset, *, seed: int, source: Source, pool: Pool | None = None
+    ) -> None:
+        self.settings, self.dataset, self.seed, self.source = settings, dataset, seed, source
+        self.network = build(settings, dataset)
+        scheme = "kaiming" if settings.activation == "relu" else "glorot"
+        initialise(self.network, scheme, torch.Generator().manual_seed(seed))
+        self.levels = Levels(self.network)
+        self.pool = pool or Pool(settings.capacity, settings.replacement, settings.max_age)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.99), fused=True)
+        self._decay = WeightDecay(self.network, settings.weight_decay, "half")
+        self.steps_per_epoch = -(-len(dataset) // settings.batch_size)
+        self.total = settings.epochs * self.steps_per_epoch
+        self.step = 0
+        self.draws = torch.Generator()
+        self._images = dataset.images.flatten(1)
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def run(self, steps: int) -> dict[str, float]:
+        """Take so many steps.
+
+        Returns:
+            ``loss`` (mean cost of a step), ``examples`` (rows trained on, clean and drawn), and for each level in
+            use ``age``, ``lag`` and ``hit_rate`` of the pool as it then is.
+        """
+        self.network.train()
+        total, examples = torch.zeros(()), 0
+        for _ in range(steps):
+            cost, rows = self._advance()
+            total += cost
+            examples += rows
+        return {"loss": float(total) / max(steps, 1), "examples": float(examples), **self.measured()}
+
+    def measured(self) -> dict[str, float]:
+        """Age, lag and hit rate of the pool: does it still fool the network as it is now?"""
+        told = {}
+        for level, read in self.readings().items():
+            told[f"age_{level}"] = self.pool.age(level, self.step)
+            told[f"lag_{level}"] = self.pool.lag(level)
+            told[f"hit_rate_{level}"] = float((read != self.pool.layers[level].labels).float().mean())
+        return told
+
+    @torch.no_grad()
+    def readings(self) -> dict[int, Tensor]:
+        """By level, the classes [C] that the network now reads the pool's examples as."""
+        was_training = self.network.training
+        self.network.eval()
+        read = {level: self.levels.tail(level)(held.values).argmax(1) for level, held in self.pool.layers.items()}
+        self.network.train(was_training)
+        return read
+
+    def _advance(self) -> tuple[Tensor, int]:
+        settings = self.settings
+        self.draws.manual_seed(self.seed * 1_000_003 + self.step)
+        if settings.dropout:
+            torch.manual_seed(self.seed * 1_000_003 + self.step)
+        rows = self._rows()
+        if settings.levels:
+            for made in self.source.poll(self, rows):
+                for level, batch in made.items():
+                    self.pool.push(level, batch, now=self.step, generator=self.draws)
+        for group in self.optimiser.param_groups:
+            group["lr"] = settings.learning_rate * schedule(self.step / self.total)
+        self.optimiser.zero_grad(set_to_none=True)
+        cost, examples = self._cost(self._images[rows], self.dataset.labels[rows])
+        cost.backward()
+        self.optimiser.step()
+        self.step += 1
+        return cost.detach(), examples
+
+    def _rows(self) -> Tensor:
+        """The clean images of this step."""
+        epoch, place = divmod(self.step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            order = torch.Generator().manual_seed(self.seed * 7_368_787 + epoch)
+            self._order = epoch, torch.randperm(len(self.dataset), generator=order)
+        size = self.settings.batch_size
+        return self._order[1][place * size : (place + 1) * size]
+
+    def _cost(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        """Clean images and drawn examples in one pass: each drawn row joins at its level and trains all above it."""
+        clean = len(labels)
+        activations, classes, weights = images, [labels], [torch.full((clean,), 1 / clean)]
+        drawn: list[tuple[int, Tensor]] = []
+        scale = 1.0
+        for level, stage in enumerate(self.levels.stages):
+            if level in self.settings.levels:
+                rows, batch = self.pool.draw(level, clean, now=self.step, generator=self.draws)
+                if len(batch):
+                    activations = torch.cat([activations, batch.values])
+                    classes.append(batch.labels)
+                    # a starved pool counts for less, in proportion
+                    weights.append(torch.full((len(batch),), self.settings.mixing[level] / clean))
+                    scale += self.settings.mixing[level] * len(batch) / clean
+                    drawn.append((level, rows))
+            activations = stage(activations)
+        losses = functional.cross_entropy(activations, torch.cat(classes), reduction="none")
+        cost = torch.dot(losses, torch.cat(weights)) / scale
+        if self.pool.replacement == "easiest":
+            parts = losses.detach().split([len(part) for part in classes])[1:]
+            for (level, rows), part in zip(drawn, parts, strict=True):
+                self.pool.record(level, rows, part)
+        if self.settings.weight_decay:
+            cost = cost + self._decay()
+        if self.settings.virtual:
+            logits = activations[:clean]
+            cost = cost + virtual.divergence(self.network, images, logits, self.settings.virtual, self.draws)
+        return cost, len(losses)
+
+    def state(self) -> dict[str, Any]:
+        """What ``restore`` needs to go on, the pool excepted."""
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from where ``state`` was taken, with the pool given beside it."""
+        self.step = state["step"]
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def schedule(progress: float) -> float:
+    """Share of the peak learning rate after a share of the steps: linear up, half a cosine down."""
+    if progress < WARM_UP:
+        return progress / WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))

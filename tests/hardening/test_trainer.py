@@ -1,0 +1,93 @@
+"""Training with a pool: reproducible to the bit, resumed or not, and of use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from advlab.data import Dataset
+from advlab.distributed.hardening_units import resume, snapshot
+from advlab.errors import UserError
+from advlab.hardening.settings import VARIANTS, Settings, variant
+from advlab.hardening.trainer import Alternating, Frozen, Trainer
+from advlab.results import Store
+
+Weights = dict[str, torch.Tensor]
+
+
+def trainer_of(settings: Settings, dataset: Dataset, seed: int = 0) -> Trainer:
+    return Trainer(settings, dataset, seed=seed, source=Alternating())
+
+
+def equal(a: Weights, b: Weights) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in {**a, **b})
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_repeats_itself_to_the_bit_stopped_or_not(
+    name: str, thousand: Dataset, short: Settings, tmp_path: Path
+) -> None:
+    settings = variant(name, replace(short, replacement="easiest", levels=()))
+    whole = trainer_of(settings, thousand)
+    whole.run(whole.total)
+    first = trainer_of(settings, thousand)
+    first.run(13)  # in the middle of an epoch
+    snapshot(first, Store(tmp_path), "pool", "key", [{"epoch": 1.0}])
+    torch.manual_seed(99)
+    second = trainer_of(settings, thousand)
+    assert resume(second, Store(tmp_path), "pool", "key") == [{"epoch": 1.0}]
+    assert equal(first.pool.state(), second.pool.state())
+    second.run(second.total - second.step)
+    assert equal(whole.network.state_dict(), second.network.state_dict())
+    assert equal(whole.pool.state(), second.pool.state())
+    other = trainer_of(settings, thousand, seed=1)
+    other.run(other.total)
+    assert not equal(whole.network.state_dict(), other.network.state_dict())
+
+
+def test_a_snapshot_of_another_run_is_not_taken_up(thousand: Dataset, short: Settings, tmp_path: Path) -> None:
+    trainer = trainer_of(short, thousand)
+    trainer.run(2)
+    snapshot(trainer, Store(tmp_path), "pool", "one", [])
+    fresh = trainer_of(short, thousand)
+    assert resume(fresh, Store(tmp_path), "pool", "another") == []
+    assert fresh.step == 0
+
+
+def test_the_pool_is_measured_as_training_goes_on(thousand: Dataset, short: Settings) -> None:
+    settings = replace(short, epochs=12, sizes=(0.1, 0.1, 0.1))
+    hardened = trainer_of(settings, thousand)
+    told = hardened.run(hardened.total)
+    assert told["examples"] > 3.8 * 12 * 1000
+    for level, held in hardened.pool.layers.items():
+        assert told[f"age_{level}"] > 1
+        assert told[f"lag_{level}"] == 0
+        assert 0 < told[f"hit_rate_{level}"] < 0.5
+        assert len(held) == settings.capacity
+
+
+def test_a_frozen_pool_stays_as_it_is(thousand: Dataset, short: Settings) -> None:
+    maker = trainer_of(short, thousand)
+    maker.run(10)
+    before = {name: value.clone() for name, value in maker.pool.state().items()}
+    user = Trainer(short, thousand, seed=1, source=Frozen(), pool=maker.pool)
+    told = user.run(5)
+    assert told["examples"] == 5 * 4 * 100
+    assert equal(before, user.pool.state())
+
+
+def test_without_a_pool_yet_the_trainer_goes_on_with_clean_images(thousand: Dataset, short: Settings) -> None:
+    alone = Trainer(short, thousand, seed=0, source=Frozen())
+    assert alone.run(3)["examples"] == 3 * 100
+
+
+def test_mistakes_are_named(short: Settings) -> None:
+    with pytest.raises(UserError, match="levels 0 to 2"):
+        replace(short, levels=(0, 3))
+    with pytest.raises(UserError, match="--sizes"):
+        replace(short, sizes=(0.1,))
+    with pytest.raises(UserError, match="unknown variant 'best'"):
+        variant("best", short)

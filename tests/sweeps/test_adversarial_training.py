@@ -1,0 +1,71 @@
+"""``sweeps/adversarial_training.py`` as users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from advlab.distributed import hardening_study
+from advlab.distributed.hardening_study import HardeningConfig
+from advlab.errors import UserError
+from advlab.hardening.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL = [
+    "--examples", "600", "--epochs", "2", "--batch-size", "100", "--capacity", "200", "--refresh", "50",
+    "--distortions", "20", "--snapshot-epochs", "1", "--actors", "1",
+]  # fmt: skip
+
+
+def sweep(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "sweeps/adversarial_training.py"), *SMALL, *arguments]
+    environment = {**os.environ, "COLUMNS": "160"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+
+
+@pytest.mark.usefixtures("mnist_test")
+def test_variants_and_seeds_join_one_study(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    done = sweep("--variants", "weight-decay,all", "--seeds", "1", "--out", out)
+    assert done.returncode == 0, done.stderr
+    first = {row["variant"]: row for row in pq.read_table(tmp_path / "out/results.parquet").to_pylist()}
+    assert set(first) == {"weight-decay", "all"}
+    assert 0 < first["all"]["test_error"] < 0.5
+    assert first["all"]["validation_error"] is None
+    assert all(first["all"][f"distortion_{level}"] > 0 for level in range(3))
+    assert json.loads(first["all"]["settings"])["levels"] == [0, 1, 2]
+    assert pq.read_table(tmp_path / "out/curves/variant=all/seed-0000.parquet").num_rows == 2
+
+    done = sweep("--variants", "all", "--seeds", "2", "--out", out)  # resumed: one seed more
+    assert done.returncode == 0, done.stderr
+    assert "weight-decay" in done.stdout
+    assert "95% interval" in done.stdout
+    rows = pq.read_table(tmp_path / "out/results.parquet").to_pylist()
+    assert [(row["variant"], row["seed"]) for row in rows] == [("all", 0), ("all", 1), ("weight-decay", 0)]
+    assert rows[0] == first["all"]
+
+    other = hardening_study.prepare(HardeningConfig(examples=600, training=Settings(learning_rate=0.1)))
+    with pytest.raises(UserError, match="holds another study"):
+        hardening_study.begin(other, out)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (HardeningConfig(variants="best"), "unknown variant 'best'"),
+        (HardeningConfig(seeds=0), "--seeds 0"),
+        (HardeningConfig(frozen=True), "--frozen"),
+        (HardeningConfig(variants=" "), "--variants"),
+        (HardeningConfig(examples=70_000), "1 to 60000"),
+        (HardeningConfig(variants="layer-2", training=Settings(hidden=(50,))), "levels 0 to 1"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(config: HardeningConfig, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        hardening_study.prepare(config)
