@@ -87,14 +87,23 @@ class LocalLinear(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Responses [B, M, R, S]."""
-        return encode(self._cast(images), self._own(), self.side, self.stride).to(images.dtype)
+        return encode(self._cast(images), self.own_weight(), self.side, self.stride).to(images.dtype)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, M, R, S] → images [B, C, rows that they see, W]."""
-        return decode(self._cast(codes), self._own(), self.side, self.stride, self.width).to(codes.dtype)
+        return decode(self._cast(codes), self.own_weight(), self.side, self.stride, self.width).to(codes.dtype)
 
-    def _own(self) -> Tensor:
+    def own_weight(self) -> Tensor:
+        """The filters that this process holds; gradients reach ``weight``."""
         return self.weight.to_local() if isinstance(self.weight, DTensor) else self.weight
+
+    @property
+    def first_row(self) -> int:
+        """The row of places at which they begin."""
+        if not isinstance(self.weight, DTensor):
+            return 0
+        mesh = self.weight.device_mesh
+        return min(len(self.weight), -(-len(self.weight) // mesh.size()) * mesh.get_local_rank())
 
     def _cast(self, values: Tensor) -> Tensor:
         return values if self.precision is None else values.to(self.precision)
