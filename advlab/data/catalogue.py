@@ -107,12 +107,26 @@ _ENTRIES = {
         Entry(
             name="cifar10",
             train=(
-                RawFile("train-images-idx4-ubyte", 153_600_020, "1086b65fb2d8719d99846dc8bc5d5a52141422760ff01eb1e06619041c1670f9"),
-                RawFile("train-labels-idx1-ubyte", 50_008, "1a4c5fb4e1cab2caa8eee134c093de84d620899e907756e71736fb7b0d4ab554"),
+                RawFile(
+                    "train-images-idx4-ubyte",
+                    153_600_020,
+                    "1086b65fb2d8719d99846dc8bc5d5a52141422760ff01eb1e06619041c1670f9",
+                ),
+                RawFile(
+                    "train-labels-idx1-ubyte",
+                    50_008,
+                    "1a4c5fb4e1cab2caa8eee134c093de84d620899e907756e71736fb7b0d4ab554",
+                ),
             ),
             test=(
-                RawFile("test-images-idx4-ubyte", 30_720_020, "d4d62aa9f6b816a3be65053ddc66fdd27c1350e10d25345000fec0d9e2f9e2dd"),
-                RawFile("test-labels-idx1-ubyte", 10_008, "987e01129ceec0098f1e9d9404cff9fa82ad3d15383a61e8ec60ff20ffe6db40"),
+                RawFile(
+                    "test-images-idx4-ubyte",
+                    30_720_020,
+                    "d4d62aa9f6b816a3be65053ddc66fdd27c1350e10d25345000fec0d9e2f9e2dd",
+                ),
+                RawFile(
+                    "test-labels-idx1-ubyte", 10_008, "987e01129ceec0098f1e9d9404cff9fa82ad3d15383a61e8ec60ff20ffe6db40"
+                ),
             ),
             class_names=(
                 "airplane",

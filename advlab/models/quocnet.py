@@ -57,7 +57,11 @@ PRESETS = {
     "quocnet-small": QuocNetShape(
         size=32,
         whiten=7,
-        stages=(StageShape(field=8, pool=3), StageShape(field=8, pool=3), StageShape(field=5, pool=3)),
+        stages=(
+            StageShape(field=8, stride=2, pool=3),
+            StageShape(field=4, pool=3, maps=16),
+            StageShape(field=3, pool=2, maps=16),
+        ),
     ),
     "quocnet-tiny": QuocNetShape(
         size=32,
@@ -144,7 +148,7 @@ class Whole:
 class Whitening(nn.Module):
     """Images [B, C, H, W] in [0, 1] → centred and whitened by one fixed filter, the same at all places.
 
-    The filter is symmetric ("zero-phase"), so edges stay edges. ``fit`` sets it from images; before, it is the identity.
+    The filter is symmetric ("zero-phase"), so edges stay edges. ``fit`` sets it from images; until then it does nothing.
     """
 
     def __init__(self, channels: int, rows: int, side: int, device: Any = None) -> None:
@@ -164,7 +168,7 @@ class Whitening(nn.Module):
             self.filter[channel, channel, self.radius, self.radius] = 1
 
     @torch.no_grad()
-    def fit(self, images: Tensor, floor: float = 0.01) -> None:
+    def fit(self, images: Tensor, floor: float = 0.1) -> None:
         """Whiten like these images [N, C, H, W].
 
         Directions whose variance is below the share ``floor`` of the mean one are left as faint as they are: what is

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from torch.distributed.tensor import DTensor
 
 from advlab.errors import UserError
+from advlab.models.local import LocalLinear
 from advlab.models.quocnet import QuocNet, QuocNetShape
 from advlab.training import spatial
 
@@ -71,6 +72,22 @@ class Parallel:
         total = own.detach().clone()
         dist.all_reduce(total)
         return total / self.parts
+
+    def filters(self, places: int) -> Tensor:
+        """[n, C, K, K]: the first stage's filters at about ``places``² places spread over the image, on the CPU."""
+        layer = self.network.stages[0].local
+        assert isinstance(layer, LocalLinear)
+        rows, columns = layer.weight.shape[:2]
+        first, own = layer.first_row, layer.own_weight().detach()
+        step = max(1, rows // places)
+        chosen = own[-first % step :: step, :: max(1, columns // places)].flatten(0, 1).cpu()
+        parts: list[Tensor] = [chosen] * dist.get_world_size()
+        dist.all_gather_object(parts, chosen)
+        if self.kind == "spatial":  # all groups hold the same
+            parts = parts[: self.mesh["space"].size()]
+        side = layer.side
+        # [n, D, M], D by column, row and channel, to one filter after the other
+        return torch.cat(parts).transpose(1, 2).flatten(0, 1).view(-1, side, side, layer.channels).permute(0, 3, 2, 1)
 
 
 def build(
