@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.console import Console
 from advlab import report
 from advlab.command import CommonOptions, run
 from advlab.distributed import quocnet_study
-from advlab.distributed.quocnet_study import ATTACKED, Layout, QuocNetConfig
+from advlab.distributed.quocnet_work import ATTACKED, Layout, QuocNetConfig
 from advlab.distributed.session import session
 from advlab.report import quocnet
 
@@ -30,7 +31,7 @@ def main(options: Options) -> None:
         report.Tracker(
             options.common.wandb, identity=study.manifest["identity"], config=study.config, out=study.store.uri
         ) as tracker,
-        session(options.common.address),
+        nullcontext() if options.layout.alone else session(options.common.address),
     ):
         quocnet_study.run(study, options.layout)
         for row in quocnet_study.losses(study.store).select(["step", "loss", "seconds"]).to_pylist():

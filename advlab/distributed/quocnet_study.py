@@ -1,110 +1,35 @@
-"""QuocNet by Ray Train: learnt without labels, then a car classifier on its features, then its adversarial examples.
-
-Every worker holds a part of the network (`advlab.training.parallel`), all of them make the same calls, and the first
-one writes. What is finished lies in files: the loss of every step, checkpoints, scores, attacked images.
-"""
+"""QuocNet by Ray Train, or in this process alone: what a run is, and where it is launched."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from itertools import islice
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray.train
 import torch
+import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
-from torch import Tensor
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from advlab import data
 from advlab.analysis import detector
-from advlab.attacks import minimum_norm
-from advlab.data import Dataset
+from advlab.distributed.quocnet_work import ATTACKED, SCORES, Layout, QuocNetConfig, images, work
 from advlab.distributed.session import host_count
 from advlab.errors import UserError
-from advlab.models.quocnet import BinaryClassifier, QuocNet, preset
+from advlab.models.quocnet import preset
 from advlab.results import Study
 from advlab.results.store import Store
-from advlab.training import parallel
-from advlab.training.parallel import Kind, Parallel
-from advlab.training.reconstruction import Settings, Step, images_of, train
 
-SCORES, ATTACKED, FILTERS = "scores.parquet", "attacked.parquet", "filters.parquet"
-SHOWN_PLACES = 6
-"""Rows and columns of places whose filters are kept to be shown."""
-WHITENED_BY = 2000
-"""Images whose statistics set the whitening filter."""
-FEATURE_BATCH = 250
 FAILURES = 3
 """Deaths of workers from which training goes on."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QuocNetConfig:
-    """What decides the weights and the attacked images of a run."""
-
-    model: str = "quocnet-small"
-    """quocnet-1b (the paper's size), quocnet-small or quocnet-tiny (for 32 × 32 pixels)."""
-
-    data: str = "cifar10"
-    """Images to learn from: cifar10 or folder:PATH; brought to the model's size."""
-
-    examples: int | None = None
-    """The first so many of them; all when absent."""
-
-    steps: int = 3000
-    """Minibatches to learn from."""
-
-    batch_size: int = 64
-    """Images per minibatch, over all workers."""
-
-    learning_rate: float = 0.01
-    """Of the first step; it falls to nothing along half a cosine."""
-
-    sparsity: float = 0.3
-    """Weight of the pooled units' activity against the reconstruction (λ)."""
-
-    optimiser: Literal["adam", "sgd"] = "adam"
-    """sgd keeps nothing beside the weights and their gradients."""
-
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Type in which the local layers make their products; weights stay float32."""
-
-    positive: str = "automobile"
-    """Class that the classifier on the top features tells from all others; none is made where the data lack it."""
-
-    attacked: int = 24
-    """Held-out images of that class, read rightly, to make adversarial examples of."""
-
-    seed: int = 0
-    """Seed of the weights, and of the order of the images."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
-    """How the work is spread; the results are the same but for rounding."""
-
-    space: int = 1
-    """Workers that share one network, each holding some rows of its maps."""
-
-    data_parallel: int = 1
-    """Such groups, each working on a part of every minibatch."""
-
-    parallelism: Kind = "spatial"
-    """spatial splits the maps; fsdp the parameters (FSDP2), and then every worker has a part of the minibatch."""
-
-    gpus: bool = False
-    """One GPU per worker, NCCL; otherwise one CPU each, gloo."""
-
-    checkpoint_every: int = 200
-    """Steps between checkpoints; 0 writes none, and a dead worker then costs everything."""
-
-    threads: int = 1
-    """Threads per worker on CPUs."""
+ALONE = "alone"
+"""Folder of the checkpoints of a run without Ray."""
 
 
 def begin(config: QuocNetConfig, layout: Layout, out: str | None) -> Study:
@@ -128,10 +53,15 @@ def begin(config: QuocNetConfig, layout: Layout, out: str | None) -> Study:
     if layout.parallelism == "fsdp" and layout.space > 1:
         workers = groups * layout.space
         raise UserError(f"--parallelism fsdp cuts batches alone; give --data-parallel {workers} --space 1.")
-    dataset = _dataset(config, "train")
+    dataset = images(config, "train")
     if not config.batch_size <= len(dataset):
         raise UserError(f"--batch-size {config.batch_size} is more than the {len(dataset)} images of {config.data}.")
-    return Study.begin("quocnet", asdict(config), out)
+    study = Study.begin("quocnet", asdict(config), out)
+    if layout.alone and (groups * layout.space > 1 or not study.store.is_local):
+        raise UserError(
+            "--alone is one process and a folder on this machine; leave --space, --data-parallel and s3:// out."
+        )
+    return study
 
 
 def run(study: Study, layout: Layout) -> None:
@@ -142,6 +72,23 @@ def run(study: Study, layout: Layout) -> None:
     """
     if study.manifest["finished"] is not None:
         return
+    if layout.alone:
+        _run_alone(study, layout)
+    else:
+        _run_on_ray(study, layout)
+    study.manifest["result"] = _summary(study.store)
+    study.finish(1 if layout.alone else host_count())
+
+
+def _run_alone(study: Study, layout: Layout) -> None:
+    device = torch.device("cuda" if layout.gpus else "cpu")
+    folder = Path(study.store.path(ALONE))
+    folder.mkdir(exist_ok=True)
+    with _one_process("nccl" if layout.gpus else "gloo"):
+        work(QuocNetConfig(**study.config), layout, study.store, _Alone(folder, device))
+
+
+def _run_on_ray(study: Study, layout: Layout) -> None:
     workers = layout.space * layout.data_parallel
     every = layout.checkpoint_every
     trainer = TorchTrainer(
@@ -164,8 +111,6 @@ def run(study: Study, layout: Layout) -> None:
             f"training ended early ({reason[-1] if reason else 'no reason given'}); what is finished is kept in "
             f"{study.store.uri!r}: mend that and run the same command again."
         ) from error
-    study.manifest["result"] = _summary(study.store)
-    study.finish(host_count())
 
 
 def losses(store: Store) -> pa.Table:
@@ -173,132 +118,65 @@ def losses(store: Store) -> pa.Table:
     return pa.concat_tables(store.read_table(name) for name in store.files("losses", suffix=".parquet"))
 
 
-def _work(given: dict[str, Any]) -> None:
-    """What every worker does."""
-    config, layout, store = QuocNetConfig(**given["config"]), Layout(**given["layout"]), Store(given["out"])
-    torch.set_num_threads(layout.threads)
-    device = ray.train.torch.get_device()
-    dataset = _dataset(config, "train")
-    made = _build(config, layout, dataset, device)
-    optimiser = parallel.optimiser(config.optimiser, made.network, config.learning_rate)
-    first, checkpoint = 0, ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            first = parallel.load(folder, made.network, optimiser)
-    settings = Settings(
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        sparsity=config.sparsity,
-        seed=config.seed,
-    )
-    every = layout.checkpoint_every or config.steps
-    steps = train(made, optimiser, dataset, settings, first=first, device=device)
-    while taken := tuple(islice(steps, every)):
-        _keep(taken, made, optimiser, store, config.batch_size, saving=bool(layout.checkpoint_every))
-    filters = made.filters(SHOWN_PLACES)
-    _write(store, FILTERS, lambda: pa.table({"filter": list(filters.flatten(1).numpy())}))
-    if config.positive in dataset.class_names:
-        _detect(config, made, dataset, store, device)
+class _OnRay:
+    """A `Launcher`: a worker of Ray Train."""
+
+    def __init__(self) -> None:
+        self.rank = ray.train.get_context().get_world_rank()
+        self.device = get_device()
+
+    def newest(self) -> AbstractContextManager[str | None]:
+        """See `Launcher`."""
+        checkpoint = ray.train.get_checkpoint()
+        return nullcontext() if checkpoint is None else checkpoint.as_directory()
+
+    def report(self, told: dict[str, Any], folder: str | None) -> None:
+        """See `Launcher`."""
+        if folder is None:
+            ray.train.report(told)
+        else:
+            name = f"step-{told['step']:08d}"
+            ray.train.report(told, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
 
 
-def _build(config: QuocNetConfig, layout: Layout, dataset: Dataset, device: torch.device) -> Parallel:
-    made = parallel.build(
-        layout.parallelism,
-        preset(config.model),
-        data=layout.data_parallel,
-        space=layout.space,
-        seed=config.seed,
-        device=device,
-        precision=torch.bfloat16 if config.precision == "bfloat16" else None,
-    )
-    sample = images_of(dataset, slice(min(WHITENED_BY, len(dataset))), made.network.shape.size)
-    made.network.whitening.fit(sample.to(device))
-    return made
+class _Alone:
+    """A `Launcher`: this process by itself. A checkpoint is there once it has its final name."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.rank, self.device, self.folder = 0, device, folder
+
+    def newest(self) -> AbstractContextManager[str | None]:
+        """See `Launcher`."""
+        found = sorted(self.folder.glob("step-*"))
+        return nullcontext(str(found[-1]) if found else None)
+
+    def report(self, told: dict[str, Any], folder: str | None) -> None:
+        """See `Launcher`."""
+        if folder is None:
+            return
+        earlier = list(self.folder.glob("step-*"))
+        final = self.folder / f"step-{told['step']:08d}"
+        partial = self.folder / f".{final.name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial)
+        partial.rename(final)
+        for path in earlier:
+            shutil.rmtree(path)
 
 
-def _keep(
-    taken: tuple[Step, ...],
-    made: Parallel,
-    optimiser: torch.optim.Optimizer,
-    store: Store,
-    batch_size: int,
-    *,
-    saving: bool,
-) -> None:
-    """Write the losses of these steps, and a checkpoint after them; a repeated step overwrites its own file."""
-    last = taken[-1].step + 1
-    if ray.train.get_context().get_world_rank() == 0:
-        rows = pa.Table.from_pylist([step._asdict() for step in taken])
-        store.write_table(f"losses/part-{taken[0].step:08d}.parquet", rows)
-    told = {
-        "step": last,
-        "loss": float(np.mean([step.loss for step in taken])),
-        "images_per_second": batch_size / float(np.median([step.seconds for step in taken])),
-    }
-    if not saving:
-        ray.train.report(told)
-        return
+@contextmanager
+def _one_process(backend: str) -> Iterator[None]:
+    """A process group of this process."""
     with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
-        parallel.save(folder, made.network, optimiser, last)
-        ray.train.report(told, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=f"step-{last:08d}")
+        dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
 
 
-def _detect(config: QuocNetConfig, made: Parallel, dataset: Dataset, store: Store, device: torch.device) -> None:
-    """The classifier on the top features, its scores on held-out images, and adversarial examples for it."""
-    network = made.network
-    network.requires_grad_(False)
-    held_out = _dataset(config, "test")
-    positive = dataset.class_names.index(config.positive)
-    weight, bias = detector.fit(_features(network, dataset, device), dataset.labels == positive)
-    scores = _features(network, held_out, device) @ weight + bias
-    truth = held_out.labels == positive
-    _write(
-        store,
-        SCORES,
-        lambda: pa.table({"index": held_out.index.numpy(), "positive": truth.numpy(), "score": scores.numpy()}),
-    )
-    rows = (truth & (scores > 0)).nonzero().squeeze(1)[: config.attacked]
-    if not len(rows):
-        return
-    classifier = BinaryClassifier(network, weight.to(device), bias.to(device))
-    images = images_of(held_out, rows, network.shape.size).to(device)
-    found = minimum_norm(classifier, images, torch.ones_like(rows, device=device))
-    _write(
-        store,
-        ATTACKED,
-        lambda: pa.table(
-            {
-                "index": held_out.index[rows].numpy(),
-                "success": found.success.cpu().numpy(),
-                "l2": found.l2.cpu().numpy(),
-                "rms": found.rms.cpu().numpy(),
-                "evaluations": found.evaluations.cpu().numpy(),
-                "original": list(images.flatten(1).cpu().numpy()),
-                "image": list(found.images.flatten(1).cpu().numpy()),
-            }
-        ),
-    )
-
-
-@torch.no_grad()
-def _features(network: QuocNet, dataset: Dataset, device: torch.device) -> Tensor:
-    """[N, F] on the CPU, every worker the same."""
-    starts = range(0, len(dataset), FEATURE_BATCH)
-    size = network.shape.size
-    batches = (images_of(dataset, slice(start, start + FEATURE_BATCH), size) for start in starts)
-    return torch.cat([network(batch.to(device)).cpu() for batch in batches])
-
-
-def _dataset(config: QuocNetConfig, split: str) -> Dataset:
-    loaded = data.load(config.data, split, size=preset(config.model).size)
-    return loaded if config.examples is None else loaded.subset(slice(config.examples))
-
-
-def _write(store: Store, name: str, make: Callable[[], Any]) -> None:
-    """Write a file, in the first worker alone."""
-    if ray.train.get_context().get_world_rank() == 0:
-        store.write_table(name, make())
+def _work(given: dict[str, Any]) -> None:
+    work(QuocNetConfig(**given["config"]), Layout(**given["layout"]), Store(given["out"]), _OnRay())
 
 
 def _summary(store: Store) -> dict[str, Any]:

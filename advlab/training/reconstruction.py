@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,12 +75,8 @@ def train(
     *,
     first: int = 0,
     device: torch.device,
-    done: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Step]:
-    """Take the steps from ``first`` on, yielding what each measured; all processes must run it alike.
-
-    ``done`` is called after every step with the number of steps taken.
-    """
+    """Take the steps from ``first`` on, yielding what each measured; all processes must run it alike."""
     network, size = made.network, made.network.shape.size
     for step in range(first, settings.steps):
         started = time.perf_counter()
@@ -97,5 +93,4 @@ def train(
         total, *told = made.total(sums).tolist()
         count = len(parts)
         errors = tuple(error / energy for error, energy in zip(told[:count], told[count:], strict=True))
-        done(step + 1)
         yield Step(step, total, errors, time.perf_counter() - started)
