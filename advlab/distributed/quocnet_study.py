@@ -85,7 +85,7 @@ def _run_alone(study: Study, layout: Layout) -> None:
     folder = Path(study.store.path(ALONE))
     folder.mkdir(exist_ok=True)
     with _one_process("nccl" if layout.gpus else "gloo"):
-        work(QuocNetConfig(**study.config), layout, study.store, _Alone(folder, device))
+        work(QuocNetConfig(**study.config), layout, study.store, Alone(folder, device))
 
 
 def _run_on_ray(study: Study, layout: Layout) -> None:
@@ -139,7 +139,7 @@ class _OnRay:
             ray.train.report(told, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
 
 
-class _Alone:
+class Alone:
     """A `Launcher`: this process by itself. A checkpoint is there once it has its final name."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
