@@ -114,8 +114,12 @@ def _run_on_ray(study: Study, layout: Layout) -> None:
 
 
 def losses(store: Store) -> pa.Table:
-    """``step``, ``loss``, ``errors`` (per stage) and ``seconds`` of every step."""
-    return pa.concat_tables(store.read_table(name) for name in store.files("losses", suffix=".parquet"))
+    """``step``, ``loss``, ``errors`` (per stage) and ``seconds`` of every step, each once.
+
+    A run that went on with another ``--checkpoint-every`` may have written a step twice.
+    """
+    table = pa.concat_tables(store.read_table(name) for name in store.files("losses", suffix=".parquet"))
+    return table.take(np.unique(table["step"].to_numpy(), return_index=True)[1])
 
 
 class _OnRay:

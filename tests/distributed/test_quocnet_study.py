@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,33 +71,27 @@ def test_its_figures_and_its_table(alone: Study) -> None:
     assert quocnet.table(alone).row_count == 6
 
 
-def test_a_stopped_run_goes_on_from_its_checkpoint(alone: Study, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_from_its_checkpoint(
+    alone: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half the steps are there, with the checkpoint after them; the others follow as they would have."""
     study = quocnet_study.begin(CONFIG, Layout(alone=True), str(tmp_path / "run"))
     layout = Layout(alone=True, checkpoint_every=3)
-    with pytest.raises(KeyboardInterrupt):
-        _interrupted(study, layout)
+
+    class Interrupted(quocnet_study.Alone):
+        def report(self, told: dict[str, Any], folder: str | None) -> None:
+            super().report(told, folder)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(quocnet_study, "Alone", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            quocnet_study.run(study, layout)
     assert study.store.files("losses", suffix=".parquet") == ["losses/part-00000000.parquet"]
     again = quocnet_study.begin(CONFIG, layout, str(tmp_path / "run"))
     quocnet_study.run(again, layout)
     np.testing.assert_allclose(losses(again), losses(alone), rtol=1e-6)
     assert [path.name for path in sorted((tmp_path / "run" / "alone").iterdir())] == ["step-00000006"]
-
-
-def _interrupted(study: Study, layout: Layout) -> None:
-    """Run until the first checkpoint is kept."""
-
-    class Stop(quocnet_study.Alone):
-        def report(self, told: dict[str, object], folder: str | None) -> None:
-            super().report(told, folder)
-            raise KeyboardInterrupt
-
-    original = quocnet_study.Alone
-    quocnet_study.Alone = Stop  # type: ignore[misc]
-    try:
-        quocnet_study.run(study, layout)
-    finally:
-        quocnet_study.Alone = original  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from torch.distributed.tensor import DTensor
 from advlab.attacks import minimum_norm
 from advlab.errors import UserError
 from advlab.models.quocnet import BinaryClassifier, QuocNet, preset
-from advlab.training import parallel
+from advlab.training import parallel, spatial
 from advlab.training.parallel import Parallel
+from advlab.training.traffic import Traffic
 
 SHAPE = preset("quocnet-tiny")
 SPARSITY = 0.1
@@ -89,24 +90,28 @@ def attack(network: Any) -> Tensor:
 
 
 def reloaded(saved: Path, again: Path, kind: Any, data: int, space: int) -> dict[str, Any]:
-    """Read a checkpoint with another number of processes, take a step, and write it again."""
+    """Read a checkpoint with another number of processes, write it again, take a step, and attack."""
     made = parallel.build(kind, SHAPE, data=data, space=space, seed=99, device=torch.device("cpu"))
     optimiser = parallel.optimiser("adam", made.network, 0.01)
     step = parallel.load(saved, made.network, optimiser)
     features = made.network(photos()).detach()
     parallel.save(again, made.network, optimiser, step)
-    made.network.loss(made.network.objectives(made.part(photos())), SPARSITY).backward()
+    with Traffic() as traffic:
+        made.network.loss(made.network.objectives(made.part(photos())), SPARSITY).backward()
     made.average_gradients()
     optimiser.step()
-    return {"step": step, "features": features, "after": made.network(photos()).detach()}
+    after = made.network(photos()).detach()
+    attacked = attack(made.network.requires_grad_(False))
+    sent = {"total": traffic.total, "calls": dict(traffic.calls)}
+    return {"step": step, "features": features, "after": after, "attack": attacked, "sent": sent}
 
 
-def refused() -> str:
-    try:
-        parallel.build("spatial", SHAPE, data=2, space=2, seed=0, device=torch.device("cpu"))
-    except UserError as error:
-        return str(error)
-    return "accepted"
+def in_two(folder: Path) -> list[dict[str, Any]]:
+    """A checkpoint of four processes by rows, then what these two wrote by FSDP."""
+    return [
+        reloaded(folder / "saved", folder / "again", "spatial", 1, 2),
+        reloaded(folder / "again", folder / "third", "fsdp", 2, 1),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +123,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def four(folder: Path) -> list[list[dict[str, Any]]]:
     """The answers of four processes."""
     return processes.run(in_processes, 4, folder / "four", [torch.float64, torch.float32], folder / "saved")
+
+
+@pytest.fixture(scope="module")
+def two(four: list[list[dict[str, Any]]], folder: Path) -> list[list[dict[str, Any]]]:
+    """The answers of two processes that go on from what the four wrote."""
+    assert len(four) == 4
+    return processes.run(in_two, 2, folder / "two", folder)
 
 
 def test_loss_and_gradients_are_those_of_one_process(four: list[list[dict[str, Any]]]) -> None:
@@ -149,26 +161,36 @@ def test_each_process_holds_its_share_of_the_weights(four: list[list[dict[str, A
         assert max(held) < 1.1 * count / ways, (data, space)
 
 
-def test_checkpoints_are_read_by_fewer_processes(four: list[list[dict[str, Any]]], folder: Path) -> None:
+def test_checkpoints_are_read_by_fewer_processes(
+    four: list[list[dict[str, Any]]], two: list[list[dict[str, Any]]], folder: Path
+) -> None:
     """Written by four, read by two, by rows and by FSDP; theirs read by one alone."""
     expected = four[0][-1]["features"]
-    arguments = (folder / "saved", folder / "again", "spatial", 1, 2)
-    by_rows = processes.run(reloaded, 2, folder / "two", *arguments)
-    by_weights = processes.run(reloaded, 2, folder / "fsdp", folder / "again", folder / "third", "fsdp", 2, 1)
     alone = QuocNet(SHAPE, seed=98)
     optimiser = parallel.optimiser("adam", alone, 0.01)
     assert parallel.load(folder / "third", alone, optimiser) == 7
     torch.testing.assert_close(alone(photos()).detach(), expected, rtol=1e-5, atol=1e-6)
     alone.loss(alone.objectives(photos()), SPARSITY).backward()
     optimiser.step()
-    for answer in by_rows + by_weights:
-        assert answer["step"] == 7
-        torch.testing.assert_close(answer["features"], expected, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(answer["after"], alone(photos()).detach(), rtol=1e-3, atol=1e-4)
+    for answers in two:
+        for answer, first in zip(answers, two[0], strict=True):
+            assert answer["step"] == 7
+            torch.testing.assert_close(answer["features"], expected, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(answer["after"], alone(photos()).detach(), rtol=1e-3, atol=1e-4)
+            assert torch.equal(answer["attack"], first["attack"])
 
 
-def test_the_weights_of_a_checkpoint_stay_to_the_bit(four: list[list[dict[str, Any]]], folder: Path) -> None:
-    assert len(four) == 4
+def test_halos_are_less_than_weights(two: list[list[dict[str, Any]]]) -> None:
+    weights = 4 * sum(weight.numel() for weight in QuocNet(SHAPE).parameters())
+    for by_rows, by_weights in two:
+        assert set(by_rows["sent"]["calls"]) == {"send"}
+        # gathered forwards and backwards, gradients scattered: half of all by each of two
+        assert by_weights["sent"]["total"] == pytest.approx(3 * weights / 2, rel=0.1)
+        assert by_rows["sent"]["total"] < 0.5 * by_weights["sent"]["total"]
+
+
+@pytest.mark.usefixtures("two")
+def test_the_weights_of_a_checkpoint_stay_to_the_bit(folder: Path) -> None:
     first, again = QuocNet(SHAPE, seed=5), QuocNet(SHAPE, seed=6)
     parallel.load_network(folder / "saved", first)
     parallel.load_network(folder / "third", again)
@@ -182,7 +204,17 @@ def test_attacks_go_through_all_processes(four: list[list[dict[str, Any]]], fold
     torch.testing.assert_close(four[0][-1]["attack"], attack(alone), rtol=0, atol=2e-3)
 
 
-def test_a_mesh_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
-    [message] = processes.run(refused, 1, tmp_path)
-    assert message == "--data-parallel 2 × --space 2 asks for 4 processes, there are 1; start as many."
-    assert not dist.is_initialized()
+def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        with pytest.raises(UserError, match="2 × --space 2 asks for 4 processes, there are 1; start as many"):
+            parallel.build("spatial", SHAPE, data=2, space=2, seed=0, device=torch.device("cpu"))
+        with pytest.raises(UserError, match="fsdp cuts batches alone; give --data-parallel 2 --space 1"):
+            parallel.build("fsdp", SHAPE, data=1, space=2, seed=0, device=torch.device("cpu"))
+    finally:
+        dist.destroy_process_group()
+
+
+def test_rows_are_dealt_out_as_dtensor_does() -> None:
+    assert spatial.shares(11, 4) == [(0, 3), (3, 6), (6, 9), (9, 11)]
+    assert [last - first for first, last in spatial.shares(9, 4)] == [*map(len, torch.empty(9).chunk(4)), 0]
