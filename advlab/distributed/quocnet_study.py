@@ -136,11 +136,7 @@ class _OnRay:
 
     def report(self, told: dict[str, Any], folder: str | None) -> None:
         """See `Launcher`."""
-        if folder is None:
-            ray.train.report(told)
-        else:
-            name = f"step-{told['step']:08d}"
-            ray.train.report(told, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+        ray.train.report(told, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
 
 
 class Alone:

@@ -126,7 +126,7 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(alone: Study,
     study = Study.open(str(tmp_path / "run"))
     np.testing.assert_allclose(losses(study), losses(alone), rtol=1e-4)
     assert study.manifest["result"]["fooled"] == study.manifest["result"]["attacked"] == 2
-    assert len(list((tmp_path / "run" / "train").glob("step-*"))) == 2
+    assert len(list((tmp_path / "run" / "train").glob("checkpoint_*/"))) == 2
 
 
 def wait_until(happened: object, seconds: float = 600) -> None:
