@@ -73,7 +73,7 @@ def test_whitening_whitens() -> None:
     neighbours = torch.stack([inner[..., :-1].flatten(), inner[..., 1:].flatten()])
     raw = torch.stack([images[..., :-1].flatten(), images[..., 1:].flatten()])
     assert float(raw.corrcoef()[0, 1]) > 0.9
-    assert abs(float(neighbours.corrcoef()[0, 1])) < 0.2
+    assert abs(float(neighbours.corrcoef()[0, 1])) < 0.3
 
 
 def test_equal_seeds_give_equal_weights() -> None:
