@@ -62,7 +62,7 @@ def fit(features: Tensor, positive: Tensor, decay: float = 1e-3) -> tuple[Tensor
         loss.backward()
         return loss
 
-    search.step(cost)  # type: ignore[no-untyped-call]
+    search.step(cost)
     found = parameters.detach()
     weight = found[:-1] / deviation
     return weight.float(), (found[-1] - weight @ mean).float()

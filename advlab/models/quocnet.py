@@ -148,7 +148,7 @@ class Whole:
 class Whitening(nn.Module):
     """Images [B, C, H, W] in [0, 1] → centred and whitened by one fixed filter, the same at all places.
 
-    The filter is symmetric ("zero-phase"), so edges stay edges. ``fit`` sets it from images; until then it does nothing.
+    Its filter is symmetric ("zero-phase"): edges stay edges. ``fit`` sets it from images; until then it is the identity.
     """
 
     def __init__(self, channels: int, rows: int, side: int, device: Any = None) -> None:
