@@ -210,7 +210,7 @@ def _detect(
     clean = images_of(held_out, rows, network.shape.size).to(device)
     found = minimum_norm(classifier, clean, torch.ones_like(rows, device=device))
     if writing:
-        told = {
+        attacked: dict[str, Any] = {
             "index": held_out.index[rows].numpy(),
             "success": found.success.cpu().numpy(),
             "l2": found.l2.cpu().numpy(),
@@ -219,7 +219,7 @@ def _detect(
             "original": list(clean.flatten(1).cpu().numpy()),
             "image": list(found.images.flatten(1).cpu().numpy()),
         }
-        store.write_table(ATTACKED, pa.table(told))
+        store.write_table(ATTACKED, pa.table(attacked))
 
 
 @torch.no_grad()

@@ -148,7 +148,7 @@ class Whole:
 class Whitening(nn.Module):
     """Images [B, C, H, W] in [0, 1] → centred and whitened by one fixed filter, the same at all places.
 
-    Its filter is symmetric ("zero-phase"): edges stay edges. ``fit`` sets it from images; until then it is the identity.
+    Its filter is symmetric ("zero-phase"): edges stay edges. ``fit`` sets it from images; before, it is the identity.
     """
 
     def __init__(self, channels: int, rows: int, side: int, device: Any = None) -> None:
@@ -322,8 +322,9 @@ class QuocNet(nn.Module):
         for each in shape.stages:
             if min(size) < each.field + (each.pool - 1) * each.stride:
                 raise UserError(f"images of {shape.size} pixels are too small for {len(shape.stages)} such stages.")
-            self.stages.append(Stage(each, channels, size, device))
-            channels, size = each.maps, self.stages[-1].size
+            stage = Stage(each, channels, size, device)
+            self.stages.append(stage)
+            channels, size = each.maps, stage.size
         self.num_features = channels * size[0] * size[1]
         self.space: Space = Whole()
         if seed is not None:
@@ -335,7 +336,7 @@ class QuocNet(nn.Module):
         Every row of filters has a generator of its own, so the weights do not depend on who holds which rows. Their
         scale makes WᵀW the identity in the mean: every pixel is seen by K²M/stride² filters.
         """
-        for number, stage in enumerate(self._stages()):
+        for number, stage in enumerate(self.chain()):
             layer = stage.local
             scale = layer.stride / (layer.side * math.sqrt(layer.maps))
             first, own = layer.first_row, layer.own_weight().detach()
@@ -348,12 +349,12 @@ class QuocNet(nn.Module):
     def set_space(self, space: Space) -> None:
         """Work on some of the rows."""
         self.space = space
-        for stage in self._stages():
+        for stage in self.chain():
             stage.space = space
 
     def set_precision(self, dtype: torch.dtype | None) -> None:
         """The type in which the local layers make their products; the weights keep theirs."""
-        for stage in self._stages():
+        for stage in self.chain():
             stage.local.precision = dtype
 
     def forward(self, images: Tensor) -> Tensor:
@@ -361,7 +362,7 @@ class QuocNet(nn.Module):
         maps = self._enter(images)
         for stage in self.stages:
             maps, _ = stage(maps)
-        return self.space.leave(maps, self._stages()[-1].normalise.rows).flatten(1)
+        return self.space.leave(maps, self.chain()[-1].normalise.rows).flatten(1)
 
     def objectives(self, images: Tensor) -> list[Objective]:
         """The stages' parts of the cost."""
@@ -381,7 +382,8 @@ class QuocNet(nn.Module):
         whitened: Tensor = self.whitening(self.space.enter(images, self.whitening), *own)
         return whitened
 
-    def _stages(self) -> list[Stage]:
+    def chain(self) -> list[Stage]:
+        """The stages, from the image up."""
         return [stage for stage in self.stages if isinstance(stage, Stage)]
 
 

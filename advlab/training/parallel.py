@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -140,13 +140,13 @@ def _fully_sharded(
 
 def save(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
     """Write a checkpoint from all processes, each its own part; one process that is alone writes all."""
-    dcp.save(_state(network, optimiser, step), checkpoint_id=path, no_dist=not dist.is_initialized())
+    state_dict_saver.save(_state(network, optimiser, step), checkpoint_id=path, no_dist=not dist.is_initialized())
 
 
 def load(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
     """Read a checkpoint, whichever number of processes wrote it and however they were spread; returns its step."""
     state = _state(network, optimiser, 0)
-    dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
+    state_dict_loader.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
     set_state_dict(network, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
     return int(state["step"])
 
@@ -154,7 +154,7 @@ def load(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.opti
 def load_network(path: str | os.PathLike[str], network: nn.Module) -> None:
     """Read the network alone."""
     state = {"model": network.state_dict()}
-    dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
+    state_dict_loader.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
 
 
 def _state(network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> dict[str, Any]:

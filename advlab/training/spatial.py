@@ -60,14 +60,14 @@ def build(shape: QuocNetShape, space: DeviceMesh, *, seed: int, device: torch.de
     """
     network = QuocNet(shape, seed=None, device="meta")
     ranks = space.size()
-    for number, stage in enumerate(network.stages, start=1):
-        for step in (stage, stage.pool):
-            if any(first == last for first, last in shares(step.rows, ranks)):
+    for number, stage in enumerate(network.chain(), start=1):
+        for rows in (stage.rows, stage.pool.rows):
+            if any(first == last for first, last in shares(rows, ranks)):
                 raise UserError(
-                    f"--space {ranks} leaves a process without any of the {step.rows} rows of a map of stage {number}; "
+                    f"--space {ranks} leaves a process without any of the {rows} rows of a map of stage {number}; "
                     "choose fewer."
                 )
-    for stage in network.stages:
+    for stage in network.chain():
         size = stage.local.weight.shape
         first, last = shares(size[0], ranks)[space.get_local_rank()]
         own = torch.empty((last - first, *size[1:]), device=device)
