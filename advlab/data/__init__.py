@@ -35,9 +35,9 @@ def load(
 
     Args:
         name: one of ``DATASETS``, or ``folder:PATH`` for a folder of image files (see ``advlab.data.folder``).
-        split: one of ``SPLITS``: ``train`` (60,000), ``test`` (10,000), ``validation`` (the last 10,000 of
-            train), ``fit`` (the other 50,000), ``p1`` and ``p2`` (disjoint random halves of train, 30,000
-            each; ``p1@3`` as seed 3 draws them).
+        split: one of ``SPLITS``: ``train`` (60,000; CIFAR-10 has 50,000), ``test`` (10,000), ``validation`` (the
+            last 10,000 of train), ``fit`` (the others), ``p1`` and ``p2`` (disjoint random halves of train;
+            ``p1@3`` as seed 3 draws them).
         seed: draws ``p1`` and ``p2`` where their name does not; the other splits do not depend on it.
         size: height and width that the images of a folder are brought to.
         root: a directory to use in place of ``cache_dir() / "data"``; the files lie in ``root/name``.
@@ -53,5 +53,6 @@ def load(
     pixels, classes = (torch.from_numpy(idx.parse(content)) for content in fetch.read(entry, files, directory))
     index = splits.positions(split, len(classes))
     # Rows are taken as bytes: as float32 the whole file would cost four times the memory.
-    images = pixels[index].unsqueeze(1).to(torch.float32).div_(255)
+    images = pixels[index].to(torch.float32).div_(255)
+    images = images.unsqueeze(1) if images.ndim == 3 else images
     return Dataset(name, split, images, classes[index].long(), index, entry.class_names)

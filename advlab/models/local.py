@@ -1,0 +1,193 @@
+"""A locally connected linear layer: receptive fields like a convolution's, but every place has filters of its own.
+
+Shapes: B images, C channels, [H, W] the input's size, [R, S] places, K side of a receptive field, D = K·K·C, M maps.
+
+Encoding, decoding and the weights' gradient are one trilinear form, Σ codes · weight · patches, with one of its three
+factors taken away; so each is the others' derivative, to any order. None of them writes out the patches of an image.
+One row of places sees a band of K rows of the image. Laid out as [B, W, K·C], the band holds every receptive field of
+that row as D numbers in succession, so an overlapping view of it is the batch of matrices that a batched product takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Receptive fields along one axis: the first starts at 0, and none leaves the axis."""
+
+    size: int
+    side: int
+    stride: int = 1
+
+    @property
+    def places(self) -> int:
+        """How many there are."""
+        return (self.size - self.side) // self.stride + 1
+
+    def needs(self, first: int, last: int) -> tuple[int, int]:
+        """The part [begin, end) of the axis that the places [first, last) see."""
+        return first * self.stride, (last - 1) * self.stride + self.side
+
+
+def encode(images: Tensor, weight: Tensor, side: int, stride: int = 1) -> Tensor:
+    """Responses [B, M, R, S] of every filter at its own place.
+
+    Args:
+        images: [B, C, (R − 1)·stride + side, W].
+        weight: [R, S, D, M], the D numbers of a filter ordered by column, row and channel of its field.
+        side: K, height and width of a receptive field.
+        stride: rows and columns from one place to the next.
+    """
+    result: Tensor = _Encode.apply(images, weight, side, stride)
+    return result
+
+
+def decode(codes: Tensor, weight: Tensor, side: int, stride: int = 1, width: int | None = None) -> Tensor:
+    """The transpose of ``encode``: every response puts its filter, that many times, back into the image.
+
+    Args:
+        codes: [B, M, R, S].
+        weight: [R, S, D, M].
+        side, stride: as in ``encode``.
+        width: W, the least that holds all fields when absent.
+
+    Returns:
+        [B, C, (R − 1)·stride + side, W].
+    """
+    least = (codes.shape[3] - 1) * stride + side
+    result: Tensor = _Decode.apply(codes, weight, side, stride, width or least)
+    return result
+
+
+class LocalLinear(nn.Module):
+    """Images [B, C, H, W] → responses [B, M, R, S], without a bias; ``decode`` is the transposed map.
+
+    ``weight`` is [R, S, D, M], or a DTensor sharded along R; then input and output are the rows of its own shard.
+    ``precision`` is the type products are made in, row by row; results come in the input's.
+    """
+
+    def __init__(
+        self, channels: int, size: tuple[int, int], maps: int, side: int, stride: int = 1, device: Any = None
+    ) -> None:
+        super().__init__()
+        self.channels, self.maps, self.side, self.stride = channels, maps, side, stride
+        self.fields = Fields(size[0], side, stride)
+        self.width = size[1]
+        places = Fields(size[1], side, stride).places
+        shape = (self.fields.places, places, side * side * channels, maps)
+        self.weight = nn.Parameter(torch.empty(shape, device=device))
+        self.precision: torch.dtype | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Responses [B, M, R, S]."""
+        return encode(self._cast(images), self.own_weight(), self.side, self.stride).to(images.dtype)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes [B, M, R, S] → images [B, C, rows that they see, W]."""
+        return decode(self._cast(codes), self.own_weight(), self.side, self.stride, self.width).to(codes.dtype)
+
+    def own_weight(self) -> Tensor:
+        """The filters that this process holds; gradients reach ``weight``."""
+        return self.weight.to_local() if isinstance(self.weight, DTensor) else self.weight
+
+    @property
+    def first_row(self) -> int:
+        """The row of places at which they begin."""
+        if not isinstance(self.weight, DTensor):
+            return 0
+        mesh = self.weight.device_mesh
+        return min(len(self.weight), -(-len(self.weight) // mesh.size()) * mesh.get_local_rank())
+
+    def _cast(self, values: Tensor) -> Tensor:
+        return values if self.precision is None else values.to(self.precision)
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, side: int, stride: int) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.settings = side, stride
+        rows, places, _, maps = weight.shape
+        codes = images.new_empty(rows, places, len(images), maps)
+        for row in range(rows):
+            torch.bmm(_fields(images, row, side, stride), weight[row].to(images.dtype), out=codes[row])
+        return codes.permute(2, 3, 0, 1).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (images, weight), (side, stride), (grad,) = ctx.saved_tensors, ctx.settings, gradients
+        wanted = ctx.needs_input_grad
+        to_images = _Decode.apply(grad, weight, side, stride, images.shape[3]) if wanted[0] else None
+        to_weight = _Correlate.apply(images, grad, side, stride, weight.dtype) if wanted[1] else None
+        return to_images, to_weight, None, None
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, codes: Tensor, weight: Tensor, side: int, stride: int, width: int) -> Tensor:
+        ctx.save_for_backward(codes, weight)
+        ctx.settings = side, stride
+        rows, places, numbers, _ = weight.shape
+        channels = numbers // side**2
+        by_row = codes.permute(2, 3, 0, 1).contiguous()
+        images = codes.new_zeros(len(codes), channels, (rows - 1) * stride + side, width)
+        for row in range(rows):
+            fields = torch.bmm(by_row[row], weight[row].to(codes.dtype).transpose(1, 2))
+            fields = fields.view(places, len(codes), side, side * channels)
+            band = codes.new_zeros(width, len(codes), side * channels)
+            for column in range(side):
+                band[column : column + (places - 1) * stride + 1 : stride] += fields[:, :, column]
+            part = images[:, :, row * stride : row * stride + side]
+            part += band.view(width, len(codes), side, channels).permute(1, 3, 2, 0)
+        return images
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (codes, weight), (side, stride), (grad,) = ctx.saved_tensors, ctx.settings, gradients
+        wanted = ctx.needs_input_grad
+        to_codes = _Encode.apply(grad, weight, side, stride) if wanted[0] else None
+        to_weight = _Correlate.apply(grad, codes, side, stride, weight.dtype) if wanted[1] else None
+        return to_codes, to_weight, None, None, None
+
+
+class _Correlate(torch.autograd.Function):
+    """Images and codes → [R, S, D, M], the gradient of the form with respect to the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, codes: Tensor, side: int, stride: int, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(images, codes)
+        ctx.settings = side, stride
+        by_row = codes.permute(2, 3, 0, 1).contiguous()
+        rows, places, _, maps = by_row.shape
+        weight = images.new_empty(rows, places, images.shape[1] * side**2, maps, dtype=dtype)
+        for row in range(rows):
+            fields = _fields(images, row, side, stride).transpose(1, 2)
+            if dtype == images.dtype:
+                torch.bmm(fields, by_row[row], out=weight[row])
+            else:
+                weight[row] = torch.bmm(fields, by_row[row])
+        return weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (images, codes), (side, stride), (grad,) = ctx.saved_tensors, ctx.settings, gradients
+        wanted = ctx.needs_input_grad
+        to_images = _Decode.apply(codes, grad, side, stride, images.shape[3]) if wanted[0] else None
+        to_codes = _Encode.apply(images, grad, side, stride) if wanted[1] else None
+        return to_images, to_codes, None, None, None
+
+
+def _fields(images: Tensor, row: int, side: int, stride: int) -> Tensor:
+    """[S, B, D]: the receptive fields of one row of places, an overlapping view of its band."""
+    band = images[:, :, row * stride : row * stride + side].permute(0, 3, 2, 1).contiguous()
+    count, width, _, channels = band.shape
+    step = side * channels
+    places = (width - side) // stride + 1
+    return band.as_strided((places, count, side * step), (stride * step, width * step, 1))

@@ -1,0 +1,414 @@
+"""QuocNet: Le, Ranzato, Monga, Devin, Chen, Corrado, Dean & Ng, "Building high-level features using large scale
+unsupervised learning" (2012), arXiv 1112.6209.
+
+Three stages, each of local filters that share no weights, L2 pooling, and local contrast normalisation; learnt without
+labels, all stages together, by reconstruction ICA: every stage's filters must reconstruct its input while few of its
+pooled units are active. Decoder and encoder are one matrix and its transpose, as in Le, Karpenko, Ngiam & Ng (2011).
+
+Shapes: B images, C channels or M maps, [H, W] rows and columns. Every step works on the rows of a map that a `Space`
+gives it, so that several processes may each hold some of the rows (`advlab.training.spatial`); by itself a network
+holds all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advlab.errors import UserError
+from advlab.models.local import Fields, LocalLinear
+
+POOLING_FLOOR = 1e-4
+"""ε of the pooled units √(ε + Σ z²): keeps the root's slope finite at zero."""
+SMALLEST_DEVIATION = 0.01
+"""c of the local contrast normalisation y = g / max(c, σ) (Le et al. 2012, section 3.3)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageShape:
+    """One stage: side and stride of the receptive fields and of the pooling, maps, width of the normalisation."""
+
+    field: int = 18
+    stride: int = 1
+    maps: int = 8
+    pool: int = 5
+    pool_stride: int = 1
+    normalise: int = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuocNetShape:
+    """A network: side and channels of its square images, side of the whitening filter, the stages from the image up."""
+
+    size: int
+    stages: tuple[StageShape, ...]
+    channels: int = 3
+    whiten: int = 1
+
+
+PRESETS = {
+    "quocnet-1b": QuocNetShape(size=200, stages=(StageShape(), StageShape(), StageShape())),
+    "quocnet-small": QuocNetShape(
+        size=32,
+        whiten=7,
+        stages=(
+            StageShape(field=8, stride=2, pool=3),
+            StageShape(field=4, pool=3, maps=16),
+            StageShape(field=3, pool=2, maps=16),
+        ),
+    ),
+    "quocnet-tiny": QuocNetShape(
+        size=32,
+        whiten=3,
+        stages=(
+            StageShape(field=6, pool=3, maps=2, normalise=3),
+            StageShape(field=6, pool=5, maps=2, normalise=3),
+            StageShape(field=6, pool=5, maps=2, normalise=3),
+        ),
+    ),
+}
+
+
+def preset(name: str) -> QuocNetShape:
+    """The shape of one of ``PRESETS``.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in PRESETS:
+        raise UserError(f"unknown model {name!r}; choose one of {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+class RowWise(Protocol):
+    """A step from a map to a map: which rows of the former a run of rows of the latter comes from."""
+
+    rows_in: int
+    rows: int
+
+    def needs(self, first: int, last: int) -> tuple[int, int]:
+        """The rows [begin, end) of the input that the rows [first, last) of the output depend on."""
+        ...
+
+
+class Space(Protocol):
+    """Who holds which rows of a map; all methods are differentiable."""
+
+    def share(self, rows: int) -> tuple[int, int]:
+        """The rows [first, last) of a map of so many that this process holds."""
+        ...
+
+    def enter(self, images: Tensor, step: RowWise) -> Tensor:
+        """From images that every process has in full: the rows that its share of the step's output needs."""
+        ...
+
+    def fetch(self, mine: Tensor, step: RowWise) -> Tensor:
+        """From the rows of the step's input that this process holds: those that its share of the output needs."""
+        ...
+
+    def give_back(self, needed: Tensor, step: RowWise) -> Tensor:
+        """The transpose of ``fetch``: what all processes have to say of the rows that this one holds, summed."""
+        ...
+
+    def leave(self, mine: Tensor, rows: int) -> Tensor:
+        """From its own rows of a map of so many: the whole map, in every process."""
+        ...
+
+
+class Whole:
+    """One process holds all rows."""
+
+    def share(self, rows: int) -> tuple[int, int]:
+        """All."""
+        return 0, rows
+
+    def enter(self, images: Tensor, step: RowWise) -> Tensor:  # noqa: ARG002
+        """As they are."""
+        return images
+
+    def fetch(self, mine: Tensor, step: RowWise) -> Tensor:
+        """All that are used: with a stride, rows at the end may see no field."""
+        return mine[:, :, : step.needs(0, step.rows)[1]]
+
+    def give_back(self, needed: Tensor, step: RowWise) -> Tensor:
+        """Nothing for the rows that are not used."""
+        return functional.pad(needed, (0, 0, 0, step.rows_in - needed.shape[2]))
+
+    def leave(self, mine: Tensor, rows: int) -> Tensor:  # noqa: ARG002
+        """As it is."""
+        return mine
+
+
+class Whitening(nn.Module):
+    """Images [B, C, H, W] in [0, 1] → centred and whitened by one fixed filter, the same at all places.
+
+    Its filter is symmetric ("zero-phase"): edges stay edges. ``fit`` sets it from images; before, it is the identity.
+    """
+
+    def __init__(self, channels: int, rows: int, side: int, device: Any = None) -> None:
+        super().__init__()
+        self.rows_in = self.rows = rows
+        self.radius = side // 2
+        self.register_buffer("mean", torch.empty(channels, device=device))
+        self.register_buffer("filter", torch.empty(channels, channels, side, side, device=device))
+        self.mean: Tensor
+        self.filter: Tensor
+
+    def reset(self) -> None:
+        """The identity."""
+        self.mean.zero_()
+        self.filter.zero_()
+        for channel in range(len(self.mean)):
+            self.filter[channel, channel, self.radius, self.radius] = 1
+
+    @torch.no_grad()
+    def fit(self, images: Tensor, floor: float = 0.1) -> None:
+        """Whiten like these images [N, C, H, W].
+
+        Directions whose variance is below the share ``floor`` of the mean one are left as faint as they are: what is
+        in them is mostly noise.
+        """
+        side, channels = self.filter.shape[-1], len(self.mean)
+        self.mean.copy_(images.mean((0, 2, 3)))
+        places = Fields(images.shape[3], side, max(1, side // 2))
+        patches = functional.unfold(images - self.mean.view(-1, 1, 1), side, stride=places.stride).double()
+        flat = patches.transpose(1, 2).flatten(0, 1)
+        variance, directions = torch.linalg.eigh(flat.T @ flat / len(flat))
+        scale = (variance + floor * variance.mean()).rsqrt()
+        matrix = (directions * scale @ directions.T).view(channels, side, side, channels, side, side)
+        self.filter.copy_(matrix[:, self.radius, self.radius])
+
+    def needs(self, first: int, last: int) -> tuple[int, int]:
+        """See `RowWise`."""
+        return max(0, first - self.radius), min(self.rows, last + self.radius)
+
+    def forward(self, images: Tensor, first: int, last: int) -> Tensor:
+        """The rows [first, last), from those that they need."""
+        begin, _ = self.needs(first, last)
+        filtered = functional.conv2d(images - self.mean.view(-1, 1, 1), self.filter, padding=self.radius)
+        return filtered[:, :, first - begin : last - begin]
+
+
+class L2Pool(nn.Module):
+    """Maps [B, M, H, W] → √(ε + Σ z²) over overlapping windows, each map by itself."""
+
+    def __init__(self, rows: int, side: int, stride: int) -> None:
+        super().__init__()
+        self.fields = Fields(rows, side, stride)
+        self.rows_in, self.rows = rows, self.fields.places
+
+    def needs(self, first: int, last: int) -> tuple[int, int]:
+        """See `RowWise`."""
+        return self.fields.needs(first, last)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The rows that those given determine."""
+        side = self.fields.side
+        energy = functional.avg_pool2d(maps.square(), side, self.fields.stride, divisor_override=1)
+        return (energy + POOLING_FLOOR).sqrt()
+
+
+class ContrastNormalisation(nn.Module):
+    """Maps [B, M, H, W] → minus the local mean, over the local deviation; both over all maps, by a Gaussian window.
+
+    At the border the window is cut off and its weights scaled up, so that constant maps become zero there, too.
+    """
+
+    def __init__(self, rows: int, width: int, side: int, device: Any = None) -> None:
+        super().__init__()
+        self.rows_in = self.rows = rows
+        self.radius = side // 2
+        self.width = width
+        self.register_buffer("window", torch.empty(1, 1, side, side, device=device), persistent=False)
+        self.register_buffer("mass", torch.empty(1, 1, rows, width, device=device), persistent=False)
+        self.window: Tensor
+        self.mass: Tensor
+
+    def reset(self) -> None:
+        """Set the window: a Gaussian whose deviation is half its radius."""
+        places = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64)
+        profile = torch.exp(-0.5 * (places / max(self.radius / 2, 0.5)).square())
+        profile /= profile.sum()
+        self.window.copy_(torch.outer(profile, profile))
+        self.mass.copy_(functional.conv2d(torch.ones_like(self.mass), self.window, padding=self.radius))
+
+    def needs(self, first: int, last: int) -> tuple[int, int]:
+        """See `RowWise`: the deviation at a place comes from means around it, so twice the radius."""
+        return max(0, first - 2 * self.radius), min(self.rows, last + 2 * self.radius)
+
+    def forward(self, maps: Tensor, first: int, last: int) -> Tensor:
+        """The rows [first, last), from those that they need."""
+        begin, end = self.needs(first, last)
+        mass = self.mass[:, :, begin:end]
+        centred = maps - self._blur(maps.mean(1, keepdim=True)) / mass
+        variance = self._blur(centred.square().mean(1, keepdim=True)) / mass
+        normalised = centred / variance.clamp_min(SMALLEST_DEVIATION**2).sqrt()
+        return normalised[:, :, first - begin : last - begin]
+
+    def _blur(self, values: Tensor) -> Tensor:
+        return functional.conv2d(values, self.window, padding=self.radius)
+
+
+class Objective(NamedTuple):
+    """A stage's part of the cost, summed over images and over the rows that this process holds.
+
+    A tuple, because FSDP looks for tensors in tuples.
+
+    Attributes:
+        error: Σ ‖WᵀWx − x‖².
+        activity: Σ of the pooled units.
+        energy: Σ ‖x‖², to set the error against.
+        images: how many.
+    """
+
+    error: Tensor
+    activity: Tensor
+    energy: Tensor
+    images: int
+
+
+class Stage(nn.Module):
+    """Local filters, L2 pooling, local contrast normalisation."""
+
+    def __init__(self, shape: StageShape, channels: int, size: tuple[int, int], device: Any = None) -> None:
+        super().__init__()
+        rows, width = size
+        self.local = LocalLinear(channels, size, shape.maps, shape.field, shape.stride, device)
+        self.rows_in, self.rows = rows, self.local.fields.places
+        places = Fields(width, shape.field, shape.stride).places
+        self.pool = L2Pool(self.rows, shape.pool, shape.pool_stride)
+        pooled = Fields(places, shape.pool, shape.pool_stride).places
+        self.normalise = ContrastNormalisation(self.pool.rows, pooled, shape.normalise, device)
+        self.maps, self.size = shape.maps, (self.pool.rows, pooled)
+        self.space: Space = Whole()
+
+    def needs(self, first: int, last: int) -> tuple[int, int]:
+        """See `RowWise`; the rows are those of the filters' responses."""
+        return self.local.fields.needs(first, last)
+
+    def forward(self, inputs: Tensor, learn: bool = False) -> tuple[Tensor, Objective | None]:
+        """Own rows [B, C, h, W] of the input → own rows of the output, and the stage's cost if it is to ``learn``."""
+        space = self.space
+        responses = self.local(space.fetch(inputs, self))
+        pooled = self.pool(space.fetch(responses, self.pool))
+        output = self.normalise(space.fetch(pooled, self.normalise), *space.share(self.normalise.rows))
+        if not learn:
+            return output, None
+        error = (space.give_back(self.local.decode(responses), self) - inputs).square().sum()
+        return output, Objective(error, pooled.sum(), inputs.square().sum(), len(inputs))
+
+
+class QuocNet(nn.Module):
+    """Images [B, C, H, W] in [0, 1] → top features [B, M·H′·W′].
+
+    Args:
+        shape: sizes of everything.
+        seed: of the initial weights; None leaves them unset.
+        device: where to put them; ``meta`` for a network whose weights come later.
+    """
+
+    def __init__(self, shape: QuocNetShape, *, seed: int | None = 0, device: Any = None) -> None:
+        super().__init__()
+        self.shape = shape
+        self.whitening = Whitening(shape.channels, shape.size, shape.whiten, device)
+        self.stages = nn.ModuleList()
+        channels, size = shape.channels, (shape.size, shape.size)
+        for each in shape.stages:
+            if min(size) < each.field + (each.pool - 1) * each.stride:
+                raise UserError(f"images of {shape.size} pixels are too small for {len(shape.stages)} such stages.")
+            stage = Stage(each, channels, size, device)
+            self.stages.append(stage)
+            channels, size = each.maps, stage.size
+        self.num_features = channels * size[0] * size[1]
+        self.space: Space = Whole()
+        if seed is not None:
+            self.initialise(seed)
+
+    def initialise(self, seed: int) -> None:
+        """Set all weights and buffers.
+
+        Every row of filters has a generator of its own, so the weights do not depend on who holds which rows. Their
+        scale makes WᵀW the identity in the mean: every pixel is seen by K²M/stride² filters.
+        """
+        for number, stage in enumerate(self.chain()):
+            layer = stage.local
+            scale = layer.stride / (layer.side * math.sqrt(layer.maps))
+            first, own = layer.first_row, layer.own_weight().detach()
+            for row in range(len(own)):
+                generator = torch.Generator().manual_seed(((seed << 8) + number << 20) + first + row)
+                own[row] = scale * torch.randn(own.shape[1:], generator=generator)
+            stage.normalise.reset()
+        self.whitening.reset()
+
+    def set_space(self, space: Space) -> None:
+        """Work on some of the rows."""
+        self.space = space
+        for stage in self.chain():
+            stage.space = space
+
+    def set_precision(self, dtype: torch.dtype | None) -> None:
+        """The type in which the local layers make their products; the weights keep theirs."""
+        for stage in self.chain():
+            stage.local.precision = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Top features [B, M·H′·W′], the same in every process."""
+        maps = self._enter(images)
+        for stage in self.stages:
+            maps, _ = stage(maps)
+        return self.space.leave(maps, self.chain()[-1].normalise.rows).flatten(1)
+
+    def objectives(self, images: Tensor) -> list[Objective]:
+        """The stages' parts of the cost."""
+        maps, parts = self._enter(images), []
+        for stage in self.stages:
+            maps, part = stage(maps, learn=True)
+            parts.append(part)
+        return parts
+
+    @staticmethod
+    def loss(parts: list[Objective], sparsity: float) -> Tensor:
+        """Σ over stages of ‖WᵀWx − x‖² + ``sparsity`` · Σ pooled, per image; own rows' part, a scalar."""
+        return torch.stack([(part.error + sparsity * part.activity) / part.images for part in parts]).sum()
+
+    def _enter(self, images: Tensor) -> Tensor:
+        own = self.space.share(self.whitening.rows)
+        whitened: Tensor = self.whitening(self.space.enter(images, self.whitening), *own)
+        return whitened
+
+    def chain(self) -> list[Stage]:
+        """The stages, from the image up."""
+        return [stage for stage in self.stages if isinstance(stage, Stage)]
+
+
+class BinaryClassifier(nn.Module):
+    """Images → logits [B, 2] of "no" and "yes": a logistic regression on features that stay as they are.
+
+    Args:
+        features: images [B, …] → [B, F].
+        weight: [F].
+        bias: a scalar.
+    """
+
+    def __init__(self, features: Callable[[Tensor], Tensor], weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.features = features
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.weight: Tensor
+        self.bias: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = self.features(images) @ self.weight + self.bias
+        return torch.stack([-score / 2, score / 2], dim=1)
+
+
+def parameter_count(shape: QuocNetShape) -> int:
+    """Number of weights; nothing is allocated."""
+    return sum(weight.numel() for weight in QuocNet(shape, seed=None, device="meta").parameters())

@@ -1,0 +1,250 @@
+"""Model parallelism for locally connected networks: every process holds some rows of every map, and their filters.
+
+A filter of such a network is used at one place. So nobody ever needs another process's filters, and what travels is
+the few rows of a map by which neighbouring receptive fields overlap. (Gathering the weights, as FSDP does, would move
+all of them twice per step.) Rows are dealt out as DTensor shards its first axis, so that weights, and the optimiser's
+state with them, are DTensors: checkpoints may be read by another number of processes.
+
+All processes of a group must make the same calls with the same images. Within a backward pass they then meet in the
+same order, for autograd runs through equal graphs in one order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+from advlab.errors import UserError
+from advlab.models.quocnet import QuocNet, QuocNetShape, RowWise
+
+Interval = tuple[int, int]
+
+
+def mesh(data: int, space: int, device: str) -> DeviceMesh:
+    """A mesh of ``data`` × ``space`` processes; ranks that hold parts of one network are neighbours.
+
+    Raises:
+        UserError: another number of processes than there are.
+    """
+    if data * space != dist.get_world_size():
+        raise UserError(
+            f"--data-parallel {data} × --space {space} asks for {data * space} processes, there are "
+            f"{dist.get_world_size()}; start as many."
+        )
+    return init_device_mesh(device, (data, space), mesh_dim_names=("data", "space"))
+
+
+def shares(rows: int, ranks: int) -> list[Interval]:
+    """Who holds which rows: the chunks of ``torch.chunk``, as DTensor deals them out."""
+    chunk = -(-rows // ranks)
+    return [(min(rank * chunk, rows), min((rank + 1) * chunk, rows)) for rank in range(ranks)]
+
+
+def build(shape: QuocNetShape, space: DeviceMesh, *, seed: int, device: torch.device) -> QuocNet:
+    """A network of which this process allocates its own rows alone.
+
+    Args:
+        shape: of the network.
+        space: a mesh of one axis; its processes share the rows.
+        seed: of the initial weights, which are those of ``QuocNet(shape, seed=seed)``.
+        device: where to put them.
+
+    Raises:
+        UserError: more processes than some map has rows for.
+    """
+    network = QuocNet(shape, seed=None, device="meta")
+    ranks = space.size()
+    for number, stage in enumerate(network.chain(), start=1):
+        for rows in (stage.rows, stage.pool.rows):
+            if any(first == last for first, last in shares(rows, ranks)):
+                raise UserError(
+                    f"--space {ranks} leaves a process without any of the {rows} rows of a map of stage {number}; "
+                    "choose fewer."
+                )
+    for stage in network.chain():
+        size = stage.local.weight.shape
+        first, last = shares(size[0], ranks)[space.get_local_rank()]
+        own = torch.empty((last - first, *size[1:]), device=device)
+        weight = DTensor.from_local(own, space, [Shard(0)], run_check=False, shape=size, stride=_strides(size))
+        stage.local.weight = nn.Parameter(weight)
+    for module in network.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_like(buffer, device=device))
+    network.set_space(Shared(space))
+    network.initialise(seed)
+    return network
+
+
+class Shared:
+    """A `Space` of several processes."""
+
+    def __init__(self, space: DeviceMesh) -> None:
+        self.group = space.get_group()
+        self.rank, self.ranks = space.get_local_rank(), space.size()
+
+    def share(self, rows: int) -> Interval:
+        """See `Space`."""
+        return shares(rows, self.ranks)[self.rank]
+
+    def enter(self, images: Tensor, step: RowWise) -> Tensor:
+        """See `Space`; the images' gradient is summed over all processes."""
+        begin, end = step.needs(*self.share(step.rows))
+        everyone: Tensor = _Everyone.apply(images, self.group)
+        return everyone[:, :, begin:end]
+
+    def fetch(self, mine: Tensor, step: RowWise) -> Tensor:
+        """See `Space`."""
+        needed: Tensor = _Fetch.apply(mine, self._plan(step))
+        return needed
+
+    def give_back(self, needed: Tensor, step: RowWise) -> Tensor:
+        """See `Space`."""
+        mine: Tensor = _GiveBack.apply(needed, self._plan(step))
+        return mine
+
+    def leave(self, mine: Tensor, rows: int) -> Tensor:
+        """See `Space`."""
+        whole: Tensor = _Leave.apply(mine, shares(rows, self.ranks), self.rank, self.group)
+        return whole
+
+    def _plan(self, step: RowWise) -> _Plan:
+        held = shares(step.rows_in, self.ranks)
+        wanted = [step.needs(*part) for part in shares(step.rows, self.ranks)]
+        return _Plan(self.group, self.rank, held, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Rows that every process holds, and those that it wants."""
+
+    group: dist.ProcessGroup
+    rank: int
+    held: list[Interval]
+    wanted: list[Interval]
+
+    def outgoing(self) -> list[tuple[int, Interval]]:
+        """(peer, rows): what this process holds and others want."""
+        return self._overlaps(self.held[self.rank], self.wanted)
+
+    def incoming(self) -> list[tuple[int, Interval]]:
+        """(peer, rows): what this process wants and others hold."""
+        return self._overlaps(self.wanted[self.rank], self.held)
+
+    def kept(self) -> Interval:
+        """What it both holds and wants."""
+        return _overlap(self.held[self.rank], self.wanted[self.rank])
+
+    def _overlaps(self, own: Interval, others: list[Interval]) -> list[tuple[int, Interval]]:
+        common = [(peer, _overlap(own, other)) for peer, other in enumerate(others) if peer != self.rank]
+        return [(peer, (first, last)) for peer, (first, last) in common if first < last]
+
+    def swap(
+        self, source: Tensor, offset: int, send: list[tuple[int, Interval]], receive: list[tuple[int, Interval]]
+    ) -> list[tuple[Interval, Tensor]]:
+        """Send rows of ``source``, whose first is row ``offset`` of the map, and return what arrives, with its rows."""
+        sent = [(peer, _rows(source, part, offset).contiguous()) for peer, part in send]
+        arrived = [
+            (peer, part, source.new_empty(*source.shape[:2], part[1] - part[0], source.shape[3]))
+            for peer, part in receive
+        ]
+        operations = [dist.P2POp(dist.isend, tensor, self._global(peer), self.group) for peer, tensor in sent]
+        operations += [dist.P2POp(dist.irecv, tensor, self._global(peer), self.group) for peer, _, tensor in arrived]
+        if operations:
+            for request in dist.batch_isend_irecv(operations):
+                request.wait()
+        return [(part, tensor) for _, part, tensor in arrived]
+
+    def _global(self, peer: int) -> int:
+        return dist.get_global_rank(self.group, peer)
+
+
+class _Fetch(torch.autograd.Function):
+    """Own rows → needed rows."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor, plan: _Plan) -> Tensor:
+        ctx.plan = plan
+        held, (begin, end) = plan.held[plan.rank][0], plan.wanted[plan.rank]
+        needed = mine.new_empty(*mine.shape[:2], end - begin, mine.shape[3])
+        kept = plan.kept()
+        if kept[0] < kept[1]:
+            _rows(needed, kept, begin).copy_(_rows(mine, kept, held))
+        for part, tensor in plan.swap(mine, held, plan.outgoing(), plan.incoming()):
+            _rows(needed, part, begin).copy_(tensor)
+        return needed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _GiveBack.apply(gradients[0], ctx.plan), None
+
+
+class _GiveBack(torch.autograd.Function):
+    """Needed rows → own rows: the sum of what every process has for them."""
+
+    @staticmethod
+    def forward(ctx: Any, needed: Tensor, plan: _Plan) -> Tensor:
+        ctx.plan = plan
+        begin, (first, last) = plan.wanted[plan.rank][0], plan.held[plan.rank]
+        mine = needed.new_zeros(*needed.shape[:2], last - first, needed.shape[3])
+        kept = plan.kept()
+        if kept[0] < kept[1]:
+            _rows(mine, kept, first).copy_(_rows(needed, kept, begin))
+        for part, tensor in plan.swap(needed, begin, plan.incoming(), plan.outgoing()):
+            _rows(mine, part, first).add_(tensor)
+        return mine
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _Fetch.apply(gradients[0], ctx.plan), None
+
+
+class _Everyone(torch.autograd.Function):
+    """What every process has in full, of which each uses a part: gradients are summed."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+class _Leave(torch.autograd.Function):
+    """Own rows → the whole map; what follows is the same in every process, so the gradient is its own rows'."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor, parts: list[Interval], rank: int, group: dist.ProcessGroup) -> Tensor:
+        ctx.part = parts[rank]
+        longest = max(last - first for first, last in parts)
+        padded = mine.new_zeros(*mine.shape[:2], longest, mine.shape[3])
+        padded[:, :, : mine.shape[2]] = mine
+        gathered = [torch.empty_like(padded) for _ in parts]
+        dist.all_gather(gathered, padded, group=group)
+        return torch.cat([each[:, :, : last - first] for each, (first, last) in zip(gathered, parts, strict=True)], 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        first, last = ctx.part
+        return gradients[0][:, :, first:last], None, None, None
+
+
+def _overlap(one: Interval, other: Interval) -> Interval:
+    return max(one[0], other[0]), min(one[1], other[1])
+
+
+def _rows(maps: Tensor, part: Interval, offset: int) -> Tensor:
+    return maps[:, :, part[0] - offset : part[1] - offset]
+
+
+def _strides(size: torch.Size) -> tuple[int, ...]:
+    return torch.empty(size, device="meta").stride()

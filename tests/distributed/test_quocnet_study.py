@@ -1,0 +1,160 @@
+"""QuocNet runs: by itself in this process, and on Ray Train with workers that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from advlab import data
+from advlab.distributed import quocnet_study
+from advlab.distributed.quocnet_work import ATTACKED, FILTERS, SCORES, Layout, QuocNetConfig
+from advlab.errors import UserError
+from advlab.report import quocnet
+from advlab.results import Study
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = QuocNetConfig(
+    model="quocnet-tiny", examples=600, steps=6, batch_size=16, sparsity=0.1, attacked=2, learning_rate=0.003
+)
+ARGUMENTS = [
+    "--model", "quocnet-tiny", "--examples", "600", "--steps", "6", "--batch-size", "16", "--sparsity", "0.1",
+    "--attacked", "2", "--learning-rate", "0.003",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A finished run in this process."""
+    study = quocnet_study.begin(CONFIG, Layout(alone=True), str(tmp_path_factory.mktemp("alone") / "run"))
+    quocnet_study.run(study, Layout(alone=True, checkpoint_every=3))
+    return study
+
+
+def losses(study: Study) -> np.ndarray:
+    steps = quocnet_study.losses(study.store)
+    assert steps["step"].to_pylist() == list(range(CONFIG.steps))
+    return steps["loss"].to_numpy()
+
+
+def test_a_run_leaves_losses_filters_scores_and_attacked_images(alone: Study) -> None:
+    assert losses(alone)[-1] < losses(alone)[0]
+    filters = alone.store.read_table(FILTERS)["filter"].combine_chunks()
+    assert len(filters.flatten()) == len(filters) * 3 * 6 * 6
+    scores = alone.store.read_table(SCORES)
+    held_out = data.load("cifar10", "test").subset(slice(600))
+    assert scores["positive"].to_pylist() == (held_out.labels == 1).tolist()
+    attacked = alone.store.read_table(ATTACKED)
+    assert attacked["success"].to_pylist() == [True] * len(attacked)
+    original = np.stack(attacked["original"].to_pylist()).reshape(-1, 3, 32, 32)
+    rows = torch.tensor(attacked["index"].to_pylist())
+    assert np.array_equal(original, held_out.images[rows].numpy().astype(original.dtype))
+    change = np.stack(attacked["image"].to_pylist()).reshape(original.shape) - original
+    np.testing.assert_allclose(
+        np.linalg.norm(change.reshape(len(change), -1), axis=1), attacked["l2"].to_numpy(), rtol=1e-3
+    )
+    assert alone.manifest["result"]["fooled"] == len(attacked)
+
+
+def test_its_figures_and_its_table(alone: Study) -> None:
+    for picture in (quocnet.filters(alone), quocnet.figure_6(alone)):
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) > 5_000
+    assert quocnet.table(alone).row_count == 6
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint(
+    alone: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half the steps are there, with the checkpoint after them; the others follow as they would have."""
+    study = quocnet_study.begin(CONFIG, Layout(alone=True), str(tmp_path / "run"))
+    layout = Layout(alone=True, checkpoint_every=3)
+
+    class Interrupted(quocnet_study.Alone):
+        def report(self, told: dict[str, Any], folder: str | None) -> None:
+            super().report(told, folder)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(quocnet_study, "Alone", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            quocnet_study.run(study, layout)
+    assert study.store.files("losses", suffix=".parquet") == ["losses/part-00000000.parquet"]
+    again = quocnet_study.begin(CONFIG, layout, str(tmp_path / "run"))
+    quocnet_study.run(again, layout)
+    np.testing.assert_allclose(losses(again), losses(alone), rtol=1e-6)
+    assert [path.name for path in sorted((tmp_path / "run" / "alone").iterdir())] == ["step-00000006"]
+
+
+@pytest.mark.parametrize(
+    ("config", "layout", "message"),
+    [
+        (QuocNetConfig(model="quocnet-9b"), Layout(), "unknown model 'quocnet-9b'; choose one of"),
+        (QuocNetConfig(steps=0), Layout(), "--steps 0 is impossible; choose at least 1"),
+        (QuocNetConfig(batch_size=9), Layout(data_parallel=2), "--batch-size 9 cannot be cut into 2 parts"),
+        (QuocNetConfig(), Layout(space=2, parallelism="fsdp"), "fsdp cuts batches alone; give --data-parallel 2"),
+        (QuocNetConfig(examples=10), Layout(), "--batch-size 64 is more than the 10 images of cifar10"),
+        (QuocNetConfig(), Layout(space=2, alone=True), "--alone is one process"),
+    ],
+)
+def test_mistakes_are_one_sentence(config: QuocNetConfig, layout: Layout, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        quocnet_study.begin(config, layout, str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(alone: Study, tmp_path: Path) -> None:
+    """Two workers share the network by rows; one is killed; the losses are those of one process all the same."""
+    command = [sys.executable, str(REPOSITORY / "sweeps/quocnet.py"), *ARGUMENTS]
+    command += ["--space", "2", "--checkpoint-every", "1", "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    parts = tmp_path / "run" / "losses"
+    wait_until(lambda: process.poll() is not None or len(list(parts.glob("part-*"))) >= 2)
+    assert process.poll() is None, process.stderr.read() if process.stderr else ""
+    os.kill(workers_below(process.pid)[-1], signal.SIGKILL)
+    _, complaints = process.communicate(timeout=800)
+    assert process.returncode == 0, complaints
+    study = Study.open(str(tmp_path / "run"))
+    np.testing.assert_allclose(losses(study), losses(alone), rtol=1e-4)
+    assert study.manifest["result"]["fooled"] == study.manifest["result"]["attacked"] == 2
+    assert len(list((tmp_path / "run" / "train").glob("checkpoint_*/"))) == 2
+
+
+def wait_until(happened: object, seconds: float = 600) -> None:
+    """A guard against waiting for ever, no measurement."""
+    assert callable(happened)
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.2)
+
+
+def workers_below(ancestor: int) -> list[int]:
+    """Processes of Ray Train's workers that descend from one, by /proc."""
+    parent, title = {}, {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            title[int(path.name)] = (path / "cmdline").read_bytes()
+        except OSError:  # it ended just now
+            continue
+
+    def descends(number: int) -> bool:
+        while number > 1:
+            if number == ancestor:
+                return True
+            number = parent.get(number, 0)
+        return False
+
+    found = [number for number, name in title.items() if b"RayTrainWorker" in name and descends(number)]
+    assert found, "no worker of Ray Train is running"
+    return sorted(found)
