@@ -390,6 +390,9 @@ class QuocNet(nn.Module):
 class BinaryClassifier(nn.Module):
     """Images → logits [B, 2] of "no" and "yes": a logistic regression on features that stay as they are.
 
+    The logits are the evidence against and for, whose difference is the score. So their size tells how far the score is
+    rounded, which [-score/2, score/2] would not: at the boundary both are 0, and attacks stop within rounding of it.
+
     Args:
         features: images [B, …] → [B, F].
         weight: [F].
@@ -405,8 +408,9 @@ class BinaryClassifier(nn.Module):
         self.bias: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
-        score = self.features(images) @ self.weight + self.bias
-        return torch.stack([-score / 2, score / 2], dim=1)
+        terms = self.features(images) * self.weight
+        score, size = terms.sum(1) + self.bias, terms.abs().sum(1) + self.bias.abs()
+        return torch.stack([size - score, size + score], dim=1) / 2
 
 
 def parameter_count(shape: QuocNetShape) -> int:
