@@ -102,12 +102,14 @@ def test_a_point_is_a_recipe_with_a_decay_for_every_layer(
     assert search.layers(architecture, mnist_test) == layers
     point = Point(architecture, (1e-3,) * layers, 7)
     recipe = point.recipe(mnist_test, epochs=2, max_iterations=30)
-    assert (recipe.name, recipe.seed, recipe.split) == (point.name, 7, "test")
+    is_convex = architecture == "softmax"  # such a model is one for all seeds
+    assert (recipe.name, recipe.seed, recipe.split) == (point.name, 0 if is_convex else 7, "test")
     assert recipe.trainer_arguments["weight_decay"] == [1e-3] * layers
     assert budget.items() <= recipe.trainer_arguments.items()
     layer_count = sum(isinstance(module, nn.Linear | nn.Conv2d) for module in recipe.build().modules())
     assert layer_count == layers
-    assert recipe.fingerprint != replace(point, seed=8).recipe(mnist_test, epochs=2, max_iterations=30).fingerprint
+    other = replace(point, seed=8).recipe(mnist_test, epochs=2, max_iterations=30)
+    assert (recipe.fingerprint == other.fingerprint) == is_convex
 
 
 def test_networks_by_depth_and_width() -> None:
