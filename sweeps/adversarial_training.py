@@ -33,9 +33,7 @@ def main(options: Options) -> None:
         pool = Pool(size, elastic=options.common.address is not None)
         study = hardening_study.begin(plan, options.common.out)
         with (
-            report.Tracker(
-                options.common.wandb, identity=study.manifest["identity"], config=study.config, out=study.store.uri
-            ) as tracker,
+            report.Tracker.of(study, options.common.wandb) as tracker,
             pool,
         ):
             hardening_study.run(plan, study, pool, on_progress=tracker.log)

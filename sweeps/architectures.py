@@ -30,9 +30,7 @@ def main(options: Options) -> None:
     plan = architectures_plan.prepare(options.study)
     with session(options.common.address):
         study = architectures_study.begin(plan, options.common.out)
-        with report.Tracker(
-            options.common.wandb, identity=study.manifest["identity"], config=study.config, out=study.store.uri
-        ) as tracker:
+        with report.Tracker.of(study, options.common.wandb) as tracker:
             elastic = options.common.address is not None
             architectures_study.run(plan, study, options.pool, elastic=elastic, on_progress=tracker.log)
     show(study)

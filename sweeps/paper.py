@@ -41,9 +41,7 @@ def main(options: Options) -> None:
             console.print(f"[bold]{folder}[/] ({position} of {len(studies)})")
             plan = transfer_plan.prepare(config)
             study = transfer_study.begin(plan, f"{out}/{folder}")
-            with report.Tracker(
-                options.common.wandb, identity=study.manifest["identity"], config=study.config, out=study.store.uri
-            ) as tracker:
+            with report.Tracker.of(study, options.common.wandb) as tracker:
                 transfer_study.run(plan, study, pool, on_progress=tracker.log)
                 tracker.record(study)
             if folder.startswith(LAST_TABLES):

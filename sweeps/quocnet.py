@@ -28,9 +28,7 @@ class Options:
 def main(options: Options) -> None:
     study = quocnet_study.begin(options.study, options.layout, options.common.out)
     with (
-        report.Tracker(
-            options.common.wandb, identity=study.manifest["identity"], config=study.config, out=study.store.uri
-        ) as tracker,
+        report.Tracker.of(study, options.common.wandb) as tracker,
         nullcontext() if options.layout.alone else session(options.common.address),
     ):
         quocnet_study.run(study, options.layout)

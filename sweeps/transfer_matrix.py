@@ -34,9 +34,7 @@ def main(options: Options) -> None:
     with session(options.common.address):
         pool = Pool(options.pool, elastic=options.common.address is not None)
         study = transfer_study.begin(plan, options.common.out)
-        with report.Tracker(
-            options.common.wandb, identity=study.manifest["identity"], config=study.config, out=study.store.uri
-        ) as tracker:
+        with report.Tracker.of(study, options.common.wandb) as tracker:
             with pool:
                 transfer_study.run(plan, study, pool, on_progress=tracker.log)
             show(study)

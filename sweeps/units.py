@@ -32,9 +32,7 @@ def main(options: Options) -> None:
         pool = Pool(options.pool, elastic=options.common.address is not None)
         study = units_study.begin(plan, options.common.out)
         with (
-            report.Tracker(
-                options.common.wandb, identity=study.manifest["identity"], config=study.config, out=study.store.uri
-            ) as tracker,
+            report.Tracker.of(study, options.common.wandb) as tracker,
             pool,
         ):
             units_study.run(plan, study, pool, on_progress=tracker.log)

