@@ -31,6 +31,18 @@ class CommonOptions:
     """Weights & Biases logging."""
 
 
+def require_at_least(*options: tuple[str, int, int]) -> None:
+    """Raise a UserError for the first (option, value, least) whose value is below the least."""
+    for option, value, least in options:
+        if value < least:
+            raise UserError(f"{option} {value} is impossible; choose at least {least}.")
+
+
+def listed(text: str) -> list[str]:
+    """``"a, b,"`` → the names in it."""
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
 def run(description: str, options: type[Options], main: Callable[[Options], None]) -> None:
     """Parse the command line into ``options``, call ``main`` with it, and exit as users expect.
 

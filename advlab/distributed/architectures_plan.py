@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from advlab import data
+from advlab.command import listed, require_at_least
 from advlab.data import Dataset
 from advlab.errors import UserError
 from advlab.models import search
@@ -92,16 +93,14 @@ def prepare(config: ArchitecturesConfig) -> ArchitecturesPlan:
     if config.search == "grid" and config.trials is not None:
         raise UserError(f"--trials {config.trials} is for random and optuna; a grid has all its points.")
     drawn = DRAWN_TRIALS if config.trials is None else config.trials
-    for option, value, least in (
+    require_at_least(
         ("--trials", drawn, 1),
         ("--seeds", config.seeds, 1),
         ("--epochs", config.epochs, 1),
         ("--max-iterations", config.max_iterations, 1),
         ("--examples", config.examples, 1),
         ("--seed", config.seed, 0),
-    ):
-        if value < least:
-            raise UserError(f"{option} {value} is impossible; choose at least {least}.")
+    )
     images = {split: data.load(config.dataset, split) for split in ("fit", "validation", "test")}
     if config.examples > len(images["validation"]):
         raise UserError(
@@ -136,7 +135,7 @@ def _space(config: ArchitecturesConfig, fit: Dataset) -> Space:
 
 
 def _listed(text: str) -> list[str]:
-    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    return list(dict.fromkeys(listed(text)))
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from advlab import data
+from advlab.command import listed
 from advlab.data import splits
 from advlab.distributed.transfer_plan import TransferConfig
 from advlab.errors import UserError
-from advlab.models import Checkpoint
 from advlab.models.evaluation import error_rate
 from advlab.results import Study
-from advlab.results.layout import HALVES, weights_file
+from advlab.results.layout import HALVES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,13 +65,13 @@ class CrossTrainingSetConfig:
             UserError: a negative seed, or no model for one of the halves.
         """
         for option, names in (("--on-first", self.on_first), ("--on-second", self.on_second)):
-            if not _listed(names):
+            if not listed(names):
                 raise UserError(f"{option} {names!r} names no model; give e.g. fc100-100-10.")
-        models = [f"{name}@{splits.full_name('p1', self.seed)}" for name in _listed(self.on_first)]
-        models += [f"{name}@{splits.full_name('p2', self.seed)}" for name in _listed(self.on_second)]
+        models = [f"{name}@{splits.full_name('p1', self.seed)}" for name in listed(self.on_first)]
+        models += [f"{name}@{splits.full_name('p2', self.seed)}" for name in listed(self.on_second)]
         variants = ("", "-clipped", "-boxed", "-literal")
-        controls = [f"amplified-{rho}{variant}" for rho in _listed(self.amplitudes) for variant in variants]
-        controls += [f"gaussian-{sigma}" for sigma in _listed(self.noise)]
+        controls = [f"amplified-{rho}{variant}" for rho in listed(self.amplitudes) for variant in variants]
+        controls += [f"gaussian-{sigma}" for sigma in listed(self.noise)]
         return TransferConfig(
             dataset=self.dataset,
             split="test",
@@ -79,7 +79,7 @@ class CrossTrainingSetConfig:
             examples=self.examples,
             attack=self.attack,
             target=self.target,
-            controls=",".join([*controls, *_listed(self.matched)]),
+            controls=",".join([*controls, *listed(self.matched)]),
             shard_size=self.shard_size,
             seed=self.seed,
         )
@@ -93,11 +93,7 @@ def record_halves(study: Study) -> None:
     sets = {split: data.load(name, split, seed=seed) for split in ("p1", "p2", "test")}
     rows = []
     for model in study.targets:
-        network = Checkpoint.from_bytes(study.store.read_bytes(weights_file(model))).network()
+        network = study.checkpoint(model).network()
         errors = {f"{split}_error": error_rate(network, part.images, part.labels) for split, part in sets.items()}
         rows.append({"model": model, **errors})
     study.store.write_table(HALVES, pa.Table.from_pylist(rows))
-
-
-def _listed(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]

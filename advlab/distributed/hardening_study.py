@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 
 from advlab import data
+from advlab.command import listed, require_at_least
 from advlab.data import Dataset
 from advlab.distributed.crew import PoolOptions
 from advlab.distributed.hardening_units import TrainUnit
@@ -91,18 +92,16 @@ def prepare(config: HardeningConfig) -> HardeningPlan:
     Raises:
         UserError: an unknown variant or data set, or an impossible number.
     """
-    for option, value, least in (
+    require_at_least(
         ("--seeds", config.seeds, 1),
         ("--seed", config.seed, 0),
         ("--snapshot-epochs", config.snapshot_epochs, 1),
         ("--distortions", config.distortions, 1),
         ("--generators", config.generators, 1),
-    ):
-        if value < least:
-            raise UserError(f"{option} {value} is impossible; choose at least {least}.")
+    )
     if config.frozen and config.pool is None:
         raise UserError("--frozen says to leave a pool as it is, but there is none; name its folder with --pool.")
-    names = [name for part in config.variants.split(",") if (name := part.strip())]
+    names = listed(config.variants)
     if not names:
         raise UserError(f"--variants names no variant; choose among {', '.join(VARIANTS)}.")
     for name in names:

@@ -19,20 +19,17 @@ from advlab.analysis.alignment import gradient_alignment, gradient_size, input_g
 from advlab.distributed.cross_training_set import CrossTrainingSetConfig
 from advlab.distributed.transfer_plan import TransferConfig
 from advlab.errors import UserError
-from advlab.models import Checkpoint
 from advlab.results import Store, Study
 from advlab.results.layout import (
     ALIGNMENT,
     FIRST_TABLES,
     LAST_TABLES,
+    POLICIES,
     READINGS,
     TARGETS,
     seed_folder,
-    weights_file,
 )
-from advlab.transfer.controls import CURVE
-
-POLICIES = ("nearest", "runner-up", "least-likely")
+from advlab.transfer.controls import CURVE, MATCHED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +61,7 @@ class PaperConfig:
             raise UserError(f"--seeds {self.seeds} is impossible; choose at least 1.")
         shared: dict[str, Any] = {"examples": self.examples, "attack": self.attack, "shard_size": self.shard_size}
         curve = [f"amplified-{rho:g}" for rho in CURVE]
-        matched = ["noise", "sphere", "shuffled", "borrowed"]
-        table_2 = ",".join(["gaussian-0.1", "gaussian-0.3", *matched, *curve])
+        table_2 = ",".join(["gaussian-0.1", "gaussian-0.3", *MATCHED, *curve])
         found: dict[str, TransferConfig] = {}
         for seed in range(self.seeds):
             found[seed_folder(FIRST_TABLES, seed)] = TransferConfig(seed=seed, controls=table_2, **shared)
@@ -88,12 +84,7 @@ def record_alignment(out: str, seeds: int) -> None:
     studies = [Study.open(f"{out}/{seed_folder(FIRST_TABLES, seed)}") for seed in range(seeds)]
     images, labels = studies[0].dataset.images, studies[0].dataset.labels
     found = [
-        {
-            name: input_gradients(
-                Checkpoint.from_bytes(study.store.read_bytes(weights_file(name))).network(), images, labels
-            )
-            for name in study.targets
-        }
+        {name: input_gradients(study.checkpoint(name).network(), images, labels) for name in study.targets}
         for study in studies
     ]
     names = studies[0].targets

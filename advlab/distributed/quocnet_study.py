@@ -19,6 +19,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from advlab.analysis import detector
+from advlab.command import require_at_least
 from advlab.distributed.quocnet_work import ATTACKED, SCORES, Layout, QuocNetConfig, images, work
 from advlab.distributed.session import host_count
 from advlab.errors import UserError
@@ -40,14 +41,12 @@ def begin(config: QuocNetConfig, layout: Layout, out: str | None) -> Study:
     """
     preset(config.model)
     groups = layout.data_parallel
-    for option, value, least in (
+    require_at_least(
         ("--steps", config.steps, 1),
         ("--batch-size", config.batch_size, 1),
         ("--space", layout.space, 1),
         ("--data-parallel", groups, 1),
-    ):
-        if value < least:
-            raise UserError(f"{option} {value} is impossible; choose at least {least}.")
+    )
     if config.batch_size % groups:
         raise UserError(f"--batch-size {config.batch_size} cannot be cut into {groups} parts; choose a multiple.")
     if layout.parallelism == "fsdp" and layout.space > 1:

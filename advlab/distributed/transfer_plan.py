@@ -9,6 +9,7 @@ from torch import nn
 
 from advlab import data
 from advlab.attacks import registry, targets
+from advlab.command import listed
 from advlab.data import Dataset, splits
 from advlab.errors import UserError
 from advlab.models import Recipe, external, zoo
@@ -94,7 +95,7 @@ def prepare(config: TransferConfig, reuse: str | None = None) -> Plan:
             ``reuse`` or behind a ``study:``.
     """
     names, trained = study_models.expand(zoo.expand(config.models))
-    noise = [control.strip() for control in config.controls.split(",") if control.strip()]
+    noise = listed(config.controls)
     controls.validate(noise, names)
     full = data.load(config.dataset, config.split)
     if not 1 <= config.examples <= len(full):

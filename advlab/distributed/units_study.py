@@ -20,6 +20,7 @@ from advlab import data
 from advlab.analysis import statistics
 from advlab.analysis.directions import BASES, Moments, directions
 from advlab.analysis.features import Features, Top
+from advlab.command import require_at_least
 from advlab.data import Dataset
 from advlab.distributed.models import Subject
 from advlab.distributed.outcome import require_success
@@ -97,14 +98,12 @@ def prepare(config: UnitsConfig) -> UnitsPlan:
     Raises:
         UserError: an unknown model, layer or data set, or an impossible number.
     """
-    for option, value, least in (
+    require_at_least(
         ("--directions", config.directions, 2),
         ("--top", config.top, 2),
         ("--shard-size", config.shard_size, 1),
         ("--seed", config.seed, 0),
-    ):
-        if value < least:
-            raise UserError(f"{option} {value} is impossible; choose at least {least}.")
+    )
     subject = Subject.load(config.model, config.train_data, config.seed)
     Features(subject.model, config.layer)
     images = data.load(config.data, config.split, size=config.input_size or subject.input_size)

@@ -20,8 +20,8 @@ from advlab.report import figures, paper
 from advlab.report.paper import M1, M1_PRIME, M2, as_printed
 from advlab.report.tables import markdown_line
 from advlab.results import Store, Study
-from advlab.results.layout import ALIGNMENT, FIRST_TABLES, HALVES, LAST_TABLES, READINGS, TARGETS, seed_folder
-from advlab.transfer.controls import CURVE
+from advlab.results.layout import ALIGNMENT, FIRST_TABLES, HALVES, LAST_TABLES, POLICIES, READINGS, TARGETS, seed_folder
+from advlab.transfer.controls import CURVE, MATCHED
 from advlab.transfer.metrics import wilson
 from advlab.transfer.seeds import Estimate, estimate, paired_p
 
@@ -206,12 +206,11 @@ def table_3(study: Repeated, tally: Tally) -> str:
 
 def matched_table(study: Repeated) -> str:
     """Mean error over the other models: of the examples, and of controls that have each perturbation's own norm."""
-    kinds = ("noise", "sphere", "shuffled", "borrowed")
-    lines = _head("examples of", "themselves", *kinds)
+    lines = _head("examples of", "themselves", *MATCHED)
     for source in study.models:
         others = [model for model in study.models if model != source]
         cells = []
-        for name in (source, *(f"{kind}-{source}" for kind in kinds)):
+        for name in (source, *(f"{kind}-{source}" for kind in MATCHED)):
             rates = [fmean(seed) for seed in zip(*(study.errors(name, model) for model in others), strict=True)]
             cells.append(_percent(estimate(rates), 1))
         lines.append([source, *cells])
@@ -240,7 +239,7 @@ def readings_table(study: Study) -> str:
 def targets_table(out: str, first: Repeated) -> str:
     """Mean RMS, and mean error of the other models, by policy of choosing targets; seed 0."""
     policies: dict[str, list[dict[str, Any]]] = {"random": first.studies[0].matrix().to_pylist()}
-    for policy in ("nearest", "runner-up", "least-likely"):
+    for policy in POLICIES:
         policies[policy] = Study.open(f"{out}/{TARGETS}/{policy}").matrix().to_pylist()
     lines = _head("model", *(f"{name}: RMS, transfer %" for name in policies), "the paper: RMS, transfer %")
     for model in first.models:

@@ -15,9 +15,10 @@ import torch
 from advlab import data
 from advlab.data import Dataset
 from advlab.errors import UserError
+from advlab.models import Checkpoint
 from advlab.results import provenance
 from advlab.results.addresses import Addresses
-from advlab.results.layout import MANIFEST, MATRIX, examples_folder, predictions_folder
+from advlab.results.layout import MANIFEST, MATRIX, examples_folder, predictions_folder, weights_file
 from advlab.results.schema import decode_images
 from advlab.results.store import Store
 from advlab.results.tables import examples_from_arrow, examples_to_arrow
@@ -162,6 +163,10 @@ class Study:
             listed = isinstance(value, list | tuple)
             words += [f"--{key.replace('_', '-')}", ",".join(map(str, value)) if listed else str(value)]
         return shlex.join([*words, "--out", self.store.uri])
+
+    def checkpoint(self, model: str) -> Checkpoint:
+        """The study's own copy of a model it trained."""
+        return Checkpoint.from_bytes(self.store.read_bytes(weights_file(model)))
 
     def is_control(self, source: str) -> bool:
         """Whether a source is noise rather than an attacked model."""

@@ -37,6 +37,9 @@ _DERIVED = re.compile(
     rf"(?P<kind>noise|sphere|shuffled|borrowed|amplified-(?P<amount>{_NUMBER})(-(?P<variant>clipped|boxed|literal))?)"
     r"(-(?P<model>.+))?"
 )
+MATCHED = ("noise", "sphere", "shuffled", "borrowed")
+"""Controls that have each perturbation's own norm."""
+
 CURVE = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
 """RMS to which perturbations are amplified, or shrunk, for the curve of transfer against size."""
 
