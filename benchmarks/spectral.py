@@ -7,6 +7,7 @@ Seconds are of the processor (all threads), so that a busy machine does not coun
 What each method computes:
 
 - `frame_bounds` (ours): lower and upper bound, exact.
+- `upper_only` (ours): the upper bound alone, exact, as the methods below but the SVD give it.
 - `svd`: every singular value: an FFT of the polyphase kernel and one complex SVD per output frequency (Sedghi, Gupta &
   Long 2019, with the strides of Senderovich et al. 2022); for a linear layer `torch.linalg.svdvals`.
 - `gram`: upper bound by Gram iteration on the same blocks (Delattre et al. 2023), on half of the frequencies, with six
@@ -45,6 +46,10 @@ POWER_ITERATIONS = 100
 def ours(layer: nn.Module, size: int) -> Bounds:
     bounds = frame_bounds(layer, size or None)
     return bounds.lower, bounds.upper
+
+
+def ours_upper(layer: nn.Module, size: int) -> Bounds:
+    return None, frame_bounds(layer, size or None, upper_only=True).upper
 
 
 def blocks(layer: nn.Module, size: int) -> Tensor:
@@ -125,7 +130,7 @@ def fantastic_four(layer: nn.Module, _size: int) -> Bounds:
 
 
 METHODS: dict[str, Callable[[nn.Module, int], Bounds]] = {
-    "frame_bounds": ours, "svd": svd, "gram": gram, "power": power, "toeplitz": toeplitz,
+    "frame_bounds": ours, "upper_only": ours_upper, "svd": svd, "gram": gram, "power": power, "toeplitz": toeplitz,
     "fantastic-four": fantastic_four,
 }  # fmt: skip
 CONVOLUTIONS_ONLY = ("toeplitz", "fantastic-four")

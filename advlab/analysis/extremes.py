@@ -43,14 +43,15 @@ def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, fl
         return 0.0, 0.0
     angles, groups = symbol.frequencies[0], len(symbol.taps_GQFP)
     if groups * len(angles) == 1:
-        return _ends_of(_block(symbol, 0, angles[0]))
+        block = _block(symbol, 0, angles[0])
+        return _ends_of(block) if need_lower else (0.0, _norm_of(block))
     search = _Search(symbol)
     if need_lower and search.has_zero():
         search.low = 0.0
         need_lower = False
     parts = _chunks(symbol)
     for part in parts:
-        blocks = _Blocks(symbol, part)
+        blocks = _Blocks(symbol, part, need_lower=need_lower)
         search.raise_high(blocks)
         if need_lower:
             search.sink_low(blocks)
@@ -67,19 +68,36 @@ def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, fl
 
 
 class _Blocks:
-    """The blocks of some frequencies: Gram matrices [N, side, side], N = groups x frequencies."""
+    """The blocks of some frequencies: Gram matrices [N, side, side], N = groups x frequencies.
 
-    def __init__(self, symbol: BlockSymbol, angles: Tensor) -> None:
-        self.symbol, self.angles = symbol, angles
-        self.grams = symbol.grams(angles).flatten(0, 1)
-        self.single = self.grams.to(torch.complex64)
+    For the largest value alone single precision settles nearly all of them, and only the others are made in double.
+    """
+
+    def __init__(self, symbol: BlockSymbol, angles: Tensor, *, need_lower: bool = True) -> None:
+        self.symbol, self.angles, self.need_lower = symbol, angles, need_lower
+        self._all = symbol.grams(angles).flatten(0, 1) if need_lower else None
+        self.single = (
+            symbol.grams(angles, torch.float32).flatten(0, 1) if self._all is None else self._all.to(torch.complex64)
+        )
+
+    def __len__(self) -> int:
+        return len(self.single)
+
+    def grams(self, rows: Tensor) -> Tensor:
+        """Gram matrices in double precision; a copy."""
+        if self._all is not None:
+            return self._all[rows]
+        groups, frequencies = rows // len(self.angles), rows % len(self.angles)
+        used, which = frequencies.unique(return_inverse=True)
+        return self.symbol.grams(self.angles[used])[groups, which]
 
     def squares(self, row: int) -> tuple[float, float]:
-        """The smallest and the largest eigenvalue of one Gram matrix."""
+        """The smallest (0 where it was not asked for) and the largest eigenvalue of one Gram matrix."""
         if self.symbol.side > DIRECT:
-            low, high = _ends_of(_block(self.symbol, *self.place(row)))
+            block = _block(self.symbol, *self.place(row))
+            low, high = _ends_of(block) if self.need_lower else (0.0, _norm_of(block))
             return low**2, high**2
-        values = torch.linalg.eigvalsh(self.grams[row])
+        values = torch.linalg.eigvalsh(self.grams(torch.tensor([row]))[0])
         return max(0.0, float(values[0])), max(0.0, float(values[-1]))
 
     def place(self, row: int) -> tuple[int, Tensor]:
@@ -120,7 +138,7 @@ class _Search:
 
     def near_low(self, blocks: _Blocks) -> list[int]:
         """The blocks whose smallest eigenvalue is the lowest but for rounding."""
-        near = ~_is_definite(blocks.grams.clone(), -self.low - 2 * self.error)
+        near = ~_is_definite(blocks.grams(torch.arange(len(blocks))), -self.low - 2 * self.error)
         rows: list[int] = near.nonzero()[:, 0].tolist()
         return rows
 
@@ -129,7 +147,7 @@ class _Search:
 
         Batches double, so that nearly every block is tested once, against a best that few will beat.
         """
-        order = torch.randperm(len(blocks.grams), generator=self._random)
+        order = torch.randperm(len(blocks), generator=self._random)
         first, size = 0, 1
         while first < len(order):
             rows = order[first : first + size]
@@ -159,16 +177,24 @@ def _ends_of(block: Tensor) -> tuple[float, float]:
     return float(values[-1]), float(values[0])
 
 
+def _norm_of(block: Tensor) -> float:
+    """The largest singular value of one block."""
+    if min(block.shape) <= DIRECT:
+        return float(torch.linalg.svdvals(block)[0])
+    tall = block if block.shape[0] >= block.shape[1] else block.mH
+    return _largest(lambda x: tall.mH @ (tall @ x), tall.shape[1], block) ** 0.5
+
+
 def _unproven(blocks: _Blocks, rows: Tensor, sign: int, best: float, error: float) -> Tensor:
     """The rows that may have an eigenvalue beyond the best by more than the error: above it (-1) or below it (+1).
 
     Single precision settles most: a decomposition that exists for a matrix shifted by its rounding error proves as much
     as one in double precision.
     """
-    rounding = error * SINGLE_EPSILON / EPSILON
+    rounding = error * (1 + blocks.symbol.terms / blocks.symbol.side) * SINGLE_EPSILON / EPSILON
     if rounding < best:
         rows = rows[~_is_definite(sign * blocks.single[rows], -sign * best - rounding)]
-    return rows[~_is_definite(sign * blocks.grams[rows], -sign * best + error)] if len(rows) else rows
+    return rows[~_is_definite(sign * blocks.grams(rows), -sign * best + error)] if len(rows) else rows
 
 
 def _is_definite(matrices: Tensor, shift: float) -> Tensor:
@@ -238,19 +264,19 @@ def _ends(factor: Tensor) -> tuple[float, float]:
         solved = torch.linalg.solve_triangular(factor.mH, x[:, None], upper=False)
         return torch.linalg.solve_triangular(factor, solved, upper=True)[:, 0]
 
-    upper = _largest(forward, factor) ** 0.5
+    upper = _largest(forward, len(factor), factor) ** 0.5
     if not factor.diagonal().all():
         return 0.0, upper
-    return _largest(backward, factor) ** -0.5, upper
+    return _largest(backward, len(factor), factor) ** -0.5, upper
 
 
-def _largest(apply: Callable[[Tensor], Tensor], like: Tensor) -> float:
-    """The largest eigenvalue of a Hermitian operator."""
+def _largest(apply: Callable[[Tensor], Tensor], side: int, like: Tensor) -> float:
+    """The largest eigenvalue of a Hermitian operator on vectors [side] of the data type of ``like``."""
     dtype = like.numpy().dtype
-    start = np.random.default_rng(0).standard_normal(len(like)).astype(dtype)
+    start = np.random.default_rng(0).standard_normal(side).astype(dtype)
 
     def multiply(x: np.ndarray) -> np.ndarray:
         return apply(torch.from_numpy(np.ascontiguousarray(x, dtype=dtype).reshape(-1))).numpy()
 
-    operator = LinearOperator(tuple(like.shape), matvec=multiply, dtype=dtype)
+    operator = LinearOperator((side, side), matvec=multiply, dtype=dtype)
     return float(eigsh(operator, k=1, which="LM", v0=start, tol=LANCZOS_TOLERANCE, return_eigenvectors=False)[0])

@@ -47,7 +47,7 @@ def product_bounds(network: Network, known: Mapping[str, float] = MappingProxyTy
 
     def norm(module: nn.Module, shape: tuple[int, ...]) -> float:
         size = None if isinstance(module, nn.Linear) else shape[1:]
-        return frame_bounds(module, size, padding="layer").upper
+        return frame_bounds(module, size, padding="layer", upper_only=True).upper
 
     def fused(node: fx.Node) -> float | None:
         before: Any = node.args[0]

@@ -66,17 +66,22 @@ class BlockSymbol:
         """A(ω) at any angles, complex128 [G, W, F, P]."""
         return _transform(angles_Wd @ self.offsets_Qd.double().T, self.taps_GQFP)
 
-    def grams(self, angles_Wd: Tensor) -> Tensor:
-        """The smaller of A(ω)* A(ω) and A(ω) A(ω)*, complex128 [G, W, side, side].
+    def grams(self, angles_Wd: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The smaller of A(ω)* A(ω) and A(ω) A(ω)*, [G, W, side, side], complex of the precision asked for.
 
         Both ways of computing it give the same: products of blocks, or the transform of the taps' correlations, which
         costs few operations where the taps are few beside the channels.
         """
         if self._correlations is None:
-            blocks = self.blocks(angles_Wd)
+            blocks = _transform(angles_Wd @ self.offsets_Qd.double().T, self.taps_GQFP.to(dtype))
             return blocks.mH @ blocks if self.injective else blocks @ blocks.mH
         taps, lags = self._correlations
-        return _transform(angles_Wd @ lags.T, taps)
+        return _transform(angles_Wd @ lags.T, taps.to(dtype))
+
+    @property
+    def terms(self) -> int:
+        """How many matrices a Gram matrix is summed from, each a little rounded."""
+        return len(self.offsets_Qd if self._correlations is None else self._correlations[1])
 
     @cached_property
     def _correlations(self) -> tuple[Tensor, Tensor] | None:
@@ -131,7 +136,8 @@ def polyphase(
 
 
 def _transform(phase_WQ: Tensor, taps_GQmn: Tensor) -> Tensor:
-    """Σ_q taps_q e^{iφ}, complex128 [G, W, m, n]: so few taps that a matrix product beats an FFT."""
+    """Σ_q taps_q e^{iφ}, [G, W, m, n], as precise as the taps: so few that a matrix product beats an FFT."""
     groups, taps, m, n = taps_GQmn.shape
     flat = taps_GQmn.reshape(groups, taps, m * n)
-    return torch.complex(phase_WQ.cos() @ flat, phase_WQ.sin() @ flat).view(groups, len(phase_WQ), m, n)
+    cosine, sine = phase_WQ.cos().to(flat), phase_WQ.sin().to(flat)
+    return torch.complex(cosine @ flat, sine @ flat).view(groups, len(phase_WQ), m, n)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from advlab.analysis import extremes as ends
 from advlab.analysis import frame_bounds, singular_spectrum
-from advlab.analysis.frames import torus
+from advlab.analysis.frames import FrameBounds, torus
 from advlab.analysis.printed import printed_extremes
 from advlab.errors import UserError
 from advlab.models import alexnet
@@ -40,6 +40,7 @@ def test_circular_bounds_are_those_of_the_explicit_matrix(drawn: tuple[Any, tupl
     bounds = frame_bounds(layer, size)
     assert close(bounds.upper, float(values[0]), float(values[0]))
     assert close(bounds.lower, float(values[-1]), float(values[0]))
+    assert close(frame_bounds(layer, size, upper_only=True).upper, float(values[0]), float(values[0]))
     assert bounds.injective == (matrix.shape[0] >= matrix.shape[1])
 
 
@@ -85,7 +86,7 @@ def test_circular_padding_that_fits_is_exact(dense_of: Dense) -> None:
     bounds = frame_bounds(layer, (8, 6))
     assert bounds.upper == pytest.approx(float(values[0]), rel=1e-12)
     assert bounds.lower == pytest.approx(float(values[-1]), rel=1e-12)
-    assert frame_bounds(layer, (8, 6), padding="layer").upper == bounds.upper
+    assert frame_bounds(layer, (8, 6), padding="layer").upper == pytest.approx(bounds.upper, rel=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(30, 50), (50, 30), (40, 40), (1, 7)])
@@ -96,6 +97,7 @@ def test_linear_layers(shape: tuple[int, int]) -> None:
     bounds = frame_bounds(layer)
     assert bounds.upper == pytest.approx(float(values[0]), rel=1e-12)
     assert bounds.lower == pytest.approx(float(values[-1]), rel=1e-9)
+    assert frame_bounds(layer, upper_only=True) == FrameBounds(0.0, bounds.upper, bounds.injective)
     assert bounds.injective == (shape[1] >= shape[0])
 
 
@@ -107,6 +109,8 @@ def test_lanczos_finds_what_diagonalising_finds(drawn: tuple[Any, tuple[int, ...
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ends, "DIRECT", 2)
         lanczos = frame_bounds(layer, size)
+        upper = frame_bounds(layer, size, upper_only=True).upper
+    assert close(upper, direct.upper, direct.upper)
     assert close(lanczos.upper, direct.upper, direct.upper)
     assert close(lanczos.lower, direct.lower, direct.upper)
 
@@ -148,7 +152,7 @@ def test_alexnets_first_layer_rounds_up_to_its_stride() -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(3, 64, 11, stride=4, padding=2)
     zeros = frame_bounds(layer, 224, padding="zeros").upper
-    assert zeros == frame_bounds(layer, 228).upper
+    assert zeros == frame_bounds(layer, 228, upper_only=True).upper
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4])
@@ -203,3 +207,4 @@ def test_table_5s_convolutions_have_the_bounds_of_an_svd_per_frequency() -> None
         bounds = frame_bounds(layer, size)
         assert close(bounds.upper, float(values.max()), float(values.max()))
         assert close(bounds.lower, float(values.min()), float(values.max()))
+        assert close(frame_bounds(layer, size, upper_only=True).upper, float(values.max()), float(values.max()))
