@@ -2,6 +2,7 @@
 
 ``tables_1_and_2/seed=K``   the six models of Table 1, attacked on training images
 ``tables_3_and_4/seed=K``   models of two halves, attacked on test images
+``initial_weights/seed=K``  the sigmoid networks from other initial weights
 ``readings``                the softmax rows by other readings of the paper's text
 ``targets/POLICY``          the six models once more, by other policies of choosing targets
 ``alignment.parquet``       why their examples transfer
@@ -23,6 +24,7 @@ from advlab.results import Store, Study
 from advlab.results.layout import (
     ALIGNMENT,
     FIRST_TABLES,
+    INITIAL,
     LAST_TABLES,
     POLICIES,
     READINGS,
@@ -30,6 +32,8 @@ from advlab.results.layout import (
     seed_folder,
 )
 from advlab.transfer.controls import CURVE, MATCHED
+
+SIGMOID = ("fc100-100-10", "fc100-100-10-wide", "fc200-200-10", "fc200-200-10-wide")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +71,9 @@ class PaperConfig:
             found[seed_folder(FIRST_TABLES, seed)] = TransferConfig(seed=seed, controls=table_2, **shared)
             halves = CrossTrainingSetConfig(seed=seed, **shared)
             found[seed_folder(LAST_TABLES, seed)] = halves.transfer()
+            found[seed_folder(INITIAL, seed)] = TransferConfig(
+                models=",".join(SIGMOID), seed=seed, controls="", **shared
+            )
         softmax = [f"softmax{decay}" for decay in ("1e-4", "1e-2", "1")]
         readings = [f"{name}{reading}" for reading in ("", "-plain", "-per-unit", "-early") for name in softmax]
         found[READINGS] = TransferConfig(models=",".join(readings), controls="", **shared)

@@ -35,8 +35,10 @@ class MLP(nn.Sequential):
 def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> None:
     """Draw the weights of all linear and convolutional layers; biases start at zero.
 
-    ``glorot`` is uniform with variance 2/(fan_in + fan_out); ``sparse`` gives each unit 15 unit-normal incoming
-    weights (Martens 2010, usual when networks were trained by batch methods); ``kaiming`` is for ReLU networks.
+    ``glorot`` is uniform with variance 2/(fan_in + fan_out); ``wide`` is four times as wide, as the slope of a logistic
+    sigmoid is ¼ at most (Deep Learning Tutorials, LISA lab, Montréal, 2008-2013); ``sparse`` gives each unit 15
+    unit-normal incoming weights (Martens 2010, usual when networks were trained by batch methods); ``kaiming`` is for
+    ReLU networks.
     The last layer of a network without hidden layers starts at zero: its loss is convex.
     """
     layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
@@ -45,12 +47,14 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
         match scheme:
             case "glorot":
                 nn.init.xavier_uniform_(weight, generator=generator)
+            case "wide":
+                nn.init.xavier_uniform_(weight, gain=4, generator=generator)
             case "kaiming":
                 nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=generator)
             case "sparse":
                 _sparse(weight.view(len(weight), -1), generator)
             case _:
-                raise ValueError(f"unknown initialisation {scheme!r}; choose glorot, kaiming or sparse.")
+                raise ValueError(f"unknown initialisation {scheme!r}; choose glorot, wide, kaiming or sparse.")
         if layer.bias is not None:
             layer.bias.zero_()
     if len(layers) == 1:

@@ -78,7 +78,7 @@ def test_reconstruction_loss_adds_up() -> None:
     torch.testing.assert_close(rare, 30 * divergence, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("scheme", ["glorot", "kaiming", "sparse"])
+@pytest.mark.parametrize("scheme", ["glorot", "wide", "kaiming", "sparse"])
 def test_initial_weights_follow_the_seed(scheme: str) -> None:
     first, second, other = MLP([20, 9, 4]), MLP([20, 9, 4]), MLP([20, 9, 4])
     for network, seed in ((first, 3), (second, 3), (other, 4)):
@@ -92,6 +92,8 @@ def test_initial_weights_have_their_schemes_moments() -> None:
     layer = nn.Linear(400, 300)
     initialise(nn.Sequential(layer, nn.Linear(300, 2)), "glorot", seeded())
     assert layer.weight.var().item() == pytest.approx(2 / 700, rel=0.05)
+    initialise(nn.Sequential(layer, nn.Linear(300, 2)), "wide", seeded())
+    assert layer.weight.var().item() == pytest.approx(16 * 2 / 700, rel=0.05)
     initialise(nn.Sequential(layer, nn.Linear(300, 2)), "kaiming", seeded())
     assert layer.weight.var().item() == pytest.approx(2 / 400, rel=0.05)
     initialise(nn.Sequential(layer, nn.Linear(300, 2)), "sparse", seeded())
@@ -105,7 +107,7 @@ def test_a_convex_model_starts_at_zero() -> None:
 
 
 def test_unknown_initialisation() -> None:
-    with pytest.raises(ValueError, match="unknown initialisation 'he'; choose glorot, kaiming or sparse"):
+    with pytest.raises(ValueError, match="unknown initialisation 'he'; choose glorot, wide, kaiming or sparse"):
         initialise(MLP([5, 3]), "he", seeded())
 
 
