@@ -19,7 +19,7 @@ from rich.console import Console
 
 from advlab import data
 from advlab.data import Dataset
-from advlab.distributed.generators import Generators
+from advlab.distributed.hardening.generators import Generators
 from advlab.distributed.session import session
 from advlab.hardening.settings import Settings, variant
 from advlab.hardening.trainer import Frozen, Trainer

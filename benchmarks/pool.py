@@ -24,10 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from advlab import data, models
+from advlab.distributed.arrays import Arrays
 from advlab.distributed.crew import PoolOptions
 from advlab.distributed.pool import Pool
 from advlab.distributed.session import session
-from advlab.distributed.units import Arrays, AttackUnit, Shard
+from advlab.distributed.transfer.work import AttackUnit, Shard
 from advlab.distributed.worker import Resources
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from advlab.data import Dataset
-from advlab.distributed.units import AttackUnit, EvaluateUnit, Shard
+from advlab.distributed.transfer.work import AttackUnit, EvaluateUnit, Shard
 from advlab.results.addresses import Addresses
 
 

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from advlab import report
 from advlab.command import CommonOptions, run
-from advlab.distributed import hardening_study
 from advlab.distributed.crew import PoolOptions
-from advlab.distributed.hardening_study import HardeningConfig
+from advlab.distributed.hardening import study as hardening_study
+from advlab.distributed.hardening.study import HardeningConfig
 from advlab.distributed.pool import Pool
 from advlab.distributed.session import session
 from advlab.report import hardening

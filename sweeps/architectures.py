@@ -9,8 +9,9 @@ from rich.console import Console
 
 from advlab import report
 from advlab.command import CommonOptions, run
-from advlab.distributed import architectures_plan, architectures_study
-from advlab.distributed.architectures_plan import ArchitecturesConfig
+from advlab.distributed.architectures import plan as architectures_plan
+from advlab.distributed.architectures import study as architectures_study
+from advlab.distributed.architectures.plan import ArchitecturesConfig
 from advlab.distributed.crew import PoolOptions
 from advlab.distributed.session import session
 from advlab.report import architectures

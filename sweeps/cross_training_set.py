@@ -9,11 +9,13 @@ from rich.console import Console
 
 from advlab import report
 from advlab.command import CommonOptions, run
-from advlab.distributed import cross_training_set, transfer_plan, transfer_study
 from advlab.distributed.crew import PoolOptions
-from advlab.distributed.cross_training_set import CrossTrainingSetConfig
 from advlab.distributed.pool import Pool
 from advlab.distributed.session import session
+from advlab.distributed.transfer import cross_training_set
+from advlab.distributed.transfer import plan as transfer_plan
+from advlab.distributed.transfer import study as transfer_study
+from advlab.distributed.transfer.cross_training_set import CrossTrainingSetConfig
 from advlab.report import tables
 
 

@@ -9,12 +9,13 @@ from rich.console import Console
 
 from advlab import report
 from advlab.command import CommonOptions, run
-from advlab.distributed import transfer_plan, transfer_study
 from advlab.distributed.crew import PoolOptions
-from advlab.distributed.cross_training_set import record_halves
-from advlab.distributed.paper_study import PaperConfig, record_alignment
 from advlab.distributed.pool import Pool
 from advlab.distributed.session import session
+from advlab.distributed.transfer import plan as transfer_plan
+from advlab.distributed.transfer import study as transfer_study
+from advlab.distributed.transfer.cross_training_set import record_halves
+from advlab.distributed.transfer.paper import PaperConfig, record_alignment
 from advlab.report import reproduction
 from advlab.results import Store
 from advlab.results.layout import LAST_TABLES

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from advlab import report
 from advlab.command import CommonOptions, run
-from advlab.distributed import quocnet_study
-from advlab.distributed.quocnet_work import ATTACKED, Layout, QuocNetConfig
+from advlab.distributed.quocnet import study as quocnet_study
+from advlab.distributed.quocnet.work import ATTACKED, Layout, QuocNetConfig
 from advlab.distributed.session import session
 from advlab.report import quocnet
 

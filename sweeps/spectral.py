@@ -9,11 +9,11 @@ from rich.console import Console
 
 from advlab import report
 from advlab.command import CommonOptions, run
-from advlab.distributed import spectral_study
+from advlab.distributed import spectral as spectral_study
 from advlab.distributed.crew import PoolOptions
 from advlab.distributed.pool import Pool
 from advlab.distributed.session import session
-from advlab.distributed.spectral_study import SpectralConfig
+from advlab.distributed.spectral import SpectralConfig
 from advlab.report import spectral
 
 

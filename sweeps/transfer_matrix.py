@@ -9,11 +9,12 @@ from rich.console import Console
 
 from advlab import report
 from advlab.command import CommonOptions, run
-from advlab.distributed import transfer_plan, transfer_study
 from advlab.distributed.crew import PoolOptions
 from advlab.distributed.pool import Pool
 from advlab.distributed.session import session
-from advlab.distributed.transfer_plan import TransferConfig
+from advlab.distributed.transfer import plan as transfer_plan
+from advlab.distributed.transfer import study as transfer_study
+from advlab.distributed.transfer.plan import TransferConfig
 from advlab.results import Study
 
 

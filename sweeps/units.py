@@ -9,11 +9,11 @@ from rich.console import Console
 
 from advlab import report
 from advlab.command import CommonOptions, run
-from advlab.distributed import units_study
 from advlab.distributed.crew import PoolOptions
 from advlab.distributed.pool import Pool
 from advlab.distributed.session import session
-from advlab.distributed.units_study import UnitsConfig
+from advlab.distributed.units import study as units_study
+from advlab.distributed.units.study import UnitsConfig
 from advlab.report import units
 
 

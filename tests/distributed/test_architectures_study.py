@@ -13,11 +13,14 @@ import ray
 
 from advlab import models
 from advlab.data import Dataset
-from advlab.distributed import architectures_plan, architectures_study, transfer_plan, transfer_study
-from advlab.distributed.architectures_plan import ArchitecturesConfig
+from advlab.distributed.architectures import plan as architectures_plan
+from advlab.distributed.architectures import study as architectures_study
+from advlab.distributed.architectures.plan import ArchitecturesConfig
 from advlab.distributed.crew import PoolOptions
 from advlab.distributed.pool import Pool
-from advlab.distributed.transfer_plan import TransferConfig
+from advlab.distributed.transfer import plan as transfer_plan
+from advlab.distributed.transfer import study as transfer_study
+from advlab.distributed.transfer.plan import TransferConfig
 from advlab.errors import UserError
 from advlab.models import Checkpoint
 from advlab.report import architectures

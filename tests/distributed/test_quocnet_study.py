@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from advlab import data
-from advlab.distributed import quocnet_study
-from advlab.distributed.quocnet_work import ATTACKED, FILTERS, SCORES, Layout, QuocNetConfig
+from advlab.distributed.quocnet import study as quocnet_study
+from advlab.distributed.quocnet.work import ATTACKED, FILTERS, SCORES, Layout, QuocNetConfig
 from advlab.errors import UserError
 from advlab.report import quocnet
 from advlab.results import Study

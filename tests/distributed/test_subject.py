@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from advlab.distributed.models import Subject
+from advlab.distributed.subject import Subject
 from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe
 from advlab.results import Study

@@ -13,7 +13,8 @@ from torch import nn
 
 from advlab.attacks import registry
 from advlab.data import Dataset
-from advlab.distributed.units import Arrays, AttackUnit, CountUnit, EvaluateUnit, Shard
+from advlab.distributed.arrays import Arrays
+from advlab.distributed.transfer.work import AttackUnit, CountUnit, EvaluateUnit, Shard
 from advlab.errors import UserError
 from advlab.models.mlp import MLP
 from advlab.results import Store

@@ -12,10 +12,10 @@ import pytest
 from advlab.analysis.directions import Moments, directions
 from advlab.analysis.features import Features
 from advlab.data import Dataset
-from advlab.distributed import units_study
 from advlab.distributed.crew import PoolOptions
 from advlab.distributed.pool import Pool
-from advlab.distributed.units_study import UnitsConfig
+from advlab.distributed.units import study as units_study
+from advlab.distributed.units.study import UnitsConfig
 from advlab.errors import UserError
 from advlab.results import Study
 

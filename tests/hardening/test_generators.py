@@ -13,8 +13,8 @@ import ray
 import torch
 
 from advlab.data import Dataset
-from advlab.distributed import generators
-from advlab.distributed.generators import Generators
+from advlab.distributed.hardening import generators
+from advlab.distributed.hardening.generators import Generators
 from advlab.distributed.session import session
 from advlab.hardening.settings import Settings
 from advlab.hardening.trainer import Trainer

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from advlab.data import Dataset
-from advlab.distributed.hardening_units import resume, snapshot
+from advlab.distributed.hardening.work import resume, snapshot
 from advlab.errors import UserError
 from advlab.hardening.settings import VARIANTS, Settings, variant
 from advlab.hardening.trainer import Alternating, Frozen, Trainer

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from advlab.distributed.paper_study import PaperConfig
+from advlab.distributed.transfer.paper import PaperConfig
 from advlab.errors import UserError
 from advlab.report import paper, reproduction
 from advlab.results import Store, Study

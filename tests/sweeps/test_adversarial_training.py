@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from advlab.distributed import hardening_study
-from advlab.distributed.hardening_study import HardeningConfig
+from advlab.distributed.hardening import study as hardening_study
+from advlab.distributed.hardening.study import HardeningConfig
 from advlab.errors import UserError
 from advlab.hardening.settings import Settings
 

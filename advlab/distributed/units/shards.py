@@ -13,7 +13,7 @@ import torch
 from advlab.analysis.directions import Moments
 from advlab.analysis.features import Features, Top, stimulation, thumbnails
 from advlab.data import Dataset, ImageFolder
-from advlab.distributed.units import Arrays
+from advlab.distributed.arrays import Arrays
 from advlab.distributed.worker import Resources
 from advlab.errors import UserError
 from advlab.results import Store

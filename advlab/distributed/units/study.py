@@ -22,12 +22,12 @@ from advlab.analysis.directions import BASES, Moments, directions
 from advlab.analysis.features import Features, Top
 from advlab.command import require_at_least
 from advlab.data import Dataset
-from advlab.distributed.models import Subject
 from advlab.distributed.outcome import require_success
 from advlab.distributed.pool import Pool
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
-from advlab.distributed.units_shards import ShardUnit, moments_from_arrow, packed
+from advlab.distributed.subject import Subject
+from advlab.distributed.units.shards import ShardUnit, moments_from_arrow, packed
 from advlab.distributed.worker import Unit
 from advlab.errors import UserError
 from advlab.results import Study

@@ -13,7 +13,7 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from advlab.data import Dataset
-from advlab.distributed.generators import Generators
+from advlab.distributed.hardening.generators import Generators
 from advlab.distributed.worker import Resources
 from advlab.errors import UserError
 from advlab.hardening import attack

@@ -14,7 +14,7 @@ from advlab import data
 from advlab.command import listed, require_at_least
 from advlab.data import Dataset
 from advlab.distributed.crew import PoolOptions
-from advlab.distributed.hardening_units import TrainUnit
+from advlab.distributed.hardening.work import TrainUnit
 from advlab.distributed.outcome import require_success
 from advlab.distributed.pool import Pool
 from advlab.distributed.progress import Stage

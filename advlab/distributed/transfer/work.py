@@ -25,29 +25,6 @@ from advlab.transfer.generate import Examples, attack_dataset
 
 
 @dataclass(frozen=True, slots=True)
-class Arrays:
-    """A data set on its way through the object store: arrays are read there in place, tensors would be unpickled."""
-
-    name: str
-    split: str
-    images: np.ndarray
-    labels: np.ndarray
-    index: np.ndarray
-    class_names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> Arrays:
-        """A data set, without copying it."""
-        images, labels, index = (tensor.numpy() for tensor in (dataset.images, dataset.labels, dataset.index))
-        return cls(dataset.name, dataset.split, images, labels, index, dataset.class_names)
-
-    def dataset(self) -> Dataset:
-        """A copy: what lies in the object store is read-only, and PyTorch cannot know."""
-        images, labels, index = (torch.tensor(array) for array in (self.images, self.labels, self.index))
-        return Dataset(self.name, self.split, images, labels, index, self.class_names)
-
-
-@dataclass(frozen=True, slots=True)
 class Shard:
     """A range of a study's images; the units that need these are handed them as ``Arrays``.
 

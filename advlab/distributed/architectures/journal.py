@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from ray import tune
 
-from advlab.distributed.architectures_plan import ArchitecturesPlan
-from advlab.distributed.architectures_trial import PERCENT
+from advlab.distributed.architectures.plan import ArchitecturesPlan
+from advlab.distributed.architectures.trial import PERCENT
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
 from advlab.errors import UserError

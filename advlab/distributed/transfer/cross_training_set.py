@@ -13,7 +13,7 @@ import pyarrow as pa
 from advlab import data
 from advlab.command import listed
 from advlab.data import splits
-from advlab.distributed.transfer_plan import TransferConfig
+from advlab.distributed.transfer.plan import TransferConfig
 from advlab.errors import UserError
 from advlab.models.evaluation import error_rate
 from advlab.results import Study

@@ -12,7 +12,7 @@ from torch import nn
 
 from advlab.attacks import minimum_norm
 from advlab.data import Dataset
-from advlab.distributed.units import Arrays
+from advlab.distributed.arrays import Arrays
 from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe, checkpoint, error_rate
 from advlab.models.search import Point

@@ -19,11 +19,11 @@ from advlab.analysis.lipschitz import product_bounds
 from advlab.analysis.network import Layer, Network
 from advlab.analysis.table import LayerRow, measure_layer, probes
 from advlab.attacks import minimum_norm
-from advlab.distributed.models import Subject
 from advlab.distributed.outcome import require_success
 from advlab.distributed.pool import Pool
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
+from advlab.distributed.subject import Subject
 from advlab.distributed.worker import Resources, Unit
 from advlab.errors import UserError
 from advlab.results import Store, Study

@@ -20,7 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from advlab.analysis import detector
 from advlab.command import require_at_least
-from advlab.distributed.quocnet_work import ATTACKED, SCORES, Layout, QuocNetConfig, images, work
+from advlab.distributed.quocnet.work import ATTACKED, SCORES, Layout, QuocNetConfig, images, work
 from advlab.distributed.session import host_count
 from advlab.errors import UserError
 from advlab.models.quocnet import preset

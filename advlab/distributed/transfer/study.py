@@ -13,12 +13,13 @@ import ray
 from torch import nn
 
 from advlab import data
+from advlab.distributed.arrays import Arrays
 from advlab.distributed.outcome import require_success
 from advlab.distributed.pool import Pool
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
-from advlab.distributed.transfer_plan import Plan
-from advlab.distributed.units import Arrays, AttackUnit, CountUnit, EvaluateUnit, Shard, TrainUnit
+from advlab.distributed.transfer.plan import Plan
+from advlab.distributed.transfer.work import AttackUnit, CountUnit, EvaluateUnit, Shard, TrainUnit
 from advlab.distributed.worker import Unit
 from advlab.models import Checkpoint, checkpoint, external
 from advlab.results import Store, Study, provenance

@@ -21,11 +21,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from advlab import data
-from advlab.distributed.architectures_journal import Journal, Listener
-from advlab.distributed.architectures_plan import ArchitecturesConfig, ArchitecturesPlan
-from advlab.distributed.architectures_trial import PERCENT, TrialSettings, run_trial
+from advlab.distributed.architectures.journal import Journal, Listener
+from advlab.distributed.architectures.plan import ArchitecturesConfig, ArchitecturesPlan
+from advlab.distributed.architectures.trial import PERCENT, TrialSettings, run_trial
+from advlab.distributed.arrays import Arrays
 from advlab.distributed.crew import Crew, PoolOptions
-from advlab.distributed.units import Arrays
 from advlab.models.search import Point
 from advlab.results import Study, provenance
 

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from advlab.analysis.alignment import gradient_alignment, gradient_size, input_gradients, loss_variability
-from advlab.distributed.cross_training_set import CrossTrainingSetConfig
-from advlab.distributed.transfer_plan import TransferConfig
+from advlab.distributed.transfer.cross_training_set import CrossTrainingSetConfig
+from advlab.distributed.transfer.plan import TransferConfig
 from advlab.errors import UserError
 from advlab.results import Store, Study
 from advlab.results.layout import (

@@ -1,0 +1,1 @@
+"""Sweeps over architectures, weight decays and seeds, by Ray Tune."""

@@ -1,0 +1,1 @@
+"""QuocNet by Ray Train."""

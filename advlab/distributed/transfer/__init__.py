@@ -1,0 +1,1 @@
+"""The main job: models, their adversarial examples, and what every model says to them."""

@@ -1,0 +1,1 @@
+"""Which images stimulate units and other directions most."""
