@@ -43,9 +43,8 @@ def recipe(name: str, dataset: Dataset, *, seed: int = 0) -> Recipe:
     """The recipe of a model to be trained on ``dataset``, which is of the name's own split where it bears one.
 
     ``softmaxΛ`` (weight decay Λ; ``-plain`` or ``-per-unit`` for another reading of the decay, ``-early`` to stop as
-    soon as an iteration lowers the loss by less than 1e-4 of it), ``fcA-…-K`` (sigmoid layers of those widths;
-    ``-wide`` for initial weights four times as wide), ``reluA-…-K`` (ReLU layers), ``aeU-K`` (sparse autoencoder with
-    U units), ``conv``.
+    soon as an iteration lowers the loss by less than 1e-4 of it), ``fcA-…-K`` and ``reluA-…-K`` (sigmoid and ReLU
+    layers of those widths), ``aeU-K`` (sparse autoencoder with U units), ``conv``.
 
     Raises:
         UserError: an unknown name, or one whose last width is not the number of classes.
@@ -88,14 +87,13 @@ def _softmax(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any
 
 
 def _sigmoid(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
-    widths = _widths(name, match["widths"], dataset)
-    initial = {"initial_weights": match["initial"]} if match["initial"] else {}
+    widths = _widths(name, match[1], dataset)
     return {
         "network": "advlab.models.mlp:MLP",
         "network_arguments": {"widths": widths, "activation": "sigmoid"},
         "trainer": FULL_BATCH,
         # Table 1: λ = 1e-5 on the hidden layers, 1e-6 on the classifier
-        "trainer_arguments": {"weight_decay": [1e-5] * (len(widths) - 2) + [1e-6], **initial},
+        "trainer_arguments": {"weight_decay": [1e-5] * (len(widths) - 2) + [1e-6]},
     }
 
 
@@ -130,7 +128,7 @@ def _conv(_name: str, _match: re.Match[str], dataset: Dataset) -> dict[str, Any]
 
 _PATTERNS: dict[str, Callable[[str, re.Match[str], Dataset], dict[str, Any]]] = {
     r"softmax(?P<decay>\d.*?)(-(?P<convention>plain|per-unit))?(-(?P<early>early))?": _softmax,
-    r"fc(?P<widths>\d+(?:-\d+)+)(-(?P<initial>wide))?": _sigmoid,
+    r"fc(\d+(?:-\d+)+)": _sigmoid,
     r"relu(\d+(?:-\d+)+)": _relu,
     r"ae(\d+-\d+)": _autoencoder,
     r"conv": _conv,

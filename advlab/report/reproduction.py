@@ -20,17 +20,7 @@ from advlab.report import figures, paper
 from advlab.report.paper import M1, M1_PRIME, M2, as_printed
 from advlab.report.tables import markdown_line
 from advlab.results import Store, Study
-from advlab.results.layout import (
-    ALIGNMENT,
-    FIRST_TABLES,
-    HALVES,
-    INITIAL,
-    LAST_TABLES,
-    POLICIES,
-    READINGS,
-    TARGETS,
-    seed_folder,
-)
+from advlab.results.layout import ALIGNMENT, FIRST_TABLES, HALVES, LAST_TABLES, POLICIES, READINGS, TARGETS, seed_folder
 from advlab.transfer.controls import CURVE, MATCHED
 from advlab.transfer.metrics import wilson
 from advlab.transfer.seeds import Estimate, estimate, paired_p
@@ -137,7 +127,6 @@ def render(out: str, *, seeds: int) -> dict[str, bytes]:
         matched_2=matched_table(first),
         matched_4=matched_table(last),
         claims=claims(first, last),
-        initial=initial_weights_table(Repeated.open(out, INITIAL, seeds)),
         readings=readings_table(Study.open(f"{out}/{READINGS}")),
         targets=targets_table(out, first),
         alignment=alignment_table(Store(out).read_shard(ALIGNMENT)),
@@ -242,24 +231,6 @@ def readings_table(study: Study) -> str:
                 f"{100 * report['test_error']:.2f}<br>*{as_printed(theirs.test_error)}*",
                 f"{report['iterations']:,}",
                 f"{distortion[name]:.3f}<br>*{theirs.distortion:g}*",
-            ]
-        )
-    return _table(lines)
-
-
-def initial_weights_table(study: Repeated) -> str:
-    """The sigmoid networks from initial weights of two widths, each seed's test error told."""
-    lines = _head("model", "train error %", "test error %", "seed by seed", "iterations", "mean RMS")
-    for model in study.models:
-        train, test = (study.reports(model, key) for key in ("train_error", "test_error"))
-        lines.append(
-            [
-                model,
-                _percent(estimate(train), 2),
-                _percent(estimate(test), 3),
-                ", ".join(f"{100 * error:.2f}" for error in test),
-                f"{fmean(study.reports(model, 'iterations')):.0f}",
-                f"{fmean(study.distortions(model)):.3f}",
             ]
         )
     return _table(lines)

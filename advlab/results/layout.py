@@ -9,7 +9,7 @@ MATRIX = "matrix.parquet"
 HALVES = "halves.parquet"
 
 FIRST_TABLES, LAST_TABLES = "tables_1_and_2", "tables_3_and_4"
-INITIAL, READINGS, TARGETS = "initial_weights", "readings", "targets"
+READINGS, TARGETS = "readings", "targets"
 """Folders of the studies that make up the paper's."""
 POLICIES = ("nearest", "runner-up", "least-likely")
 """Ways to choose targets, one folder of ``TARGETS`` each."""

@@ -2,7 +2,6 @@
 
 ``tables_1_and_2/seed=K``   the six models of Table 1, attacked on training images
 ``tables_3_and_4/seed=K``   models of two halves, attacked on test images
-``initial_weights/seed=K``  the sigmoid networks from other initial weights
 ``readings``                the softmax rows by other readings of the paper's text
 ``targets/POLICY``          the six models once more, by other policies of choosing targets
 ``alignment.parquet``       why their examples transfer
@@ -24,7 +23,6 @@ from advlab.results import Store, Study
 from advlab.results.layout import (
     ALIGNMENT,
     FIRST_TABLES,
-    INITIAL,
     LAST_TABLES,
     POLICIES,
     READINGS,
@@ -32,8 +30,6 @@ from advlab.results.layout import (
     seed_folder,
 )
 from advlab.transfer.controls import CURVE, MATCHED
-
-SIGMOID = ("fc100-100-10", "fc100-100-10-wide", "fc200-200-10", "fc200-200-10-wide")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,9 +67,6 @@ class PaperConfig:
             found[seed_folder(FIRST_TABLES, seed)] = TransferConfig(seed=seed, controls=table_2, **shared)
             halves = CrossTrainingSetConfig(seed=seed, **shared)
             found[seed_folder(LAST_TABLES, seed)] = halves.transfer()
-            found[seed_folder(INITIAL, seed)] = TransferConfig(
-                models=",".join(SIGMOID), seed=seed, controls="", **shared
-            )
         softmax = [f"softmax{decay}" for decay in ("1e-4", "1e-2", "1")]
         readings = [f"{name}{reading}" for reading in ("", "-plain", "-per-unit", "-early") for name in softmax]
         found[READINGS] = TransferConfig(models=",".join(readings), controls="", **shared)
@@ -86,8 +79,12 @@ def record_alignment(out: str, seeds: int) -> None:
     """Write ``alignment.parquet``: why the six models' examples transfer, one row per seed, source and target.
 
     Columns: ``seed``, ``source``, ``target``, ``gradient_size`` of the target, ``alignment`` of the two,
-    ``variability`` of the source over seeds (null for a single one), ``rms`` and ``error_rate`` of the pair.
+    ``variability`` of the source over seeds (null for a single one), ``rms`` and ``error_rate`` of the pair. A
+    file that is there for these seeds is left as it is.
     """
+    store = Store(out)
+    if store.exists(ALIGNMENT) and set(store.read_shard(ALIGNMENT)["seed"].to_pylist()) == set(range(seeds)):
+        return
     studies = [Study.open(f"{out}/{seed_folder(FIRST_TABLES, seed)}") for seed in range(seeds)]
     images, labels = studies[0].dataset.images, studies[0].dataset.labels
     found = [
@@ -113,4 +110,4 @@ def record_alignment(out: str, seeds: int) -> None:
                     "error_rate": cell["error_rate"],
                 }
             )
-    Store(out).write_table(ALIGNMENT, pa.Table.from_pylist(rows))
+    store.write_table(ALIGNMENT, pa.Table.from_pylist(rows))
