@@ -32,11 +32,10 @@ def main(options: Options) -> None:
         size = hardening_study.room_for_generators(options.study, options.actors)
         pool = Pool(size, elastic=options.common.address is not None)
         study = hardening_study.begin(plan, options.common.out)
-        with (
-            report.Tracker.of(study, options.common.wandb) as tracker,
-            pool,
-        ):
-            hardening_study.run(plan, study, pool, on_progress=tracker.log)
+        with report.Tracker.of(study, options.common.wandb) as tracker:
+            hardening_study.tune(plan, study, size, on_progress=tracker.log)
+            with pool:
+                hardening_study.run(plan, study, pool, on_progress=tracker.log)
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(hardening.ablation_table(study))
     console.print(f"rows: {study.store.uri}", soft_wrap=True)

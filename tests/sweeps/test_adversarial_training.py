@@ -13,8 +13,9 @@ import pytest
 
 from advlab.distributed.hardening import study as hardening_study
 from advlab.distributed.hardening.study import HardeningConfig
+from advlab.distributed.hardening.tuning import Space
 from advlab.errors import UserError
-from advlab.hardening.settings import Settings
+from advlab.hardening.settings import Settings, variant
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = [
@@ -53,6 +54,34 @@ def test_variants_and_seeds_join_one_study(tmp_path: Path) -> None:
     other = hardening_study.prepare(HardeningConfig(examples=600, training=Settings(learning_rate=0.1)))
     with pytest.raises(UserError, match="holds another study"):
         hardening_study.begin(other, out)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mnist_test")
+def test_settings_are_tuned_on_validation_before_anything_is_measured(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    arguments = ("--variants", "all", "--seeds", "1", "--tune", "4", "--out", out)
+    done = sweep(*arguments)
+    assert done.returncode == 0, done.stderr
+    trials = pq.read_table(tmp_path / "out/tuning/variant=all.parquet").to_pylist()
+    assert len(trials) == 4
+    best = min((row for row in trials if row["epochs"] == 2), key=lambda row: row["validation_error"])
+    settings = json.loads(pq.read_table(tmp_path / "out/results.parquet")["settings"][0].as_py())
+    assert settings["sizes"] == [best[f"size_{level}"] for level in range(3)]
+    assert settings["dropout"] == best["dropout"]
+    again = sweep(*arguments)
+    assert again.returncode == 0
+    assert "tuning" not in again.stderr
+
+
+def test_a_point_of_the_space_settles_the_levels_in_use() -> None:
+    space = Space(variant("layer-1", Settings()))
+    point = dict.fromkeys(space.sample(), 0.5)
+    assert set(point) == {"learning_rate", "weight_decay", "dropout", "size_1", "mixing_1"}
+    settled = space.settle(point)
+    assert settled.sizes == (0.0, 0.5, 0.0)
+    assert settled.mixing == (1.0, 0.5, 1.0)
+    assert settled.levels == (1,)
 
 
 @pytest.mark.parametrize(

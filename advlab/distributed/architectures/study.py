@@ -7,39 +7,26 @@ Tune's notes say.
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from advlab import data
 from advlab.distributed.architectures.journal import Journal, Listener
 from advlab.distributed.architectures.plan import ArchitecturesConfig, ArchitecturesPlan
 from advlab.distributed.architectures.trial import PERCENT, TrialSettings, run_trial
 from advlab.distributed.arrays import Arrays
 from advlab.distributed.crew import Crew, PoolOptions
+from advlab.distributed.tune import ATTEMPTS_AFTER_LOSS, be_quiet, notes_folder, trial_folder
 from advlab.models.search import Point
 from advlab.results import Study, provenance
 
 OBJECTIVES = {"validation_error": "min", "mean_rms": "max"}
-ATTEMPTS_AFTER_LOSS = 2
-"""How often Tune begins a trial anew whose worker or machine was lost."""
-
-_TUNE_SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files: trials.parquet holds the results
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # reports on the way hold no distortion
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends this command as it ends the others
-    "TUNE_GLOBAL_CHECKPOINT_S": "2",  # seconds of a search's notes that a killed driver loses
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
 
 
 def begin(plan: ArchitecturesPlan, out: str | None) -> Study:
@@ -75,8 +62,7 @@ def run(
         UserError: no trial fits the machine, or trials failed; the others are done and kept.
     """
     Crew(pool, elastic=elastic)  # says so if not one fits
-    os.environ.update(_TUNE_SETTINGS)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what goes wrong is told below
+    be_quiet()  # what goes wrong is told below
     journal = Journal(plan, study, on_progress)
     if study.manifest["finished"] is None:
         if journal.rows:
@@ -105,7 +91,7 @@ def _tuner(plan: ArchitecturesPlan, study: Study, pool: PoolOptions, again: list
     images = {split: Arrays.of(dataset) for split, dataset in plan.images.items()}
     demand = {name.lower(): amount for name, amount in pool.demand.items()}
     trainable = tune.with_resources(tune.with_parameters(run_trial, settings=settings, images=images), demand)
-    folder = _notes_folder(study)
+    folder = notes_folder(study)
     name = "sweep" if again is None else f"again-{uuid.uuid4().hex[:8]}"
     if again is None and tune.Tuner.can_restore(folder / name):
         return tune.Tuner.restore(str(folder / name), trainable, resume_unfinished=True, restart_errored=True)
@@ -122,7 +108,7 @@ def _tuner(plan: ArchitecturesPlan, study: Study, pool: PoolOptions, again: list
             search_alg=searcher,
             scheduler=_scheduler(plan.config) if again is None else None,
             max_concurrent_trials=pool.actors,
-            trial_dirname_creator=_trial_folder,
+            trial_dirname_creator=trial_folder,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -133,17 +119,6 @@ def _tuner(plan: ArchitecturesPlan, study: Study, pool: PoolOptions, again: list
             callbacks=[Listener()],
         ),
     )
-
-
-def _notes_folder(study: Study) -> Path:
-    """Where Tune keeps its notes: in the study's folder, or, where that is remote, in the cache of this machine."""
-    if study.store.is_local:
-        return Path(study.store.path("tune"))
-    return data.cache_dir() / "tune" / study.manifest["identity"][:16]
-
-
-def _trial_folder(trial: Any) -> str:
-    return str(trial.trial_id)
 
 
 def _scheduler(config: ArchitecturesConfig) -> AsyncHyperBandScheduler | None:

@@ -14,6 +14,7 @@ from advlab import data
 from advlab.command import listed, require_at_least
 from advlab.data import Dataset
 from advlab.distributed.crew import PoolOptions
+from advlab.distributed.hardening import tuning
 from advlab.distributed.hardening.work import TrainUnit
 from advlab.distributed.outcome import require_success
 from advlab.distributed.pool import Pool
@@ -66,6 +67,10 @@ class HardeningConfig:
     distortions: int = 300
     """Held-out images whose minimal distortion is measured at every level."""
 
+    tune: int = 0
+    """Settings of each variant tried on the validation split before anything else; the best then replace those given.
+    None when 0."""
+
     pool: str | None = None
     """Folder of another run's pool to begin with."""
 
@@ -98,6 +103,7 @@ def prepare(config: HardeningConfig) -> HardeningPlan:
         ("--snapshot-epochs", config.snapshot_epochs, 1),
         ("--distortions", config.distortions, 1),
         ("--generators", config.generators, 1),
+        ("--tune", config.tune, 0),
     )
     if config.frozen and config.pool is None:
         raise UserError("--frozen says to leave a pool as it is, but there is none; name its folder with --pool.")
@@ -127,6 +133,30 @@ def begin(plan: HardeningPlan, out: str | None) -> Study:
     return Study.begin("hardening", config, out)
 
 
+def tune(
+    plan: HardeningPlan,
+    study: Study,
+    options: PoolOptions,
+    *,
+    on_progress: Callable[[dict[str, float]], None] = lambda _: None,
+) -> None:
+    """Choose the settings of the variants, if ``--tune`` asks for it; Ray must be connected.
+
+    Raises:
+        UserError: no trial of a variant ran to its end.
+    """
+    if plan.config.tune:
+        tuning.choose(
+            study,
+            {name: variant(name, plan.config.training) for name in plan.variants},
+            plan.config.tune,
+            options,
+            dataset=plan.config.dataset,
+            examples=len(plan.train),
+            on_progress=on_progress,
+        )
+
+
 def room_for_generators(config: HardeningConfig, options: PoolOptions) -> PoolOptions:
     """Pool options that leave a CPU to each generator, where there are that many; Ray must be connected."""
     if config.mode == "synchronous":
@@ -152,7 +182,7 @@ def run(
     pool.share("train", plan.train)
     pool.share("held out", plan.held_out)
     seeds = range(plan.config.seed, plan.config.seed + plan.config.seeds)
-    units = [_unit(plan, store.uri, name, seed) for seed in seeds for name in plan.variants]
+    units = [_unit(plan, study, name, seed) for seed in seeds for name in plan.variants]
     missing = [unit for unit in units if not store.holds(unit.part, unit.key)]
     with Stage("training", len(units), done=len(units) - len(missing)) as stage:
 
@@ -174,21 +204,21 @@ def write_results(plan: HardeningPlan, study: Study) -> None:
     """Gather the rows of all runs that are done, those of earlier commands too."""
     found = [re.fullmatch(r"runs/variant=(.+)/seed-(\d+)\.parquet", name) for name in study.store.files("runs")]
     named = sorted((match[1], int(match[2])) for match in found if match and match[1] in VARIANTS)
-    units = [_unit(plan, study.store.uri, name, seed) for name, seed in named]
+    units = [_unit(plan, study, name, seed) for name, seed in named]
     done = [unit.part for unit in units if study.store.holds(unit.part, unit.key)]
     rows = [row for part in done for row in study.store.read_shard(part).to_pylist()]
     study.store.write_table(RESULTS, pa.Table.from_pylist(rows))
 
 
-def _unit(plan: HardeningPlan, store: str, name: str, seed: int) -> TrainUnit:
+def _unit(plan: HardeningPlan, study: Study, name: str, seed: int) -> TrainUnit:
     """One run; its key is made of all that decides its row."""
     config = plan.config
-    settings = variant(name, config.training)
+    settings = tuning.settled(study, name, variant(name, config.training))
     generators = config.generators if config.mode == "asynchronous" else 0
     content = plan.train.fingerprint, plan.held_out.fingerprint
     decisive = config.distortions, generators, config.pool, config.frozen
     return TrainUnit(
-        store=store,
+        store=study.store.uri,
         variant=name,
         seed=seed,
         settings=settings,
