@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -54,6 +56,34 @@ def test_variants_and_seeds_join_one_study(tmp_path: Path) -> None:
     other = hardening_study.prepare(HardeningConfig(examples=600, training=Settings(learning_rate=0.1)))
     with pytest.raises(UserError, match="holds another study"):
         hardening_study.begin(other, out)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mnist_test")
+def test_a_killed_trainer_goes_on_with_the_pool_it_had(tmp_path: Path) -> None:
+    """Everything is killed at once after a snapshot; the row at the end is that of a run left alone, to the bit."""
+    arguments = ("--variants", "all", "--seeds", "1", "--epochs", "12", "--out")
+    left_alone = sweep(*arguments, str(tmp_path / "alone"))
+    assert left_alone.returncode == 0, left_alone.stderr
+    newest = tmp_path / "killed/pools/variant=all/seed-0000/newest.json"
+    command = [sys.executable, str(REPOSITORY / "sweeps/adversarial_training.py"), *SMALL, *arguments]
+    process = subprocess.Popen([*command, str(tmp_path / "killed")], start_new_session=True)
+    while not newest.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = json.loads(newest.read_text())["step"]
+    assert reached < 72  # 12 epochs of 6 steps: it was in the midst of it
+    resumed = sweep(*arguments, str(tmp_path / "killed"))
+    assert resumed.returncode == 0, resumed.stderr
+    rows = [pq.read_table(tmp_path / name / "results.parquet").to_pylist()[0] for name in ("alone", "killed")]
+    for row in rows:
+        del row["seconds"], row["cpu_seconds"]
+    assert rows[0] == rows[1]
+    curves = [pq.read_table(tmp_path / name / "curves/variant=all/seed-0000.parquet") for name in ("alone", "killed")]
+    assert curves[0].num_rows == 12
+    assert curves[0]["loss"] == curves[1]["loss"]
 
 
 @pytest.mark.slow
