@@ -11,7 +11,7 @@ demo: $(INSTALLED)  ## the main job: six MNIST models, attacked once, shown to a
 		--attack lbfgs --target random --out runs/demo
 
 test: lint  ## lint, types, architecture, then the tests
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -m "not slow" -n 2 --dist loadgroup --durations 20
 
 test-slow: $(INSTALLED)  ## proofs that take minutes: clusters, chaos, whole data sets
 	$(BIN)/pytest -q -m slow
