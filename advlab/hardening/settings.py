@@ -19,10 +19,10 @@ class Settings:
     activation: str = "relu"
     """relu, sigmoid or tanh."""
 
-    epochs: int = 30
+    epochs: int = 60
     """Passes over the clean images."""
 
-    batch_size: int = 250
+    batch_size: int = 125
     """Clean images per step; each attacked level adds as many drawn from the pool."""
 
     learning_rate: float = 2e-3
