@@ -99,6 +99,7 @@ def fit(
     *,
     workers: int | tuple[int, int],
     gpus: bool,
+    accelerator: str | None,
     restart: bool,
 ) -> None:
     """Run ``work(given)`` in workers of Ray Train, their checkpoints in the study; Ray must be connected.
@@ -109,6 +110,7 @@ def fit(
         given: its argument.
         workers: how many; or the least and the most, as the cluster has room.
         gpus: whether each has a GPU and speaks NCCL, or a CPU and gloo.
+        accelerator: the kind of GPU that they ask for, as Ray names it; any when None.
         restart: whether to go on after a worker's death, `FAILURES` times.
 
     Raises:
@@ -119,7 +121,7 @@ def fit(
         work,
         train_loop_config=given,
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=spread, use_gpu=gpus),
+        scaling_config=ScalingConfig(num_workers=spread, use_gpu=gpus, accelerator_type=accelerator),
         run_config=RunConfig(
             name="train",
             storage_path=study.store.uri,

@@ -82,6 +82,7 @@ def _run_on_ray(study: Study, layout: Layout) -> None:
         {"config": study.config, "layout": asdict(layout), "out": study.store.uri},
         workers=layout.space * layout.data_parallel,
         gpus=layout.gpus,
+        accelerator=layout.accelerator,
         restart=bool(layout.checkpoint_every),
     )
 

@@ -95,6 +95,7 @@ def run(study: Study, layout: Layout) -> None:
             {"config": study.config, "layout": asdict(layout), "out": study.store.uri},
             workers=layout.workers if fewest == layout.workers else (fewest, layout.workers),
             gpus=layout.gpus,
+            accelerator=layout.accelerator,
             restart=bool(layout.checkpoint_every),
         )
     trained = study.checkpoint(NAME)

@@ -153,6 +153,9 @@ class Layout:
     gpus: bool = False
     """One GPU per worker, NCCL; otherwise one CPU each, gloo."""
 
+    accelerator: str | None = None
+    """Kind of GPU to ask the cluster for, as Ray names it, such as A100; any when absent."""
+
     checkpoint_every: int = 200
     """Steps between checkpoints; 0 writes none, and a dead worker then costs everything."""
 
