@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_quocnet_study import wait_until, workers_below
 
 from advlab import models
@@ -112,6 +113,23 @@ def test_mistakes_are_one_sentence(
 ) -> None:
     with pytest.raises(UserError, match=message):
         runs.begin(AlexNetConfig(**config), Layout(**layout), str(tmp_path / "run"))
+
+
+def test_photos_need_test_images_of_the_same_classes(tmp_path: Path) -> None:
+    photos, config = tmp_path / "photos", {"held_out": 0, "batch_size": 2, "size": 16}
+
+    def write(split: str, kind: str) -> None:
+        (photos / split / kind).mkdir(parents=True, exist_ok=True)
+        for number in range(2):
+            Image.new("RGB", (30, 20)).save(photos / split / kind / f"{number}.png")
+
+    write("", "cat")
+    with pytest.raises(UserError, match="has no test images of its own; put them into a folder test beside train"):
+        runs.begin(AlexNetConfig(data=f"folder:{photos}", **config), Layout(), str(tmp_path / "run"))
+    write("train", "cat")
+    write("test", "dog")
+    with pytest.raises(UserError, match="has other classes for testing than for training"):
+        runs.begin(AlexNetConfig(data=f"folder:{photos}", **config), Layout(), str(tmp_path / "run"))
 
 
 @pytest.mark.slow

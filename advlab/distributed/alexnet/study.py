@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from advlab.command import require_at_least
+from advlab.data import ImageFolder
 from advlab.distributed import launcher
 from advlab.distributed.alexnet.work import NAME, AlexNetConfig, Layout, work
 from advlab.distributed.launcher import ALONE, Alone, OnRay
@@ -72,6 +73,13 @@ def _require_images(config: AlexNetConfig) -> None:
         raise UserError(f"--data {config.data} has images of {channels} channel; choose cifar10 or photos, in colour.")
     if side < config.pixels():
         raise UserError(f"--size {config.size} is more than the {side} pixels of {config.data}; choose at most that.")
+    test = config.images("test")
+    if isinstance(dataset, ImageFolder) and isinstance(test, ImageFolder) and set(test.files) & set(dataset.files):
+        raise UserError(
+            f"--data {config.data} has no test images of its own; put them into a folder test beside train."
+        )
+    if test.class_names != dataset.class_names:
+        raise UserError(f"--data {config.data} has other classes for testing than for training; mend its folders.")
 
 
 def run(study: Study, layout: Layout) -> None:
