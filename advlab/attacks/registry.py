@@ -40,15 +40,21 @@ class Attack(Protocol):
 
 
 def resolve(name: str) -> Attack:
-    """The attack called ``name``: ``lbfgs``, ``minimum-norm`` or ``foolbox:CLASS``.
+    """The attack called ``name``: ``lbfgs``, ``minimum-norm[:EVALUATIONS]`` or ``foolbox:CLASS``.
 
     Raises:
-        UserError: an unknown name, or Foolbox is wanted and not installed.
+        UserError: an unknown name, an impossible budget, or Foolbox is wanted and not installed.
     """
+    attack: Attack
     if name in ATTACKS:
-        attack: Attack = pkgutil.resolve_name(ATTACKS[name])
+        attack = pkgutil.resolve_name(ATTACKS[name])
         return attack
     scheme, _, rest = name.partition(":")
+    if scheme == "minimum-norm":
+        if not (rest.isdecimal() and int(rest)):
+            raise UserError(f"attack {name!r}: {rest!r} is no number of evaluations; write e.g. minimum-norm:32.")
+        attack = functools.partial(pkgutil.resolve_name(ATTACKS[scheme]), max_evaluations=int(rest))
+        return attack
     if scheme == "foolbox" and rest:
         if importlib.util.find_spec("foolbox") is None:
             raise UserError(f"attack {name!r} needs Foolbox; install it with: pip install 'advlab[foolbox]'.")
@@ -56,13 +62,13 @@ def resolve(name: str) -> Attack:
 
         validate(rest)
         return functools.partial(run, rest)
-    raise UserError(f"unknown attack {name!r}; choose {', '.join(ATTACKS)} or foolbox:CLASS.")
+    raise UserError(f"unknown attack {name!r}; choose {', '.join(ATTACKS)}, minimum-norm:EVALUATIONS or foolbox:CLASS.")
 
 
 def settings(name: str) -> dict[str, Any]:
     """Everything that decides what the attack ``name`` returns: its default arguments and the version of its code."""
     attack = resolve(name)
-    if name in ATTACKS:
+    if name.partition(":")[0] in ATTACKS:
         named = inspect.signature(attack).parameters.values()
         defaults = {p.name: p.default for p in named if p.kind is p.KEYWORD_ONLY and p.name not in ("seed", "index")}
         return {"revision": REVISION, **defaults}

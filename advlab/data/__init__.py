@@ -30,23 +30,26 @@ def load(
     seed: int = 0,
     root: str | os.PathLike[str] | None = None,
     size: int | None = None,
+    margin: float = folder.MARGIN,
 ) -> Dataset:
     """A split of a data set, fetched on first use and verified on every use.
 
     Args:
-        name: one of ``DATASETS``, or ``folder:PATH`` for a folder of image files (see ``advlab.data.folder``).
+        name: one of ``DATASETS``, or ``folder:PATH[?size=N]`` or ``imagenet:PATH`` for image files (see
+            ``advlab.data.folder``).
         split: one of ``SPLITS``: ``train`` (60,000; CIFAR-10 has 50,000), ``test`` (10,000), ``validation`` (the
             last 10,000 of train), ``fit`` (the others), ``p1`` and ``p2`` (disjoint random halves of train;
             ``p1@3`` as seed 3 draws them).
         seed: draws ``p1`` and ``p2`` where their name does not; the other splits do not depend on it.
         size: height and width that the images of a folder are brought to.
+        margin: share of the resized shorter side that is kept of them; 1 keeps all of it.
         root: a directory to use in place of ``cache_dir() / "data"``; the files lie in ``root/name``.
 
     Raises:
         UserError: an unknown name or split, a negative seed, or data that can neither be found nor fetched.
     """
-    if name.startswith("folder:"):
-        return folder.load(name, split, size)
+    if folder.is_folder(name):
+        return folder.load(name, split, size, margin)
     entry, split = catalogue.find(name), splits.full_name(split, seed)
     files = entry.train if splits.source_file(split) == "train" else entry.test
     directory = (cache_dir() / "data" if root is None else Path(root).expanduser()) / name

@@ -157,5 +157,7 @@ def find(name: str) -> Entry:
         UserError: an unknown name.
     """
     if name not in _ENTRIES:
-        raise UserError(f"Unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or folder:PATH.")
+        raise UserError(
+            f"Unknown data set {name!r}: choose one of {', '.join(DATASETS)}, folder:PATH or imagenet:PATH."
+        )
     return _ENTRIES[name]

@@ -24,6 +24,8 @@ MARGIN = 0.875
 """The centre kept after the shorter side is resized, as ImageNet classifiers are evaluated."""
 UNLABELLED = "unlabelled"
 DECODERS = 4
+IMAGENET = {"train": "train", "test": "val", "validation": "val"}
+"""Folders of ``imagenet:PATH`` by split: the labels of ImageNet's own test images were never published."""
 
 
 class ImageFolder(Dataset):
@@ -40,6 +42,7 @@ class ImageFolder(Dataset):
         class_names: one per class.
         size: height and width of the images, in pixels; None to leave files as they are, all of one size.
         contents: the files' bytes.
+        margin: share of the resized shorter side that the centre keeps.
     """
 
     def __init__(
@@ -52,13 +55,15 @@ class ImageFolder(Dataset):
         class_names: tuple[str, ...],
         size: int | None = None,
         contents: Sequence[bytes] | None = None,
+        margin: float = MARGIN,
     ) -> None:
         # the attributes of a frozen dataclass, but for the images
         vars(self).update(name=name, split=split, labels=labels, index=index, class_names=class_names)
-        vars(self).update(files=tuple(files), size=size, _contents=contents)
+        vars(self).update(files=tuple(files), size=size, _contents=contents, margin=margin)
 
     files: tuple[Path, ...]
     size: int | None
+    margin: float
     _contents: Sequence[bytes] | None
 
     @cached_property
@@ -78,7 +83,8 @@ class ImageFolder(Dataset):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the files' bytes, the labels, the positions and the size asked for."""
-        digest = hashlib.sha256(repr(self.size).encode())
+        asked = self.size if self.margin == MARGIN else (self.size, self.margin)
+        digest = hashlib.sha256(repr(asked).encode())
         for row in range(len(self)):
             digest.update(hashlib.sha256(self._content(row)).digest())
         for tensor in (self.labels, self.index):
@@ -94,12 +100,12 @@ class ImageFolder(Dataset):
         contents = None if self._contents is None else [self._contents[row] for row in chosen]
         files = [self.files[row] for row in chosen]
         arguments = self.labels[rows], self.index[rows], self.class_names, self.size, contents
-        return ImageFolder(self.name, self.split, files, *arguments)
+        return ImageFolder(self.name, self.split, files, *arguments, self.margin)
 
     def __reduce__(self) -> tuple[type[ImageFolder], tuple[object, ...]]:
         contents = [self._content(row) for row in range(len(self))]
         known = self.name, self.split, self.files, self.labels, self.index, self.class_names, self.size
-        return ImageFolder, (*known, contents)
+        return ImageFolder, (*known, contents, self.margin)
 
     def _content(self, row: int) -> bytes:
         return self.files[row].read_bytes() if self._contents is None else self._contents[row]
@@ -107,31 +113,54 @@ class ImageFolder(Dataset):
     def _decode(self, row: int) -> Tensor:
         try:
             with Image.open(io.BytesIO(self._content(row))) as image:
-                pixels = np.asarray(_cropped(image.convert("RGB"), self.size))
+                pixels = np.asarray(_cropped(image.convert("RGB"), self.size, self.margin))
         except (OSError, Image.DecompressionBombError) as error:
             raise UserError(f"{self.files[row]} cannot be read as an image ({one_line(error)}); remove it.") from error
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1).to(torch.float32).div_(255)
 
 
-def load(name: str, split: str, size: int | None) -> ImageFolder:
-    """The data set ``folder:PATH``.
+def is_folder(name: str) -> bool:
+    """Whether a data set's name is that of a folder."""
+    return name.startswith(("folder:", "imagenet:"))
+
+
+def load(name: str, split: str, size: int | None, margin: float = MARGIN) -> ImageFolder:
+    """The data set ``folder:PATH``, or ``folder:PATH?size=N`` for images brought to N × N pixels.
 
     A folder ``PATH/split``, where there is one, else ``PATH`` itself. Classes are its folders, in alphabetical order;
     or the second column of its ``labels.csv`` (file,label: numbers, or names in alphabetical order); or there are none,
-    and every label is 0.
+    and every label is 0. ``imagenet:PATH`` has folders of classes in ``PATH/train`` and ``PATH/val``, as ILSVRC's are
+    usually laid out; ``val`` is its test split.
 
     Raises:
-        UserError: no such folder, no images in it, or a ``labels.csv`` that does not name every file.
+        UserError: no such folder, no images in it, a ``labels.csv`` that does not name every file, or a size that is
+            none.
     """
-    root = Path(name.partition(":")[2]).expanduser()
+    path, named = _parse(name)
+    size = named or size
+    root = Path(path).expanduser()
     folder = root / split if (root / split).is_dir() else root
+    if name.startswith("imagenet:"):
+        if split not in IMAGENET:
+            raise UserError(f"data set {name!r} has no split {split!r}; choose one of {', '.join(IMAGENET)}.")
+        root = folder = root / IMAGENET[split]
     if not folder.is_dir():
         raise UserError(f"data set {name!r}: there is no folder {root}.")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
         raise UserError(f"data set {name!r}: no images in {folder}; it looks for {', '.join(SUFFIXES)}.")
     labels, names = _labels(name, folder, files)
-    return ImageFolder(name, split, files, torch.tensor(labels), torch.arange(len(files)), names, size)
+    return ImageFolder(name, split, files, torch.tensor(labels), torch.arange(len(files)), names, size, None, margin)
+
+
+def _parse(name: str) -> tuple[str, int | None]:
+    """The folder and the size in ``folder:PATH?size=N``; a study then knows its images by their name alone."""
+    path, asked, size = name.partition(":")[2].rpartition("?size=")
+    if not asked:
+        return size, None
+    if not (size.isdecimal() and int(size)):
+        raise UserError(f"data set {name!r}: {size!r} is no size; write e.g. folder:PATH?size=224.")
+    return path, int(size)
 
 
 def _labels(name: str, folder: Path, files: Sequence[Path]) -> tuple[list[int], tuple[str, ...]]:
@@ -152,11 +181,11 @@ def _labels(name: str, folder: Path, files: Sequence[Path]) -> tuple[list[int], 
     return [names.index(text) for text in texts], names
 
 
-def _cropped(image: Image.Image, size: int | None) -> Image.Image:
-    """The shorter side to size/0.875, bicubic, then the centre."""
+def _cropped(image: Image.Image, size: int | None, margin: float) -> Image.Image:
+    """The shorter side to size/margin, bicubic, then the centre."""
     if size is None:
         return image
-    scale = round(size / MARGIN) / min(image.size)
+    scale = round(size / margin) / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
     return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))

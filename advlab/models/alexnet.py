@@ -1,46 +1,144 @@
-"""Krizhevsky, Sutskever & Hinton's network (2012), without the two groups that its two GPUs asked for.
+"""Krizhevsky, Sutskever & Hinton's network (2012), whole or in two towers, at its own size or smaller ones.
 
 Table 5 of the paper lists its layers as 3x11x11x96, 96x5x5x256, 256x3x3x384, 384x3x3x384, 384x3x3x256, 9216x4096,
-4096x4096, 4096x1000: the ungrouped sizes.
+4096x4096, 4096x1000: the sizes without the two groups that its two GPUs asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
 import torch
 from torch import nn
 
+from advlab.errors import UserError
+from advlab.models.external import Normalised
+from advlab.models.keyed import KeyedDropout
+
 SIZE = 227
 """Height and width of its images: with 224 the first layer's windows would not fit."""
+SMALLEST = 16
+"""Least height and width: the last map then has one place."""
+
+Variant = Literal["krizhevsky", "groups", "torchvision"]
+"""``krizhevsky``: one tower, the ungrouped sizes of Table 5. ``groups``: its two towers, which meet in the third layer
+and in the fully connected ones. ``torchvision``: one tower without normalisation (Krizhevsky 2014, as torchvision has
+it)."""
+
+_MAPS = {"krizhevsky": (96, 256, 384, 384, 256), "torchvision": (64, 192, 384, 256, 256)}
+_UNITS = 4096
 
 
 class AlexNet(nn.Sequential):
-    """Images [B, 3, 227, 227] → logits [B, classes]; overlapping 3 x 3 pooling, local response normalisation."""
+    """Images [B, channels, size, size] → logits [B, classes]; overlapping 3 × 3 pooling, ReLU, dropout.
 
-    def __init__(self, classes: int = 1000, dropout: float = 0.5) -> None:
-        def normalised() -> list[nn.Module]:
-            return [nn.ReLU(), nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0), nn.MaxPool2d(3, 2)]
+    The first layer has windows of 11 × 11 pixels, 4 apart. Smaller images would leave nothing for the layers above:
+    below 128 pixels its windows are 7 × 7, 2 apart, and below 64 they are 5 × 5 at every pixel.
 
+    Args:
+        classes: number of logits.
+        dropout: share of the inputs of the first two fully connected layers that is dropped in training.
+        variant: see `Variant`.
+        size: height and width of the images, in pixels.
+        width: factor of the numbers of maps and units, rounded to even ones.
+        channels: of the images.
+
+    Raises:
+        UserError: an unknown variant, images too small, or a width that is not positive.
+    """
+
+    def __init__(
+        self,
+        classes: int = 1000,
+        dropout: float = 0.5,
+        variant: Variant = "krizhevsky",
+        size: int = SIZE,
+        width: float = 1.0,
+        channels: int = 3,
+    ) -> None:
+        if variant not in get_args(Variant):
+            raise UserError(f"unknown variant {variant!r} of AlexNet; choose {', '.join(get_args(Variant))}.")
+        if size < SMALLEST:
+            raise UserError(f"AlexNet cannot see images of {size} pixels; give it at least {SMALLEST}.")
+        if width <= 0:
+            raise UserError(f"AlexNet cannot have a width of {width:g}; choose more than 0, e.g. 1.")
+
+        def scaled(number: int) -> int:
+            return 2 * max(1, round(width * number / 2))
+
+        plain = variant == "torchvision"
+        towers = 2 if variant == "groups" else 1
+        first, second, third, fourth, fifth = map(scaled, _MAPS["torchvision" if plain else "krizhevsky"])
+        units = scaled(_UNITS)
+
+        def pooled() -> list[nn.Module]:
+            normalised = [] if plain else [nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)]
+            return [nn.ReLU(), *normalised, nn.MaxPool2d(3, 2)]
+
+        opening, side = _opening(channels, first, size, plain)
+        for _ in range(3):
+            side = (side - 3) // 2 + 1
         super().__init__(
-            nn.Conv2d(3, 96, 11, stride=4),
-            *normalised(),
-            nn.Conv2d(96, 256, 5, padding=2),
-            *normalised(),
-            nn.Conv2d(256, 384, 3, padding=1),
+            opening,
+            *pooled(),
+            nn.Conv2d(first, second, 5, padding=2, groups=towers),
+            *pooled(),
+            nn.Conv2d(second, third, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(384, 384, 3, padding=1),
+            nn.Conv2d(third, fourth, 3, padding=1, groups=towers),
             nn.ReLU(),
-            nn.Conv2d(384, 256, 3, padding=1),
+            nn.Conv2d(fourth, fifth, 3, padding=1, groups=towers),
             nn.ReLU(),
             nn.MaxPool2d(3, 2),
             nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(256 * 6 * 6, 4096),
+            KeyedDropout(dropout, stream=1),
+            nn.Linear(fifth * side**2, units),
             nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(4096, 4096),
+            KeyedDropout(dropout, stream=2),
+            nn.Linear(units, units),
             nn.ReLU(),
-            nn.Linear(4096, classes),
+            nn.Linear(units, classes),
         )
+
+
+def _opening(channels: int, maps: int, size: int, plain: bool) -> tuple[nn.Conv2d, int]:
+    """The first layer, and the side of its maps."""
+    if size < 64:
+        return nn.Conv2d(channels, maps, 5, padding=2), size
+    if size < 128:
+        return nn.Conv2d(channels, maps, 7, stride=2, padding=3), (size - 1) // 2 + 1
+    padding = 2 if plain else 0
+    return nn.Conv2d(channels, maps, 11, stride=4, padding=padding), (size + 2 * padding - 11) // 4 + 1
+
+
+def classifier(mean: Sequence[float], std: Sequence[float], size: int, **arguments: Any) -> Normalised:
+    """An untrained AlexNet that standardises its images, and resizes those of another size.
+
+    Args:
+        mean, std: per channel, of images in [0, 1].
+        size: height and width to which images are brought.
+        arguments: the others of `AlexNet`.
+
+    Raises:
+        UserError: as `AlexNet`.
+    """
+    return Normalised(AlexNet(size=size, **arguments), list(mean), list(std), size)
+
+
+def initialise(network: nn.Module, seed: int) -> None:
+    """Draw He et al.'s (2015) weights in place; biases are zero, the last layer's weights N(0, 0.01²).
+
+    Krizhevsky's N(0, 0.01²) throughout suits his widths alone. The last layer keeps it, so that training starts at the
+    loss of a guess.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    nn.init.normal_(layers[-1].weight, std=0.01, generator=generator)
 
 
 def random() -> AlexNet:

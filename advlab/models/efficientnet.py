@@ -15,7 +15,7 @@ SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}
 
 
 def lite0() -> nn.Module:
-    """EfficientNet-Lite0: images [B, 3, 224, 224] in [0, 1] → 1000 logits, classes in torchvision's order."""
+    """EfficientNet-Lite0: images [B, 3, H, W] in [0, 1], brought to 224 pixels → 1000 logits in torchvision's order."""
     return _load("lite0")
 
 
@@ -42,4 +42,4 @@ def _load(variant: str) -> nn.Module:
     with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded them
         network = code.EfficientNet.from_pretrained(f"efficientnet-{variant}", weights_path=path)
     # the weights were trained on (255x - 127) / 128
-    return Normalised(network, [127 / 255] * 3, [128 / 255] * 3)
+    return Normalised(network, [127 / 255] * 3, [128 / 255] * 3, size=SIZES[variant])

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from advlab.errors import UserError, one_line
 
@@ -52,19 +53,34 @@ def identity(name: str) -> str:
     return f"{name} {version(scheme)}"
 
 
+@fx.wrap  # it depends on the shape, which a trace does not know
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images [B, C, H, W] → [B, C, size, size], bilinear with smoothing; those of that size are left as they are."""
+    if images.shape[2:] == (size, size):
+        return images
+    return functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
 class Normalised(nn.Module):
-    """Subtract a mean and divide by a deviation per channel, then classify: the box stays [0, 1] for attacks."""
+    """Subtract a mean and divide by a deviation per channel, then classify: the box stays [0, 1] for attacks.
+
+    With ``size``, images of another height or width are brought to it first, bilinearly: models of different input
+    sizes can then be shown the same images, and gradients go back to those.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float], size: int | None = None) -> None:
         super().__init__()
         self.network = network
+        self.size = size
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.size is not None:
+            images = resized(images, self.size)
         return self.network((images - self.mean) / self.std)
 
 

@@ -13,8 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from advlab.errors import UserError
+from advlab.report import paper
 from advlab.report.palette import INK, MUTED, RULE, heat, hue
-from advlab.report.summary import Matrix, describe, percent, read_matrix
+from advlab.report.summary import Matrix, describe, percent, read_matrix, short
 from advlab.results import Study
 from advlab.transfer.seeds import Estimate
 
@@ -37,16 +39,23 @@ _SCANNED = 400  # examples of a source among which the shown ones are chosen
 _PAIRS_PER_ROW = 5
 _PANEL_WIDTH = 4.2  # inches
 _CHART_WIDTH = 6.6
+_COLOURS = 3  # channels of a photo
+MAGNIFIED = 10
+"""Factor by which the paper's figures 5 and 6 show a difference."""
+_VISIBLE = 0.5  # a difference that goes from grey to black or white
 
 
 def draw(study: Study) -> dict[str, bytes]:
     """Every figure of a study's ``figures/`` folder: file stem -> PNG."""
-    return {
+    drawn = {
         "matrix": matrix_heat_map(study),
         "distortion_histograms": distortion_histograms(study),
         "distortion_curves": distortion_curves(study),
         "figure_7": figure_7(study),
     }
+    if study.dataset.subset(slice(1)).images.shape[1] == _COLOURS:
+        drawn["figure_5"] = figure_5(study)
+    return drawn
 
 
 def matrix_heat_map(study: Study) -> bytes:
@@ -67,8 +76,9 @@ def matrix_heat_map(study: Study) -> bytes:
         rows_at = [_gapped(position, controls_at) for position in range(len(matrix.rows))]
         axes.set_xlim(-0.5, len(matrix.targets) - 0.5)
         axes.set_ylim(max(rows_at, default=0) + 0.5, -0.5)
-        axes.set_xticks(range(len(matrix.targets)), matrix.targets, rotation=25, ha="left", rotation_mode="anchor")
-        axes.set_yticks(rows_at, [row.source for row in matrix.rows])
+        targets = [short(target) for target in matrix.targets]
+        axes.set_xticks(range(len(targets)), targets, rotation=25, ha="left", rotation_mode="anchor")
+        axes.set_yticks(rows_at, [short(row.source) for row in matrix.rows])
         axes.xaxis.tick_top()
         axes.tick_params(length=0, labelcolor=INK)
         axes.spines[:].set_visible(False)
@@ -161,7 +171,7 @@ def distortion_curves(study: Study) -> bytes:
             fooled = np.sort(table["rms"].to_numpy()[table["success"].to_numpy(zero_copy_only=False)])
             share = 100 * np.arange(len(fooled) + 1) / max(1, len(table))
             look = {"color": hue(position), "linestyle": _DASHES[position % len(_DASHES)], "linewidth": 1.8}
-            axes.step(np.r_[0.0, fooled], share, where="post", label=row.source, **look)
+            axes.step(np.r_[0.0, fooled], share, where="post", label=short(row.source), **look)
         axes.set_ylim(0, 102)
         axes.set_xlim(left=0)
         axes.set_xlabel("distortion allowed, RMS per pixel")
@@ -196,7 +206,63 @@ def figure_7(study: Study, sources: Sequence[str] | None = None, rows: int = 6) 
             if mosaic is not None:
                 grey = mosaic.shape[-1] == 1
                 panel.imshow(mosaic[..., 0] if grey else mosaic, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            panel.set_title(f"{describe(source)}: {accuracy[source]}", fontsize=11, loc="left")
+            panel.set_title(f"{short(describe(source))}: {accuracy[source]}", fontsize=11, loc="left")
+        return _png(figure, bbox_inches="tight", pad_inches=0.06)
+
+
+def figure_5(study: Study, source: str | None = None, rows: int = 5) -> bytes:
+    """The paper's Figure 5: photos read rightly, what changes in them, adversarial examples.
+
+    The change is magnified tenfold, shifted by 128 of 255 and clamped, as in the paper; where that leaves nothing to be
+    seen, a column more has it magnified by the power of ten that shows it.
+
+    Args:
+        study: a study of images of three colours.
+        source: the attacked model; the study's first by default.
+        rows: photos, at most.
+
+    Raises:
+        UserError: no example of this model fools it.
+    """
+    source = study.targets[0] if source is None else source
+    table = study.examples(source, limit=_SCANNED)
+    size = table["rms"].to_numpy()
+    fooled = (size > 0) & table["success"].to_numpy(zero_copy_only=False)
+    if not fooled.any():
+        raise UserError(f"no example fools {source!r}; attack with a larger budget, or show another model.")
+    shown = table.take(np.flatnonzero(fooled)[:rows])
+    after = np.moveaxis(study.images(shown), 1, -1)
+    before = np.moveaxis(study.clean_images(shown["index"].to_numpy()), 1, -1)
+    change = after - before
+    visible = 10 ** np.floor(np.log10(_VISIBLE / np.quantile(np.abs(change), 0.99)))
+    factors = [MAGNIFIED, visible] if visible > MAGNIFIED else [MAGNIFIED]
+    middle = [(128 / 255 + factor * change).clip(0, 1) for factor in factors]
+    columns = ["photo", *(f"change × {factor:,.0f}" for factor in factors), "adversarial"]
+    tiles = np.stack([before, *middle, after], 1).reshape(-1, *after.shape[1:])
+    mean = float(size[fooled].mean())
+    title = (
+        f"{short(source)}: {', '.join(columns)}\nmean distortion of {fooled.sum()} examples {mean:.6f} "
+        f"(the paper's, of {paper.FIGURE_5.examples}: {paper.FIGURE_5.distortion:.6f})"
+    )
+    return mosaic(tiles, len(columns), title)
+
+
+def mosaic(tiles: np.ndarray, across: int, title: str) -> bytes:
+    """Tiles [N, h, w, C] in rows of ``across``; PNG."""
+    height, width, channels = tiles.shape[1:]
+    gap = max(1, width // 10)
+    down = -(-len(tiles) // across)
+    canvas = np.ones((down * (height + gap) - gap, across * (width + gap) - gap, channels), np.float32)
+    for position, tile in enumerate(tiles):
+        row, column = divmod(position, across)
+        top, left = row * (height + gap), column * (width + gap)
+        canvas[top : top + height, left : left + width] = tile
+    with rc_context(_STYLE):
+        figure = _figure(8.0, 8.0 * canvas.shape[0] / canvas.shape[1] + 0.4)
+        axes = figure.add_subplot()
+        axes.set_axis_off()
+        axes.imshow(canvas if channels > 1 else canvas[..., 0], cmap="gray", interpolation="nearest")
+        axes.set_title(title, fontsize=11, loc="left")
         return _png(figure, bbox_inches="tight", pad_inches=0.06)
 
 
@@ -262,7 +328,7 @@ def _distortions(study: Study, matrix: Matrix) -> dict[str, np.ndarray]:
 def _name_panel(panel: Axes, source: str) -> None:
     panel.set_yticks([])
     panel.spines["left"].set_visible(False)
-    panel.set_ylabel(source, rotation=0, ha="right", va="center", color=INK)
+    panel.set_ylabel(short(source), rotation=0, ha="right", va="center", color=INK)
 
 
 def _gapped(position: int, controls_at: int) -> float:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib import rc_context
 from rich.table import Table
 
 from advlab.errors import UserError
 from advlab.models.quocnet import preset
-from advlab.report.figures import _STYLE, _figure, _png
+from advlab.report.figures import MAGNIFIED, mosaic
 from advlab.results import Study
 
 FILTERS, ATTACKED = "filters.parquet", "attacked.parquet"
-MAGNIFIED = 10
-"""Factor by which Figure 6 shows the difference."""
 _ACROSS = 24
 _SHOWN = 288
 
@@ -52,7 +49,7 @@ def filters(study: Study) -> bytes:
     side = round((flat.shape[1] / channels) ** 0.5)
     tiles = np.moveaxis(flat.reshape(-1, channels, side, side), 1, -1)
     largest = np.quantile(np.abs(tiles), 0.995)
-    return _mosaic((0.5 + 0.5 * tiles / largest).clip(0, 1), _ACROSS, f"first-stage filters, {side} × {side} pixels")
+    return mosaic((0.5 + 0.5 * tiles / largest).clip(0, 1), _ACROSS, f"first-stage filters, {side} × {side} pixels")
 
 
 def figure_6(study: Study, rows: int = 8) -> bytes:
@@ -71,7 +68,7 @@ def figure_6(study: Study, rows: int = 8) -> bytes:
     change = (MAGNIFIED * np.abs(attacked - clean)).clip(0, 1)
     triples = np.stack([clean, attacked, change], 1).reshape(-1, *clean.shape[1:])
     title = f"{study.config['positive']}, no longer so read, difference × {MAGNIFIED}"
-    return _mosaic(triples, 6, f"{title} (two examples a row)")
+    return mosaic(triples, 6, f"{title} (two examples a row)")
 
 
 def _matrix(study: Study, name: str, column: str) -> np.ndarray:
@@ -82,22 +79,3 @@ def _matrix(study: Study, name: str, column: str) -> np.ndarray:
     values = study.store.read_table(name, [column])[column].combine_chunks()
     flat = values.flatten().to_numpy()
     return flat.reshape(len(values), -1)
-
-
-def _mosaic(tiles: np.ndarray, across: int, title: str) -> bytes:
-    """Tiles [N, h, w, C] in rows of ``across``."""
-    height, width, channels = tiles.shape[1:]
-    gap = max(1, width // 10)
-    down = -(-len(tiles) // across)
-    canvas = np.ones((down * (height + gap) - gap, across * (width + gap) - gap, channels), np.float32)
-    for position, tile in enumerate(tiles):
-        row, column = divmod(position, across)
-        top, left = row * (height + gap), column * (width + gap)
-        canvas[top : top + height, left : left + width] = tile
-    with rc_context(_STYLE):
-        figure = _figure(8.0, 8.0 * canvas.shape[0] / canvas.shape[1] + 0.4)
-        axes = figure.add_subplot()
-        axes.set_axis_off()
-        axes.imshow(canvas if channels > 1 else canvas[..., 0], cmap="gray", interpolation="nearest")
-        axes.set_title(title, fontsize=11, loc="left")
-        return _png(figure, bbox_inches="tight", pad_inches=0.06)

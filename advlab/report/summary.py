@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -183,6 +184,11 @@ def describe(source: str) -> str:
         "amplified": f"Perturbation of {control.model} amplified to {control.amount:g}",
     }[control.kind]
     return f"{text}, {control.variant}" if control.variant else text
+
+
+def short(name: str) -> str:
+    """A model's or control's name for a heading: ``python:a.b.efficientnet:lite0`` is ``efficientnet:lite0``."""
+    return re.sub(r"(?:python:(?:\w+\.)*|file:(?:.*/)?)([^/:]+?)(?:\.py)?:(\w+)", r"\1:\2", name)
 
 
 def percent(rate: float | None, digits: int = 1) -> str:

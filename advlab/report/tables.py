@@ -8,7 +8,7 @@ from rich.text import Text
 
 from advlab.report import paper
 from advlab.report.paper import as_printed
-from advlab.report.summary import Cell, Matrix, ModelRow, Row, percent, read_matrix, read_models
+from advlab.report.summary import Cell, Matrix, ModelRow, Row, percent, read_matrix, read_models, short
 from advlab.results import Study
 from advlab.results.layout import HALVES
 
@@ -65,13 +65,13 @@ def markdown_matrix(study: Study) -> str:
     """The matrix as a Markdown table: error % with its interval, then the paper's number in italics."""
     matrix = read_matrix(study)
     lines = [
-        markdown_line(["examples of ↓ shown to →", *map(_escape, matrix.targets), "mean RMS"]),
+        markdown_line(["examples of ↓ shown to →", *(_escape(short(target)) for target in matrix.targets), "mean RMS"]),
         markdown_line(["---", *("---:" for _ in matrix.targets), "---:"]),
     ]
     lines += [
         markdown_line(
             [
-                _escape(row.source),
+                _escape(short(row.source)),
                 *map(_markdown_cell, row.cells),
                 _markdown_beside(rms(row.mean_rms), _rms(row)),
             ]
@@ -94,8 +94,10 @@ def markdown_models(study: Study) -> str:
 
 
 def rms(value: float | None) -> str:
-    """A distortion with the paper's three digits; an en dash where there is none."""
-    return "–" if value is None else f"{value:.3f}"
+    """A distortion with the paper's three digits, and two of those that would vanish so; an en dash for none."""
+    if value is None:
+        return "–"
+    return f"{value:.2g}" if 0 < value < 0.005 else f"{value:.3f}"
 
 
 def _matrix_table(study: Study, matrix: Matrix, start: int, stop: int) -> Table:
@@ -113,12 +115,12 @@ def _matrix_table(study: Study, matrix: Matrix, start: int, stop: int) -> Table:
     )
     table.add_column("examples of ↓ shown to →", no_wrap=True, max_width=24)
     for target in matrix.targets[start:stop]:
-        table.add_column(Text(target), no_wrap=True)
+        table.add_column(Text(short(target)), no_wrap=True)
     table.add_column("RMS", justify="right", no_wrap=True)
     for rows in (matrix.models, matrix.controls):
         for row in rows:
             cells = (_cell(cell) for cell in row.cells[start:stop])
-            table.add_row(Text(row.source), *cells, _beside(rms(row.mean_rms), _rms(row), separator="\n"))
+            table.add_row(Text(short(row.source)), *cells, _beside(rms(row.mean_rms), _rms(row), separator="\n"))
         table.add_section()
     return table
 
@@ -127,7 +129,7 @@ def _model_cells(row: ModelRow) -> list[tuple[str, str | None]]:
     """Name, errors, iterations and distortion of a model: ours, and the paper's where it has one."""
     theirs = row.paper
     return [
-        (row.name, None),
+        (short(row.name), None),
         (percent(row.train_error, 2), None if theirs is None else as_printed(theirs.train_error)),
         (percent(row.test_error, 2), None if theirs is None else as_printed(theirs.test_error)),
         ("–" if row.iterations is None else f"{row.iterations:,}", None),

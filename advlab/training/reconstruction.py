@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -55,8 +56,13 @@ def batch_rows(total: int, batch_size: int, seed: int, step: int) -> Tensor:
     """[batch_size] int64: the images of a step, each epoch in an order of its own; an epoch's odd rest is left out."""
     per_epoch = max(1, total // batch_size)
     epoch, number = divmod(step, per_epoch)
-    order = torch.randperm(total, generator=torch.Generator().manual_seed((seed << 20) + epoch))
-    return order[number * batch_size : (number + 1) * batch_size]
+    return _order(total, seed, epoch)[number * batch_size : (number + 1) * batch_size]
+
+
+@lru_cache(maxsize=2)
+def _order(total: int, seed: int, epoch: int) -> Tensor:
+    """[total] int64, kept while an epoch lasts: of a million images it takes longer to draw than a step takes."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed((seed << 20) + epoch))
 
 
 def images_of(dataset: Dataset, rows: Tensor | slice, size: int) -> Tensor:

@@ -247,3 +247,13 @@ def test_gradients_of_the_caller_are_left_alone(
     assert torch.equal(images, before)
     assert not found.images.requires_grad
     assert found.success.all()
+
+
+def test_a_budget_may_be_named(mnist_test: Dataset, right: Right, softmax: nn.Module) -> None:
+    images, labels = right(softmax, mnist_test, 3)
+    found = run(registry.resolve("minimum-norm:12"), softmax, images, labels, "nearest")
+    assert found.evaluations.max() <= 12
+    assert registry.settings("minimum-norm:12") == registry.settings("minimum-norm") | {"max_evaluations": 12}
+    for budget in ("0", "many", "-3"):
+        with pytest.raises(UserError, match=f"{budget!r} is no number of evaluations; write e.g. minimum-norm:32"):
+            registry.resolve(f"minimum-norm:{budget}")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.train import ScalingConfig
 
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = REPOSITORY / "cluster"
@@ -71,6 +72,20 @@ def test_cloud_workers_are_spot_machines_with_gpus_that_come_on_demand(name: str
     market = workers["node_config"].get("InstanceMarketOptions", {}).get("MarketType")
     scheduling = workers["node_config"].get("scheduling", {}).get("provisioningModel")
     assert "spot" in (market, str(scheduling).lower())
+
+
+@pytest.mark.parametrize("name", ON_DOCKER)
+def test_training_has_machines_of_its_own_that_stay(name: str) -> None:
+    config = read(name)
+    types = config["available_node_types"]
+    training = types["gpu_train"]
+    assert training["resources"] == {"CPU": 96, "GPU": 8, "accelerator_type:A100": 1}
+    assert "accelerator_type:A100" not in types["gpu_spot"]["resources"]
+    assert "spot" not in str(training["node_config"]).lower()
+    assert training["min_workers"] == 0 < training["max_workers"]
+    assert config["max_workers"] == training["max_workers"] + types["gpu_spot"]["max_workers"]
+    asked = ScalingConfig(num_workers=8, use_gpu=True, accelerator_type="A100").total_resources
+    assert all(amount <= training["resources"][name] for name, amount in asked.items())
 
 
 @pytest.mark.parametrize("name", ON_DOCKER)

@@ -51,7 +51,7 @@ def test_the_study_is_a_command_of_this_repository(file: str, study: str, parse_
     assert options.common.address == "auto"
     assert options.common.out.startswith("/mnt/shared/")
     if file != "cluster/on_prem.yaml":  # else the head computes nothing
-        assert options.pool.num_gpus > 0
+        assert options.layout.gpus if hasattr(options, "layout") else options.pool.num_gpus > 0
 
 
 def test_files_exist() -> None:

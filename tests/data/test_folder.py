@@ -91,3 +91,37 @@ def test_mistakes_are_told(photos: Path, tmp_path: Path) -> None:
         data.load(f"folder:{tmp_path / 'empty'}")
     with pytest.raises(UserError, match="images of 3 sizes"):
         _ = data.load(f"folder:{photos}").images
+    with pytest.raises(UserError, match=r"'big' is no size; write e.g. folder:PATH\?size=224"):
+        data.load(f"folder:{photos}?size=big")
+
+
+def test_a_name_may_hold_the_size(photos: Path) -> None:
+    named, given = data.load(f"folder:{photos}?size=8"), data.load(f"folder:{photos}", size=8)
+    assert torch.equal(named.images, given.images)
+    assert named.fingerprint == given.fingerprint
+
+
+def test_the_margin_may_be_left_out(tmp_path: Path) -> None:
+    """A white picture with a black border of an eighth: the usual cut leaves most of the border out."""
+    picture = Image.new("RGB", (64, 64))
+    picture.paste((255, 255, 255), (4, 4, 60, 60))
+    picture.save(tmp_path / "a.png")
+    cut, whole = (data.load(f"folder:{tmp_path}", size=64, margin=margin) for margin in (0.875, 1.0))
+    assert whole.images[0, 0, 0].max() == 0
+    assert cut.images[0, 0, 1].max() > 0.5
+    assert cut.fingerprint != whole.fingerprint
+    assert pickle.loads(pickle.dumps(whole)).images[0, 0, 0].max() == 0
+
+
+def test_imagenet_is_train_and_val(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("val", 1)):
+        for wnid in ("n01440764", "n01443537"):
+            for number in range(count):
+                write(tmp_path / split / wnid / f"{number}.png", (0, 0, 0))
+    train, test = (data.load(f"imagenet:{tmp_path}", split, size=8) for split in ("train", "test"))
+    assert (len(train), len(test)) == (6, 2)
+    assert train.class_names == test.class_names == ("n01440764", "n01443537")
+    with pytest.raises(UserError, match="has no split 'p1'; choose one of train, test, validation"):
+        data.load(f"imagenet:{tmp_path}", "p1")
+    with pytest.raises(UserError, match=f"there is no folder {tmp_path}/val/train"):
+        data.load(f"imagenet:{tmp_path}/val")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from advlab.models import error_rate
 from advlab.models.autoencoder import AutoencoderClassifier
 from advlab.models.convnet import ConvNet
-from advlab.models.external import Normalised
+from advlab.models.external import Normalised, resized
 from advlab.models.mlp import MLP, initialise
 
 
@@ -118,6 +118,17 @@ def test_normalised_keeps_the_box_for_attacks() -> None:
     by_hand = torch.stack([(images[:, 0] - 0.5) / 0.2, (images[:, 1] - 0.4) / 0.1, (images[:, 2] - 0.3) / 0.3], 1)
     torch.testing.assert_close(network(images), inner(by_hand))
     assert set(network.state_dict()) == {"mean", "std", "network.1.weight", "network.1.bias"}
+
+
+def test_normalised_resizes_what_has_another_size() -> None:
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    network = Normalised(inner, [0.5] * 3, [0.2] * 3, size=8)
+    own, larger = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 12, 10, requires_grad=True)
+    assert torch.equal(network(own), inner((own - 0.5) / 0.2))
+    network(larger).sum().backward()
+    assert larger.grad is not None
+    assert larger.grad.abs().min() > 0
+    assert any(node.target is resized for node in fx.symbolic_trace(network).graph.nodes)
 
 
 def test_error_rate_counts_and_restores_the_mode() -> None:

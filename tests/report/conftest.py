@@ -53,9 +53,9 @@ def write_study(out: Path, train: Dataset, models: list[str]) -> Study:
         {
             "kind": "transfer",
             "config": {
-                "dataset": "mnist",
+                "dataset": train.name,
                 "models": models,
-                "split": "train",
+                "split": train.split,
                 "examples": EXAMPLES,
                 "attack": "closed form",
                 "target": "runner-up",
@@ -68,7 +68,7 @@ def write_study(out: Path, train: Dataset, models: list[str]) -> Study:
             "started": "2026-01-01T00:00:00+00:00",
             "finished": "2026-01-01T00:01:00+00:00",
             "hosts": 1,
-            "dataset": {"name": "mnist", "split": "train", "fingerprint": clean.fingerprint},
+            "dataset": {"name": train.name, "split": train.split, "fingerprint": clean.fingerprint},
             "models": {
                 name: {
                     "fingerprint": f"{position:064x}",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_study
 from PIL import Image
 
+from advlab import data
 from advlab.report import figures
 from advlab.report.palette import heat
-from advlab.report.summary import read_matrix
+from advlab.report.summary import read_matrix, short
 from advlab.results import Study
 
 
@@ -43,6 +46,40 @@ def test_odd_columns_are_clean_and_even_columns_distorted(study: Study) -> None:
     np.testing.assert_array_equal(originals[position], clean)
     assert int(study.dataset.labels[position]) == 0
     np.testing.assert_array_equal(study.images(study.examples("softmax1e-2"))[position, 0], distorted)
+
+
+def test_photos_get_figure_5_with_the_change_shifted_to_grey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = write_study(tmp_path, data.load("cifar10", "test"), ["softmax1e-2"])
+    assert "figure_5" in figures.draw(study)
+    shown: list[tuple[np.ndarray, int, str]] = []
+
+    def keep(tiles: np.ndarray, across: int, title: str) -> bytes:
+        shown.append((tiles, across, title))
+        return b""
+
+    monkeypatch.setattr(figures, "mosaic", keep)
+    figures.figure_5(study, rows=2)
+    ((tiles, across, title),) = shown
+    examples = study.examples("softmax1e-2")
+    moved = examples["rms"].to_numpy() > 0
+    photo, change, *_, adversarial = tiles[:across]
+    first = int(np.flatnonzero(moved)[0])
+    np.testing.assert_array_equal(photo, study.dataset.images[first].permute(1, 2, 0).numpy())
+    np.testing.assert_allclose(change, (128 / 255 + 10 * (adversarial - photo)).clip(0, 1), atol=1e-6)
+    assert len(tiles) == 2 * across
+    assert f"{examples['rms'].to_numpy()[moved].mean():.6f}" in title
+    assert "0.006508" in title
+
+
+def test_headings_leave_out_where_a_model_comes_from() -> None:
+    names = {
+        "python:advlab.models.efficientnet:lite0": "efficientnet:lite0",
+        "shuffled-python:advlab.models.efficientnet:lite0": "shuffled-efficientnet:lite0",
+        "file:/data/nets/mine.py:make": "mine:make",
+        "softmax1e-2": "softmax1e-2",
+        "torchvision:alexnet@random": "torchvision:alexnet@random",
+    }
+    assert [short(name) for name in names] == list(names.values())
 
 
 def test_noise_gets_the_last_panel_and_its_accuracy(study: Study) -> None:

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray.train
 import torch
-import torch.distributed as dist
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from advlab.analysis import detector
 from advlab.command import require_at_least
+from advlab.distributed.launcher import ALONE, Alone, OnRay, fit, one_process
 from advlab.distributed.quocnet.work import ATTACKED, SCORES, Layout, QuocNetConfig, images, work
 from advlab.distributed.session import host_count
 from advlab.errors import UserError
 from advlab.models.quocnet import preset
 from advlab.results import Study
 from advlab.results.store import Store
-
-FAILURES = 3
-"""Deaths of workers from which training goes on."""
-ALONE = "alone"
-"""Folder of the checkpoints of a run without Ray."""
 
 
 def begin(config: QuocNetConfig, layout: Layout, out: str | None) -> Study:
@@ -83,33 +71,20 @@ def _run_alone(study: Study, layout: Layout) -> None:
     device = torch.device("cuda" if layout.gpus else "cpu")
     folder = Path(study.store.path(ALONE))
     folder.mkdir(exist_ok=True)
-    with _one_process("nccl" if layout.gpus else "gloo"):
+    with one_process("nccl" if layout.gpus else "gloo"):
         work(QuocNetConfig(**study.config), layout, study.store, Alone(folder, device))
 
 
 def _run_on_ray(study: Study, layout: Layout) -> None:
-    workers = layout.space * layout.data_parallel
-    every = layout.checkpoint_every
-    trainer = TorchTrainer(
+    fit(
+        study,
         _work,
-        train_loop_config={"config": study.config, "layout": asdict(layout), "out": study.store.uri},
-        torch_config=TorchConfig(backend="nccl" if layout.gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=layout.gpus),
-        run_config=RunConfig(
-            name="train",
-            storage_path=study.store.uri,
-            failure_config=FailureConfig(max_failures=FAILURES if every else 0),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
+        {"config": study.config, "layout": asdict(layout), "out": study.store.uri},
+        workers=layout.space * layout.data_parallel,
+        gpus=layout.gpus,
+        accelerator=layout.accelerator,
+        restart=bool(layout.checkpoint_every),
     )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            f"training ended early ({reason[-1] if reason else 'no reason given'}); what is finished is kept in "
-            f"{study.store.uri!r}: mend that and run the same command again."
-        ) from error
 
 
 def losses(store: Store) -> pa.Table:
@@ -121,61 +96,8 @@ def losses(store: Store) -> pa.Table:
     return table.take(np.unique(table["step"].to_numpy(), return_index=True)[1])
 
 
-class _OnRay:
-    """A `Launcher`: a worker of Ray Train."""
-
-    def __init__(self) -> None:
-        self.rank = ray.train.get_context().get_world_rank()
-        self.device = get_device()
-
-    def newest(self) -> AbstractContextManager[str | None]:
-        """See `Launcher`."""
-        checkpoint = ray.train.get_checkpoint()
-        return nullcontext() if checkpoint is None else checkpoint.as_directory()
-
-    def report(self, told: dict[str, Any], folder: str | None) -> None:
-        """See `Launcher`."""
-        ray.train.report(told, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
-
-
-class Alone:
-    """A `Launcher`: this process by itself. A checkpoint is there once it has its final name."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.rank, self.device, self.folder = 0, device, folder
-
-    def newest(self) -> AbstractContextManager[str | None]:
-        """See `Launcher`."""
-        found = sorted(self.folder.glob("step-*"))
-        return nullcontext(str(found[-1]) if found else None)
-
-    def report(self, told: dict[str, Any], folder: str | None) -> None:
-        """See `Launcher`."""
-        if folder is None:
-            return
-        earlier = list(self.folder.glob("step-*"))
-        final = self.folder / f"step-{told['step']:08d}"
-        partial = self.folder / f".{final.name}"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(folder, partial)
-        partial.rename(final)
-        for path in earlier:
-            shutil.rmtree(path)
-
-
-@contextmanager
-def _one_process(backend: str) -> Iterator[None]:
-    """A process group of this process."""
-    with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
-        dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
-
-
 def _work(given: dict[str, Any]) -> None:
-    work(QuocNetConfig(**given["config"]), Layout(**given["layout"]), Store(given["out"]), _OnRay())
+    work(QuocNetConfig(**given["config"]), Layout(**given["layout"]), Store(given["out"]), OnRay())
 
 
 def _summary(store: Store) -> dict[str, Any]:

@@ -7,10 +7,9 @@ one writes. What is finished lies in files: the loss of every step, scores, atta
 from __future__ import annotations
 
 import tempfile
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,7 @@ from advlab import data
 from advlab.analysis import detector
 from advlab.attacks import minimum_norm
 from advlab.data import Dataset
+from advlab.distributed.launcher import Launcher
 from advlab.models.quocnet import BinaryClassifier, QuocNet, preset
 from advlab.results.store import Store
 from advlab.training import parallel
@@ -33,21 +33,6 @@ SHOWN_PLACES = 6
 WHITENED_BY = 2_000_000
 """Pixels whose statistics set the whitening filter, in whole images."""
 FEATURE_BATCH = 250
-
-
-class Launcher(Protocol):
-    """Where a worker runs; ``torch.distributed`` is initialised."""
-
-    rank: int
-    device: torch.device
-
-    def newest(self) -> AbstractContextManager[str | None]:
-        """The folder of the checkpoint to go on from, if there is one."""
-        ...
-
-    def report(self, told: dict[str, Any], folder: str | None) -> None:
-        """Progress, and a folder with this worker's part of a checkpoint, to be kept."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +94,9 @@ class Layout:
 
     gpus: bool = False
     """One GPU per worker, NCCL; otherwise one CPU each, gloo."""
+
+    accelerator: str | None = None
+    """Kind of GPU to ask the cluster for, as Ray names it, such as A100; any when absent."""
 
     checkpoint_every: int = 200
     """Steps between checkpoints; 0 writes none, and a dead worker then costs everything."""

@@ -24,7 +24,7 @@ class TransferConfig:
     """What decides the rows of a transfer study."""
 
     dataset: str = "mnist"
-    """Data set: mnist or fashion_mnist."""
+    """Data set: mnist, fashion_mnist, cifar10 or folder:PATH[?size=N]."""
 
     split: str = "train"
     """Split whose images are attacked: train, test, fit, validation, p1 or p2."""
@@ -40,7 +40,7 @@ class TransferConfig:
     """Number of images attacked per model: the first of the split."""
 
     attack: str = "lbfgs"
-    """lbfgs (the paper's), minimum-norm (ours) or foolbox:CLASS."""
+    """lbfgs (the paper's), minimum-norm[:EVALUATIONS] (ours, with its budget per image) or foolbox:CLASS."""
 
     target: str = "random"
     """random, nearest, runner-up, least-likely, all, or a class."""

@@ -1,0 +1,139 @@
+"""Where the workers of a training run are launched: on Ray Train, or as this process alone."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from advlab.errors import UserError
+from advlab.results import Study
+
+FAILURES = 3
+"""Deaths of workers from which training goes on."""
+ALONE = "alone"
+"""Folder of the checkpoints of a run without Ray."""
+
+
+class Launcher(Protocol):
+    """Where a worker runs; ``torch.distributed`` is initialised."""
+
+    rank: int
+    device: torch.device
+
+    def newest(self) -> AbstractContextManager[str | None]:
+        """The folder of the checkpoint to go on from, if there is one."""
+        ...
+
+    def report(self, told: dict[str, Any], folder: str | None) -> None:
+        """Progress, and a folder with this worker's part of a checkpoint, to be kept."""
+        ...
+
+
+class OnRay:
+    """A `Launcher`: a worker of Ray Train."""
+
+    def __init__(self) -> None:
+        self.rank = ray.train.get_context().get_world_rank()
+        self.device = get_device()
+
+    def newest(self) -> AbstractContextManager[str | None]:
+        """See `Launcher`."""
+        checkpoint = ray.train.get_checkpoint()
+        return nullcontext() if checkpoint is None else checkpoint.as_directory()
+
+    def report(self, told: dict[str, Any], folder: str | None) -> None:
+        """See `Launcher`."""
+        ray.train.report(told, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
+
+
+class Alone:
+    """A `Launcher`: this process by itself. A checkpoint is there once it has its final name."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.rank, self.device, self.folder = 0, device, folder
+
+    def newest(self) -> AbstractContextManager[str | None]:
+        """See `Launcher`."""
+        found = sorted(self.folder.glob("step-*"))
+        return nullcontext(str(found[-1]) if found else None)
+
+    def report(self, told: dict[str, Any], folder: str | None) -> None:
+        """See `Launcher`."""
+        if folder is None:
+            return
+        earlier = list(self.folder.glob("step-*"))
+        final = self.folder / f"step-{told['step']:08d}"
+        partial = self.folder / f".{final.name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial)
+        partial.rename(final)
+        for path in earlier:
+            shutil.rmtree(path)
+
+
+@contextmanager
+def one_process(backend: str) -> Iterator[None]:
+    """A process group of this process."""
+    with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
+        dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+def fit(
+    study: Study,
+    work: Callable[[dict[str, Any]], None],
+    given: dict[str, Any],
+    *,
+    workers: int | tuple[int, int],
+    gpus: bool,
+    accelerator: str | None,
+    restart: bool,
+) -> None:
+    """Run ``work(given)`` in workers of Ray Train, their checkpoints in the study; Ray must be connected.
+
+    Args:
+        study: whose newest checkpoint the workers go on from.
+        work: what every worker does.
+        given: its argument.
+        workers: how many; or the least and the most, as the cluster has room.
+        gpus: whether each has a GPU and speaks NCCL, or a CPU and gloo.
+        accelerator: the kind of GPU that they ask for, as Ray names it; any when None.
+        restart: whether to go on after a worker's death, `FAILURES` times.
+
+    Raises:
+        UserError: workers kept failing; what is finished is kept.
+    """
+    spread: Any = workers  # Ray's types know of one number alone
+    trainer = TorchTrainer(
+        work,
+        train_loop_config=given,
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=spread, use_gpu=gpus, accelerator_type=accelerator),
+        run_config=RunConfig(
+            name="train",
+            storage_path=study.store.uri,
+            failure_config=FailureConfig(max_failures=FAILURES if restart else 0),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"training ended early ({reason[-1] if reason else 'no reason given'}); what is finished is kept in "
+            f"{study.store.uri!r}: mend that and run the same command again."
+        ) from error

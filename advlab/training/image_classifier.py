@@ -1,0 +1,386 @@
+"""Minibatch training of an image classifier, in one process or spread over several by DDP.
+
+Which images make up a step, how they are cropped, and which units drop out follow from seed, epoch and step alone; so
+one process and many take the same steps, but for rounding, and a run may stop anywhere and go on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
+
+from advlab.data import Dataset, ImageFolder
+from advlab.errors import UserError
+from advlab.models import alexnet, keyed
+from advlab.training.full_batch import Progress
+from advlab.training.reconstruction import batch_rows
+
+Name = Literal["2012", "modern"]
+Precision = Literal["float32", "bfloat16"]
+Item = TypeVar("Item")
+
+DECAYED_AT = (1 / 3, 2 / 3, 8 / 9)
+"""Parts of a run of recipe 2012 after which the rate is divided by ten: epochs 30, 60 and 80 of 90."""
+WARM_UP = 0.05
+"""Part of a run of recipe modern in which the rate rises to its peak."""
+SMOOTHING = 0.1
+"""Label smoothing of recipe modern (Szegedy et al. 2016)."""
+LIGHTING = 0.1
+"""Deviation of the colour shifts of recipe 2012, in units of the principal components' variances."""
+STORED = 256 / alexnet.SIZE
+"""Side of a photo before it is cropped, in units of the crop's: Krizhevsky et al. cut 227 of 256 pixels."""
+_CROP_STREAM, _LIGHT_STREAM = 11, 12
+_AHEAD = 2
+_EVALUATED_AT_ONCE = 250
+_SAMPLE = {True: 2_000, False: 10_000}
+"""Images whose colours are measured, by whether they have to be decoded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What decides the weights, besides network and images.
+
+    Attributes:
+        recipe: ``2012``: SGD with momentum, the rate divided by ten three times, crops, flips, shifts of colour along
+            the principal components (Krizhevsky et al., section 4.1). ``modern``: AdamW, warm-up and half a cosine,
+            label smoothing, crops, flips.
+        epochs: passes over the images.
+        batch_size: images per step, over all processes and parts.
+        learning_rate: the largest.
+        weight_decay: of weights; biases are free.
+        size: height and width of the crops, in pixels.
+        precision: in which products are made; weights stay float32.
+        seed: of initial weights, order, crops and dropout.
+    """
+
+    recipe: Name
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    size: int
+    precision: Precision
+    seed: int
+
+    def steps_per_epoch(self, total: int) -> int:
+        """Whole batches of ``total`` images; the odd rest of an epoch is left out."""
+        return max(1, total // self.batch_size)
+
+
+DEFAULTS: dict[Name, tuple[float, float]] = {"2012": (0.01, 5e-4), "modern": (1e-3, 0.05)}
+"""Learning rate and weight decay of a recipe: the former Krizhevsky et al.'s, the latter common ones."""
+
+
+class Colours(NamedTuple):
+    """Of a sample of images, in [0, 1]: ``mean`` and ``std`` per channel; ``axes`` [3, 3], the principal components of
+    the pixels as columns, each times its variance."""
+
+    mean: list[float]
+    std: list[float]
+    axes: Tensor
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over examples, kept where they arise until someone asks.
+
+    Attributes:
+        sums: [3] float64: loss, right answers, examples.
+    """
+
+    sums: Tensor
+
+    @classmethod
+    def empty(cls, device: torch.device) -> Tally:
+        """Of no examples."""
+        return cls(torch.zeros(3, dtype=torch.float64, device=device))
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Note a batch's summed loss and its right answers, without waiting for the device."""
+        right = (logits.argmax(1) == labels).sum()
+        self.sums += torch.stack([loss.detach().double(), right.double(), self.sums.new_full((), len(labels))])
+
+    def take(self) -> list[float]:
+        """Loss, right answers and examples over all processes; and begin anew."""
+        if dist.is_initialized():
+            dist.all_reduce(self.sums)
+        told: list[float] = self.sums.tolist()
+        self.sums.zero_()
+        return told
+
+
+def share(total: int, held_out: int, examples: int | None) -> tuple[Tensor, Tensor]:
+    """Rows to learn from and rows held out of a training set, the same for every seed; ascending.
+
+    Raises:
+        UserError: nothing is left to learn from, or fewer than asked for.
+    """
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
+    rest = total - held_out
+    if rest < 1 or not 1 <= (examples or 1) <= rest:
+        raise UserError(
+            f"--examples {examples or rest} beside --held-out {held_out} is impossible: there are {total} training "
+            "images; choose fewer."
+        )
+    end = total if examples is None else held_out + examples
+    return order[held_out:end].sort().values, order[:held_out].sort().values
+
+
+def stored_size(size: int) -> int:
+    """Side to which photos are brought before crops of ``size`` are cut."""
+    return round(STORED * size)
+
+
+def colours(dataset: Dataset, rows: Tensor) -> Colours:
+    """The colours of the first of these images."""
+    pixels = dataset.subset(rows[: _SAMPLE[isinstance(dataset, ImageFolder)]]).images.movedim(1, -1).reshape(-1, 3)
+    variances, axes = torch.linalg.eigh(torch.cov(pixels.double().T))
+    mean, std = pixels.double().mean(0), pixels.double().std(0)
+    return Colours(_rounded(mean), _rounded(std), (axes * variances).float())
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, 6) for value in values.tolist()]
+
+
+def augmented(images: Tensor, keys: Tensor, size: int, axes: Tensor | None) -> Tensor:
+    """Random crops of ``size``, half of them mirrored, of images [B, C, S, S]; with ``axes``, colours shifted too.
+
+    Images that are no larger than the crops get a border of black, an eighth of the size.
+    """
+    if images.shape[2] <= size:
+        images = functional.pad(images, (size // 8,) * 4)
+    count, channels, side, _ = images.shape
+    drawn = keyed.uniform(keys, 3, _CROP_STREAM)
+    first = (drawn[:, :2] * (side - size + 1)).long()
+    steps = torch.arange(size, device=images.device)
+    down = first[:, :1] + steps
+    along = torch.where(drawn[:, 2:] < 0.5, steps, size - 1 - steps) + first[:, 1:]
+    which = torch.arange(count, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[:, None, None]
+    cut = images[which, channel, down[:, None, :, None], along[:, None, None]]
+    if axes is None:
+        return cut
+    alpha = LIGHTING * torch.special.ndtri(keyed.uniform(keys, 3, _LIGHT_STREAM))
+    return cut + (alpha @ axes.T)[:, :, None, None]
+
+
+def centred(images: Tensor, size: int) -> Tensor:
+    """The middle [B, C, size, size] of images."""
+    first = (images.shape[2] - size) // 2
+    return images[:, :, first : first + size, first : first + size]
+
+
+def optimiser(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """That of the recipe."""
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    biases = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
+    if settings.recipe == "2012":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def rate(settings: Settings, step: int, steps: int) -> float:
+    """The learning rate of a step, of so many in all."""
+    done = step / steps
+    if settings.recipe == "2012":
+        return settings.learning_rate * 0.1 ** sum(done >= part for part in DECAYED_AT)
+    if done < WARM_UP:
+        return settings.learning_rate * (step + 1) / max(1, math.ceil(WARM_UP * steps))
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A training run as one of its processes sees it; all of them must make the same calls.
+
+    Attributes:
+        network: the bare network, on ``device``; images in [0, 1] of ``settings.size`` → logits.
+        dataset: the training file.
+        rows: those of its images that are learnt from.
+        settings: see `Settings`.
+        axes: see `Colours`.
+        device: where to compute.
+        accumulate: parts into which a process cuts its share of a batch, to save memory.
+    """
+
+    network: nn.Module
+    dataset: Dataset
+    rows: Tensor
+    settings: Settings
+    axes: Tensor
+    device: torch.device
+    accumulate: int = 1
+
+    @property
+    def steps(self) -> int:
+        """In all."""
+        return self.settings.epochs * self.settings.steps_per_epoch(len(self.rows))
+
+    @property
+    def ranks(self) -> int:
+        """Processes that share the work."""
+        return dist.get_world_size() if dist.is_initialized() else 1
+
+    @property
+    def rank(self) -> int:
+        """This one's number."""
+        return dist.get_rank() if dist.is_initialized() else 0
+
+    def train(self, optimiser: torch.optim.Optimizer, tally: Tally, first: int = 0) -> Iterator[int]:
+        """Take the steps from ``first`` on, yielding each one's number when it has been issued to the device."""
+        settings, steps = self.settings, range(first, self.steps)
+        axes = self.axes.to(self.device) if settings.recipe == "2012" else None
+        smoothing = SMOOTHING if settings.recipe == "modern" else 0.0
+        ranks = self.ranks
+        made: nn.Module = self.network
+        if ranks > 1:
+            own = None if self.device.type == "cpu" else [self.device]
+            made = DistributedDataParallel(self.network, device_ids=own)
+        per_epoch = settings.steps_per_epoch(len(self.rows))
+        for step, (images, labels, rows) in zip(steps, _ahead(self._batch, steps), strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate(settings, step, self.steps)
+            self.network.train()
+            optimiser.zero_grad(set_to_none=True)
+            keys = keyed.keys(settings.seed, step // per_epoch, rows.to(self.device, non_blocking=True))
+            images, labels = (part.to(self.device, non_blocking=True) for part in (images, labels))
+            parts = list(zip(*(each.tensor_split(self.accumulate) for each in (images, labels, keys)), strict=True))
+            for number, (pixels, truth, key) in enumerate(parts, start=1):
+                keyed.give_keys(self.network, key)
+                with _unsynchronised(made, number < len(parts)):
+                    with self._precision():
+                        logits = made(augmented(pixels, key, settings.size, axes)).float()
+                    loss = functional.cross_entropy(logits, truth, reduction="sum", label_smoothing=smoothing)
+                    # DDP averages over processes, and these may have shares of different size
+                    (loss * (ranks / settings.batch_size)).backward()
+                tally.add(loss, logits, truth)
+            optimiser.step()
+            yield step
+        keyed.give_keys(self.network, None)
+
+    @torch.no_grad()
+    def evaluate(self, dataset: Dataset, rows: Tensor) -> tuple[float, int, int]:
+        """Mean loss, errors and number of these images, seen whole; every process sees its share of them."""
+        tally = Tally.empty(self.device)
+        self.network.eval()
+        own = rows[self.rank :: self.ranks].split(_EVALUATED_AT_ONCE)
+
+        def batch(number: int) -> tuple[Tensor, Tensor]:
+            part = dataset.subset(own[number])
+            return centred(part.images, self.settings.size), part.labels
+
+        for images, labels in _ahead(batch, range(len(own))):
+            images, labels = images.to(self.device), labels.to(self.device)
+            with self._precision():
+                logits = self.network(images).float()
+            tally.add(functional.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+        loss, right, seen = tally.take()
+        return loss / max(seen, 1), round(seen - right), round(seen)
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """This process's images, labels and rows of a step."""
+        chosen = batch_rows(len(self.rows), self.settings.batch_size, self.settings.seed, step)
+        rows = self.rows[chosen.tensor_split(self.ranks)[self.rank]]
+        part = self.dataset.subset(rows)
+        if self.device.type == "cuda":
+            return part.images.pin_memory(), part.labels.pin_memory(), rows.pin_memory()
+        return part.images, part.labels, rows
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
+
+
+def fit(
+    network: nn.Module,
+    dataset: Dataset,
+    *,
+    seed: int,
+    device: torch.device,
+    progress: Progress | None = None,
+    held_out: int = 0,
+    examples: int | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train in this process alone, in place: what ``sweeps/alexnet.py`` does, as a trainer of recipes.
+
+    Args:
+        network: from ``advlab.models.alexnet:classifier``.
+        dataset: the training file.
+        seed: of everything random.
+        device: where to compute.
+        progress: called after each epoch with its step and loss.
+        held_out, examples: see `share`.
+        settings: the other attributes of `Settings`.
+
+    Returns:
+        ``loss`` (mean over the last epoch), ``iterations``, ``seconds``, ``stop``.
+    """
+    started = time.perf_counter()
+    rows, _ = share(len(dataset), held_out, examples)
+    made = Settings(seed=seed, **settings)
+    alexnet.initialise(network, seed)
+    run = Run(network.to(device), dataset, rows, made, colours(dataset, rows).axes, device)
+    tally = Tally.empty(device)
+    mean = math.nan
+    for step in run.train(optimiser(network, made), tally):
+        if (step + 1) % made.steps_per_epoch(len(rows)) == 0:
+            loss, _, seen = tally.take()
+            mean = loss / seen
+            if progress is not None:
+                progress(step + 1, {"loss": mean})
+    network.eval()
+    seconds = time.perf_counter() - started
+    return {"loss": mean, "iterations": run.steps, "seconds": seconds, "stop": f"{made.epochs} epochs"}
+
+
+def training_flops(network: nn.Module, size: int) -> int:
+    """Floating-point operations per image and step: those of a forward pass, three times over."""
+    weight = next(network.parameters())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, size, size, device=weight.device))
+    return 3 * int(counter.get_total_flops())
+
+
+def product_flops(device: torch.device, precision: Precision) -> float:
+    """Floating-point operations per second of a large matrix product on this device, the best of five."""
+    side = 8192 if device.type == "cuda" else 1024
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    one, other = torch.rand(2, side, side, device=device).to(dtype)
+    best = math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        (one @ other)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return float(2 * side**3 / best)
+
+
+def _ahead(make: Callable[[int], Item], numbers: Iterable[int]) -> Iterator[Item]:
+    """What ``make`` gives for each number, made in a thread while earlier ones are worked on."""
+    waiting: deque[Future[Item]] = deque()
+    with ThreadPoolExecutor(1) as thread:
+        for number in numbers:
+            waiting.append(thread.submit(make, number))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _unsynchronised(made: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
+    """Gradients stay in this process, where more parts of the batch follow."""
+    return made.no_sync() if wanted and isinstance(made, DistributedDataParallel) else nullcontext()

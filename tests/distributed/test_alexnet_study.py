@@ -1,0 +1,151 @@
+"""AlexNet runs: by itself in this process, and on Ray Train with workers that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_quocnet_study import wait_until, workers_below
+
+from advlab import models
+from advlab.distributed.alexnet import study as runs
+from advlab.distributed.alexnet.work import AlexNetConfig, Layout
+from advlab.distributed.launcher import Alone
+from advlab.errors import UserError
+from advlab.models import Checkpoint
+from advlab.report import alexnet
+from advlab.results import Study, curve, study_models
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = AlexNetConfig(
+    variant="torchvision", width=0.05, examples=240, held_out=60, epochs=3, batch_size=40, recipe="modern"
+)
+ARGUMENTS = [
+    "--variant", "torchvision", "--width", "0.05", "--examples", "240", "--held-out", "60", "--epochs", "3",
+    "--batch-size", "40", "--recipe", "modern",
+]  # fmt: skip
+ALONE = Layout(alone=True, checkpoint_every=4)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A finished run in this process."""
+    study = runs.begin(CONFIG, ALONE, str(tmp_path_factory.mktemp("alone") / "run"))
+    runs.run(study, ALONE)
+    return study
+
+
+def losses(study: Study) -> np.ndarray:
+    rows = curve.read(study.store)
+    assert rows["epoch"].to_pylist() == [1.0, 2.0, 3.0]
+    return rows["train_loss"].to_numpy()
+
+
+def test_a_run_leaves_a_curve_and_a_model_for_other_studies(alone: Study) -> None:
+    assert losses(alone)[-1] < losses(alone)[0]
+    result = alone.manifest["result"]
+    assert result["test_images"] == 10_000
+    assert 0 <= result["test_error"] <= 1
+    (model,) = study_models.load(f"study:{alone.store.uri}").values()
+    assert model.checkpoint.report == result
+    recipe = model.checkpoint.recipe
+    trained = model.checkpoint.network()
+    assert Checkpoint.from_bytes(model.checkpoint.to_bytes()).recipe == recipe
+    assert sum(weight.numel() for weight in trained.parameters()) == result["parameters"]
+    assert alone.manifest["models"]["alexnet"]["fingerprint"] == model.checkpoint.fingerprint
+    assert models.checkpoint.weights_fingerprint(trained.state_dict()) == model.checkpoint.fingerprint
+
+
+def test_its_figure_and_its_table(alone: Study) -> None:
+    assert alexnet.learning_curve(alone).startswith(b"\x89PNG")
+    assert alexnet.table(alone).row_count == 8
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint(
+    alone: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of the first epoch: losses and weights are those of a run that was not."""
+
+    class Interrupted(Alone):
+        def report(self, told: dict[str, Any], folder: str | None) -> None:
+            super().report(told, folder)
+            raise KeyboardInterrupt
+
+    study = runs.begin(CONFIG, ALONE, str(tmp_path / "run"))
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "Alone", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(study, ALONE)
+    assert [path.name for path in (tmp_path / "run" / "alone").iterdir()] == ["step-00000004"]
+    assert not study.store.files("curve")
+    again = runs.begin(CONFIG, ALONE, str(tmp_path / "run"))
+    runs.run(again, ALONE)
+    assert np.array_equal(losses(again), losses(alone))
+    assert again.manifest["models"]["alexnet"]["fingerprint"] == alone.manifest["models"]["alexnet"]["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("config", "layout", "message"),
+    [
+        ({"epochs": 0}, {}, "--epochs 0 is impossible; choose at least 1"),
+        ({"size": 8}, {}, "--size 8 is impossible; choose at least 16"),
+        ({"size": 64}, {}, "--size 64 is more than the 32 pixels of cifar10; choose at most that"),
+        ({"dropout": 1.0}, {}, "--dropout 1 is impossible"),
+        ({"data": "mnist"}, {}, "--data mnist has images of 1 channel; choose cifar10 or photos"),
+        ({"data": "imagenet:/nowhere"}, {}, "there is no folder /nowhere/train"),
+        ({"width": -1.0}, {}, "a width of -1; choose more than 0"),
+        ({"examples": 30}, {}, "--batch-size 128 is more than the 30 images to learn from"),
+        ({"held_out": 50_000}, {}, "--held-out 50000 is impossible: there are 50000 training images"),
+        ({"batch_size": 4}, {"workers": 5}, "--batch-size 4 cannot be cut into 5 parts"),
+        ({}, {"workers": 2, "min_workers": 3}, "--min-workers 3 is more than --workers 2"),
+        ({}, {"workers": 2, "alone": True}, "--alone is one process; leave --workers 2 or --alone out"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    config: dict[str, Any], layout: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        runs.begin(AlexNetConfig(**config), Layout(**layout), str(tmp_path / "run"))
+
+
+def test_photos_need_test_images_of_the_same_classes(tmp_path: Path) -> None:
+    photos, config = tmp_path / "photos", {"held_out": 0, "batch_size": 2, "size": 16}
+
+    def write(split: str, kind: str) -> None:
+        (photos / split / kind).mkdir(parents=True, exist_ok=True)
+        for number in range(2):
+            Image.new("RGB", (30, 20)).save(photos / split / kind / f"{number}.png")
+
+    write("", "cat")
+    with pytest.raises(UserError, match="has no test images of its own; put them into a folder test beside train"):
+        runs.begin(AlexNetConfig(data=f"folder:{photos}", **config), Layout(), str(tmp_path / "run"))
+    write("train", "cat")
+    write("test", "dog")
+    with pytest.raises(UserError, match="has other classes for testing than for training"):
+        runs.begin(AlexNetConfig(data=f"folder:{photos}", **config), Layout(), str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(alone: Study, tmp_path: Path) -> None:
+    """Two workers share every batch; one is killed in mid-epoch; the losses are those of one process all the same."""
+    command = [sys.executable, str(REPOSITORY / "sweeps/alexnet.py"), *ARGUMENTS]
+    command += ["--workers", "2", "--checkpoint-every", "1", "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    checkpoints = tmp_path / "run" / "train"
+    wait_until(lambda: process.poll() is not None or len(list(checkpoints.glob("checkpoint_*"))) >= 2)
+    assert process.poll() is None, process.stderr.read() if process.stderr else ""
+    os.kill(workers_below(process.pid)[-1], signal.SIGKILL)
+    _, complaints = process.communicate(timeout=800)
+    assert process.returncode == 0, complaints
+    study = Study.open(str(tmp_path / "run"))
+    np.testing.assert_allclose(losses(study), losses(alone), rtol=1e-3)
+    assert study.manifest["result"]["test_images"] == 10_000
+    assert len(list(checkpoints.glob("checkpoint_*/"))) == 2
