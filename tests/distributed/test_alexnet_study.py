@@ -25,10 +25,10 @@ from advlab.results import Study, curve, study_models
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = AlexNetConfig(
-    variant="torchvision", width=0.05, examples=240, held_out=60, epochs=3, batch_size=40, recipe="modern"
+    variant="torchvision", width=0.05, size=16, examples=240, held_out=60, epochs=3, batch_size=40, recipe="modern"
 )
 ARGUMENTS = [
-    "--variant", "torchvision", "--width", "0.05", "--examples", "240", "--held-out", "60", "--epochs", "3",
+    "--variant", "torchvision", "--width", "0.05", "--size", "16", "--examples", "240", "--held-out", "60", "--epochs", "3",
     "--batch-size", "40", "--recipe", "modern",
 ]  # fmt: skip
 ALONE = Layout(alone=True, checkpoint_every=4)
