@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from advlab import data
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.result import Adversarial, Model, judge
 from advlab.data import Dataset
@@ -36,6 +37,12 @@ def small_study(tmp_path_factory: pytest.TempPathFactory, mnist_train: Dataset) 
     out = tmp_path_factory.mktemp("study")
     write_study(out, mnist_train, MODELS)
     return out
+
+
+@pytest.fixture
+def colour_study(tmp_path: Path) -> Study:
+    """A study of photos."""
+    return write_study(tmp_path / "colour", data.load("cifar10", "test"), MODELS[1:])
 
 
 @pytest.fixture

@@ -52,9 +52,9 @@ def begin(config: AlexNetConfig, layout: Layout, out: str | None) -> Study:
         )
     if layout.alone and layout.workers > 1:
         raise UserError(f"--alone is one process; leave --workers {layout.workers} or --alone out.")
-    _require_images(config)
     with torch.device("meta"):
         AlexNet(variant=config.variant, size=config.pixels(), width=config.width)
+    _require_images(config)
     study = Study.begin("alexnet", asdict(config), out)
     if layout.alone and not study.store.is_local:
         raise UserError(f"--alone needs a folder on this machine, not {study.store.uri!r}; choose another --out.")
