@@ -96,6 +96,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
     ("config", "layout", "message"),
     [
         ({"epochs": 0}, {}, "--epochs 0 is impossible; choose at least 1"),
+        ({"name": "a,b"}, {}, "--name 'a,b' is no name; choose letters"),
         ({"size": 8}, {}, "--size 8 is impossible; choose at least 16"),
         ({"size": 64}, {}, "--size 64 is more than the 32 pixels of cifar10; choose at most that"),
         ({"dropout": 1.0}, {}, "--dropout 1 is impossible"),

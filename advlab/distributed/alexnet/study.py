@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from advlab.command import require_at_least
 from advlab.data import ImageFolder
 from advlab.distributed import launcher
-from advlab.distributed.alexnet.work import NAME, AlexNetConfig, Layout, work
+from advlab.distributed.alexnet.work import AlexNetConfig, Layout, work
 from advlab.distributed.launcher import ALONE, Alone, OnRay
 from advlab.distributed.session import host_count
 from advlab.errors import UserError
@@ -41,6 +42,8 @@ def begin(config: AlexNetConfig, layout: Layout, out: str | None) -> Study:
         ("--checkpoint-every", layout.checkpoint_every, 0),
         ("--threads", layout.threads, 1),
     )
+    if not re.fullmatch(r"[\w.-]+", config.name):
+        raise UserError(f"--name {config.name!r} is no name; choose letters, digits, dots and hyphens.")
     if not 0 <= config.dropout < 1:
         raise UserError(f"--dropout {config.dropout:g} is impossible; choose at least 0 and less than 1.")
     if least > layout.workers:
@@ -106,8 +109,9 @@ def run(study: Study, layout: Layout) -> None:
             accelerator=layout.accelerator,
             restart=bool(layout.checkpoint_every),
         )
-    trained = study.checkpoint(NAME)
-    study.record_model(NAME, trained.fingerprint, recipe=trained.recipe.to_json(), report=trained.report)
+    name = study.config["name"]
+    trained = study.checkpoint(name)
+    study.record_model(name, trained.fingerprint, recipe=trained.recipe.to_json(), report=trained.report)
     study.manifest["result"] = trained.report
     study.finish(1 if layout.alone else host_count())
 

@@ -28,8 +28,6 @@ from advlab.results.store import Store
 from advlab.training import image_classifier
 from advlab.training.image_classifier import DEFAULTS, Colours, Name, Precision, Run, Settings, Tally
 
-NAME = "alexnet"
-"""What the trained model is called in other studies."""
 STATE = "state.pt"
 JUDGED = 10_000
 """Training images, at most, on which the finished network's training error is measured."""
@@ -38,6 +36,9 @@ JUDGED = 10_000
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlexNetConfig:
     """What decides the weights of a run."""
+
+    name: str = "alexnet"
+    """What other studies call the model: two AlexNets in one matrix need two names."""
 
     variant: Variant = "krizhevsky"
     """krizhevsky (one tower, local response normalisation), groups (his two towers) or torchvision (without it)."""
@@ -114,7 +115,7 @@ class AlexNetConfig:
         """How the model comes to be, in words that other studies understand."""
         trained = asdict(self.settings())
         return Recipe(
-            name=NAME,
+            name=self.name,
             network=f"{alexnet.__name__}:classifier",
             network_arguments={
                 "mean": colours.mean,
@@ -258,7 +259,7 @@ class _Job:
         if held_seen:
             report["validation_error"] = held_wrong / held_seen
         weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-        self.store.write_bytes(weights_file(NAME), Checkpoint(recipe, weights, report).to_bytes())
+        self.store.write_bytes(weights_file(self.config.name), Checkpoint(recipe, weights, report).to_bytes())
 
     def _told(self, done: int) -> dict[str, float]:
         loss, right, seen = self.epoch.sums
