@@ -166,7 +166,7 @@ def _block(symbol: BlockSymbol, group: int, angle_d: Tensor) -> Tensor:
     """One block [F, P]; real where all of it is."""
     one = BlockSymbol(symbol.taps_GQFP[group, None], symbol.offsets_Qd, symbol.grid)
     block = one.blocks(angle_d[None])[0, 0]
-    return block if block.imag.any() else block.real
+    return block if block.imag.any() else block.real.contiguous()  # a view would be copied by every product
 
 
 def _ends_of(block: Tensor) -> tuple[float, float]:
