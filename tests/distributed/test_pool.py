@@ -131,6 +131,23 @@ class Sleep:
         return self.name
 
 
+@dataclass(frozen=True, slots=True)
+class Outlasts:
+    """Ends when others have begun; fails if they never do."""
+
+    name: str
+    folder: str
+    others: tuple[str, ...]
+    kind: str = "outlasts"
+
+    def run(self, _resources: Resources) -> str:
+        deadline = time.monotonic() + 100
+        while not all(Path(self.folder, other).exists() for other in self.others):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return self.name
+
+
 def test_units_under_way_are_asked_how_far_they_are(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -141,11 +158,11 @@ def test_units_under_way_are_asked_how_far_they_are(
 
 
 def test_a_unit_that_waits_behind_a_long_one_is_taken_over(pool: Pool, tmp_path: Path) -> None:
-    # two units for each actor: the long one and the stuck one go to the same
-    seconds = {"long": 8.0, "short": 0.1, "stuck": 0.1, "other": 0.1}
-    answers, failures = run(pool, [Sleep(name, str(tmp_path), value, kind=name) for name, value in seconds.items()])
-    assert list(answers)[-1] == "long"
-    assert len(answers) == 4
+    # two units for each actor: the long one and the stuck one go to the same, and the long one waits for all others
+    quick = ("short", "stuck", "other")
+    units: list[Unit] = [Outlasts("long", str(tmp_path), quick), *(Sleep(name, str(tmp_path), 0.1) for name in quick)]
+    answers, failures = run(pool, units)
+    assert set(answers) == {"long", *quick}
     assert not failures
     assert not list(tmp_path.glob("* again"))
 
