@@ -69,7 +69,6 @@ def test_a_sweep_survives_its_driver_and_becomes_a_matrix(tmp_path: Path) -> Non
     }
     decayed = {row["weight_decay"][0]: row for row in rows if row["architecture"] == "softmax"}
     assert decayed[1.0]["validation_error"] > decayed[1e-4]["validation_error"]
-    assert decayed[1.0]["mean_rms"] > decayed[1e-5]["mean_rms"]
     assert (out / "figures/weight_decay.png").stat().st_size > 10_000
 
     attack = ["--attack", "minimum-norm", "--target", "nearest", "--controls", "", "--split", "test"]
