@@ -62,9 +62,9 @@ class BlockSymbol:
         angles = 2 * math.pi * index[kept].double() / torch.tensor(self.grid)
         return angles, alike * torch.where(own == mirrored, 1, 2)[kept]
 
-    def blocks(self, angles_Wd: Tensor) -> Tensor:
-        """A(ω) at any angles, complex128 [G, W, F, P]."""
-        return _transform(angles_Wd @ self.offsets_Qd.double().T, self.taps_GQFP)
+    def blocks(self, angles_Wd: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """A(ω) at any angles, [G, W, F, P], complex of the precision asked for."""
+        return _transform(angles_Wd @ self.offsets_Qd.double().T, self.taps_GQFP.to(dtype))
 
     def grams(self, angles_Wd: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         """The smaller of A(ω)* A(ω) and A(ω) A(ω)*, [G, W, side, side], complex of the precision asked for.
@@ -73,7 +73,7 @@ class BlockSymbol:
         costs few operations where the taps are few beside the channels.
         """
         if self._correlations is None:
-            blocks = _transform(angles_Wd @ self.offsets_Qd.double().T, self.taps_GQFP.to(dtype))
+            blocks = self.blocks(angles_Wd, dtype)
             return blocks.mH @ blocks if self.injective else blocks @ blocks.mH
         taps, lags = self._correlations
         return _transform(angles_Wd @ lags.T, taps.to(dtype))

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from ray import tune
 
 from advlab import data
+from advlab.distributed.crew import PoolOptions
 from advlab.results import Study
 
 ATTEMPTS_AFTER_LOSS = 2
@@ -38,6 +40,45 @@ def notes_folder(study: Study) -> Path:
     return data.cache_dir() / "tune" / study.manifest["identity"][:16]
 
 
-def trial_folder(trial: Any) -> str:
+def tuner(
+    trainable: Any,
+    folder: Path,
+    options: PoolOptions,
+    listener: tune.Callback,
+    *,
+    param_space: dict[str, Any] | None,
+    **search: Any,
+) -> tune.Tuner:
+    """Tune's own driver, where it was when it was killed; a new one where ``folder`` holds no notes.
+
+    Args:
+        trainable: what a trial does.
+        folder: of the notes; a new driver begins it.
+        options: CPUs and GPUs of a trial, and how many at a time.
+        listener: told of trials.
+        param_space: see Tune.
+        search: number of samples, search algorithm, scheduler and so on, see ``TuneConfig``.
+    """
+    demand = {name.lower(): amount for name, amount in options.demand.items()}
+    sized = tune.with_resources(trainable, demand)
+    if tune.Tuner.can_restore(folder):
+        return tune.Tuner.restore(str(folder), sized, resume_unfinished=True, restart_errored=True)
+    return tune.Tuner(
+        sized,
+        param_space=param_space,
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=options.actors, trial_dirname_creator=_trial_folder, reuse_actors=True, **search
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=ATTEMPTS_AFTER_LOSS),
+            callbacks=[listener],
+        ),
+    )
+
+
+def _trial_folder(trial: Any) -> str:
     """The name of a trial's folder there; Tune's own would hold all its settings."""
     return str(trial.trial_id)

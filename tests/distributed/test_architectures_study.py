@@ -134,7 +134,7 @@ def test_trials_that_fail_are_told_in_a_sentence_and_done_by_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(architectures_study.provenance, "code", lambda: "another version")
-    monkeypatch.setattr(architectures_study, "ATTEMPTS_AFTER_LOSS", 0)
+    monkeypatch.setattr("advlab.distributed.tune.ATTEMPTS_AFTER_LOSS", 0)
     with pytest.raises(UserError, match=r"3 of 3 trials failed.*another version of advlab.*run the same command again"):
         run(CONFIG, tmp_path / "out")
     assert {row["status"] for row in trials.read(Study.open(str(tmp_path / "out")).store)} == {"failed"}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from advlab import data
 from advlab.data import Dataset
+from advlab.data.folder import is_folder
 from advlab.distributed.launcher import Launcher
 from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe, alexnet
@@ -89,7 +90,7 @@ class AlexNetConfig:
 
     def of_photos(self) -> bool:
         """Whether the images are files of any size."""
-        return self.data.startswith(("folder:", "imagenet:"))
+        return is_folder(self.data)
 
     def settings(self) -> Settings:
         """The training's."""

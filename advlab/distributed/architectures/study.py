@@ -22,7 +22,7 @@ from advlab.distributed.architectures.plan import ArchitecturesConfig, Architect
 from advlab.distributed.architectures.trial import PERCENT, TrialSettings, run_trial
 from advlab.distributed.arrays import Arrays
 from advlab.distributed.crew import Crew, PoolOptions
-from advlab.distributed.tune import ATTEMPTS_AFTER_LOSS, be_quiet, notes_folder, trial_folder
+from advlab.distributed.tune import be_quiet, notes_folder, tuner
 from advlab.models.search import Point
 from advlab.results import Study, provenance
 
@@ -89,35 +89,22 @@ def _tuner(plan: ArchitecturesPlan, study: Study, pool: PoolOptions, again: list
         use_gpu=pool.num_gpus > 0,
     )
     images = {split: Arrays.of(dataset) for split, dataset in plan.images.items()}
-    demand = {name.lower(): amount for name, amount in pool.demand.items()}
-    trainable = tune.with_resources(tune.with_parameters(run_trial, settings=settings, images=images), demand)
-    folder = notes_folder(study)
+    trainable = tune.with_parameters(run_trial, settings=settings, images=images)
     name = "sweep" if again is None else f"again-{uuid.uuid4().hex[:8]}"
-    if again is None and tune.Tuner.can_restore(folder / name):
-        return tune.Tuner.restore(str(folder / name), trainable, resume_unfinished=True, restart_errored=True)
     points = plan.points if again is None else again
     searcher = None
     if points is None:
         metrics, modes = list(OBJECTIVES), list(OBJECTIVES.values())
         searcher = _Optuna(space=plan.space.suggest, metric=metrics, mode=modes, seed=plan.config.seed)
-    return tune.Tuner(
+    return tuner(
         trainable,
+        notes_folder(study) / name,
+        pool,
+        Listener(),
         param_space=None if points is None else {"point": tune.grid_search([asdict(point) for point in points])},
-        tune_config=tune.TuneConfig(
-            num_samples=plan.total if points is None else 1,
-            search_alg=searcher,
-            scheduler=_scheduler(plan.config) if again is None else None,
-            max_concurrent_trials=pool.actors,
-            trial_dirname_creator=trial_folder,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name=name,
-            storage_path=str(folder),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=ATTEMPTS_AFTER_LOSS),
-            callbacks=[Listener()],
-        ),
+        num_samples=plan.total if points is None else 1,
+        search_alg=searcher,
+        scheduler=_scheduler(plan.config) if again is None else None,
     )
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -19,7 +18,7 @@ from advlab import data
 from advlab.distributed.arrays import Arrays
 from advlab.distributed.crew import PoolOptions
 from advlab.distributed.progress import Stage
-from advlab.distributed.tune import ATTEMPTS_AFTER_LOSS, be_quiet, notes_folder, trial_folder
+from advlab.distributed.tune import be_quiet, notes_folder, tuner
 from advlab.errors import UserError
 from advlab.hardening.settings import Settings
 from advlab.hardening.trainer import Alternating, Trainer
@@ -119,14 +118,26 @@ def _search(
     be_quiet()
     fit, validation = data.load(dataset, "fit"), data.load(dataset, "validation")
     images = {"fit": Arrays.of(fit.subset(slice(examples))), "validation": Arrays.of(validation)}
-    demand = {resource.lower(): amount for resource, amount in options.demand.items()}
-    trainable = tune.with_resources(
-        tune.with_parameters(_trial, space=space, images=images, threads=max(1, int(options.num_cpus))), demand
+    trainable = tune.with_parameters(_trial, space=space, images=images, threads=max(1, int(options.num_cpus)))
+    epochs = space.settings.epochs
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="epochs", max_t=epochs, grace_period=max(1, epochs // 5), reduction_factor=3
     )
     folder = notes_folder(study) / name
     with Stage(f"tuning {name}", trials) as stage:
-        _Listener.told = _Told(stage, name, space.settings.epochs, on_progress)
-        grid = _tuner(trainable, folder, space, trials, options.actors).fit()
+        _Listener.told = _Told(stage, name, epochs, on_progress)
+        grid = tuner(
+            trainable,
+            folder,
+            options,
+            _Listener(),
+            param_space=space.sample(),
+            metric=METRIC,
+            mode="min",
+            num_samples=trials,
+            search_alg=OptunaSearch(seed=0),
+            scheduler=scheduler,
+        ).fit()
     results = [grid[place] for place in range(len(grid))]
     rows = [
         {**(result.config or {}), "epochs": result.metrics["epochs"], METRIC: result.metrics[METRIC]}
@@ -134,40 +145,11 @@ def _search(
         if result.metrics and METRIC in result.metrics
     ]
     study.store.write_table(f"tuning/variant={name}.parquet", pa.Table.from_pylist(rows))
-    whole = [row for row in rows if row["epochs"] == space.settings.epochs]
+    whole = [row for row in rows if row["epochs"] == epochs]
     if not whole:
         raise UserError(f"no trial of {name!r} ran to its end; look at {folder} for what went wrong.")
     best = min(whole, key=lambda row: row[METRIC])
     return {key: value for key, value in best.items() if key not in ("epochs", METRIC)}
-
-
-def _tuner(trainable: Any, folder: Path, space: Space, trials: int, most: int | None) -> tune.Tuner:
-    if tune.Tuner.can_restore(folder):
-        return tune.Tuner.restore(str(folder), trainable, resume_unfinished=True, restart_errored=True)
-    epochs = space.settings.epochs
-    return tune.Tuner(
-        trainable,
-        param_space=space.sample(),
-        tune_config=tune.TuneConfig(
-            metric=METRIC,
-            mode="min",
-            num_samples=trials,
-            search_alg=OptunaSearch(seed=0),
-            scheduler=AsyncHyperBandScheduler(
-                time_attr="epochs", max_t=epochs, grace_period=max(1, epochs // 5), reduction_factor=3
-            ),
-            max_concurrent_trials=most,
-            trial_dirname_creator=trial_folder,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=ATTEMPTS_AFTER_LOSS),
-            callbacks=[_Listener()],
-        ),
-    )
 
 
 def _trial(config: dict[str, float], *, space: Space, images: dict[str, Arrays], threads: int) -> None:
