@@ -1,9 +1,12 @@
-"""What a refreshed pool costs the trainer: examples per second with generators of their own, and without a pool.
+"""What a refreshed pool costs the trainer: examples per second with generators of their own, and without them.
 
     python benchmarks/hardening.py
 
-Pairs of runs take turns, so that whatever else the machine does hits both. Rows drawn from the pool count as examples:
-that is what the trainer trains on. The generator needs a core of its own for the ratio to mean anything.
+Runs take turns, so that whatever else the machine does hits all. Rows drawn from the pool count as examples: that is
+what the trainer trains on. A step of more rows has less overhead for each, so beside training without a pool at the
+same number of clean images per step stands training without a pool at the same number of rows, and a pool that nobody
+refreshes, which tells what the generators alone cost. The generator needs a core of its own for the ratios to mean
+anything.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from statistics import median
 import torch
 import tyro
 from rich.console import Console
+from rich.table import Table
 
 from advlab import data
 from advlab.data import Dataset
@@ -24,15 +28,13 @@ from advlab.distributed.session import session
 from advlab.hardening.settings import Settings, variant
 from advlab.hardening.trainer import Frozen, Trainer
 
-BATCH = 250
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """What to measure."""
 
-    pairs: int = 7
-    """Pairs of runs."""
+    rounds: int = 7
+    """Rounds of runs."""
     steps: int = 1000
     """Steps of each run, after as many as it takes for the pool to fill."""
     generators: int = 1
@@ -47,30 +49,51 @@ def rate(trainer: Trainer, steps: int) -> tuple[float, float]:
     return rows / seconds, steps * trainer.settings.batch_size / seconds
 
 
-def pair(train: Dataset, settings: Settings, config: Config, seed: int) -> tuple[float, float]:
-    """With a pool over without: rows per second, and clean images per second."""
-    plain = Trainer(replace(settings, levels=()), train, seed=seed, source=Frozen())
-    plain.run(50)
-    without = rate(plain, config.steps)
+def without_pool(settings: Settings, train: Dataset, batch_size: int, steps: int, seed: int) -> tuple[float, float]:
+    """The same for training on clean images alone."""
+    trainer = Trainer(replace(settings, levels=(), batch_size=batch_size), train, seed=seed, source=Frozen())
+    trainer.run(50)
+    return rate(trainer, steps)
+
+
+def turn(train: Dataset, settings: Settings, config: Config, seed: int) -> dict[str, float]:
+    """Ratios of one round of runs, the one with a refreshed pool over each of the others."""
+    per_step = settings.batch_size * (1 + len(settings.levels))
+    plain = without_pool(settings, train, settings.batch_size, config.steps, seed)
+    large = without_pool(settings, train, per_step, config.steps, seed)
     with closing(Generators(train, settings, config.generators, seed=seed)) as source:
         pooled = Trainer(settings, train, seed=seed, source=source)
         while len(pooled.pool) < settings.capacity * len(settings.levels):
             pooled.run(10)
-        beside = rate(pooled, config.steps)
-    return beside[0] / without[0], beside[1] / without[1]
+        before = source.arrived
+        refreshed = rate(pooled, config.steps)
+        arrived = (source.arrived - before) / config.steps
+    pooled.source = Frozen()
+    frozen = rate(pooled, config.steps)
+    return {
+        f"rows, over training without a pool, {settings.batch_size} clean rows per step": refreshed[0] / plain[0],
+        f"rows, over training without a pool, {per_step} clean rows per step": refreshed[0] / large[0],
+        "rows, over a pool that nobody refreshes": refreshed[0] / frozen[0],
+        f"clean images, over training without a pool, {settings.batch_size} per step": refreshed[1] / plain[1],
+        "images attacked at all levels per step": arrived,
+    }
 
 
 def main(config: Config) -> None:
     torch.set_num_threads(1)
     train = data.load("mnist", "train")
-    settings = variant("all", Settings(batch_size=BATCH, epochs=1000))
+    settings = variant("all", Settings(epochs=1000))
     with session(None):
-        ratios = [pair(train, settings, config, seed) for seed in range(config.pairs)]
-    rows, images = zip(*ratios, strict=True)
-    console = Console()
-    for name, values in (("rows trained on", rows), ("clean images", images)):
-        spread = f"least {min(values):.3f}, most {max(values):.3f}"
-        console.print(f"{name} per second, with the pool / without, median: {median(values):.3f} ({spread})")
+        rounds = [turn(train, settings, config, seed) for seed in range(config.rounds)]
+    table = Table(
+        title=f"{settings.batch_size} clean images per step, {config.generators} generator(s): rates per second"
+    )
+    for heading in ("ratio of", "median", "least", "most"):
+        table.add_column(heading, justify="left" if heading == "ratio of" else "right")
+    for name in rounds[0]:
+        values = [told[name] for told in rounds]
+        table.add_row(name, *(f"{value:.3f}" for value in (median(values), min(values), max(values))))
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":
