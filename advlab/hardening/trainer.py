@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from advlab import models
 from advlab.data import Dataset
+from advlab.errors import UserError, one_line
 from advlab.hardening import attack, virtual
 from advlab.hardening.levels import Levels
 from advlab.hardening.pool import Batch, Pool
@@ -24,6 +26,8 @@ from advlab.training.decay import WeightDecay
 
 WARM_UP = 0.1
 """Share of the steps over which the learning rate rises."""
+READ_AT_ONCE = 1000
+"""Examples of a pool that the network reads at a time."""
 
 
 class Source(Protocol):
@@ -83,11 +87,43 @@ def make(
     return made
 
 
-def build(settings: Settings, dataset: Dataset) -> MLP:
-    """The untrained network."""
+def build(settings: Settings, dataset: Dataset) -> nn.Module:
+    """The untrained network.
+
+    Raises:
+        UserError: there is no model of that name, or it does not tell these classes apart.
+    """
+    if settings.network is not None:
+        return models.build(settings.network, dataset)
     inputs = math.prod(dataset.images.shape[1:])
     widths = [inputs, *settings.hidden, dataset.num_classes]
     return MLP(widths, settings.activation, settings.dropout)
+
+
+def cut(network: nn.Module, settings: Settings, dataset: Dataset) -> tuple[Levels, list[tuple[int, ...]]]:
+    """A network that ``build`` made, cut at its levels, and the shape of one example at each.
+
+    Raises:
+        UserError: its layers have no order, or it cannot read these images or tell these classes apart.
+    """
+    levels = Levels(network)
+    was_training = network.training
+    network.eval()
+    try:
+        *shapes, logits = levels.shapes(dataset.images)
+    except RuntimeError as error:
+        shape = " × ".join(map(str, dataset.images.shape[1:]))
+        raise UserError(
+            f"--network {settings.network!r} cannot read the {shape} images of {dataset.name} ({one_line(error)}); "
+            "choose one that does."
+        ) from error
+    network.train(was_training)
+    if logits != (dataset.num_classes,):
+        raise UserError(
+            f"--network {settings.network!r} gives answers of shape {list(logits)}, and {dataset.name} has "
+            f"{dataset.num_classes} classes; choose one with as many."
+        )
+    return levels, shapes
 
 
 class Trainer:
@@ -101,6 +137,7 @@ class Trainer:
         pool: to begin with; an empty one when absent.
 
     Attributes:
+        shapes: of one example at every level.
         step: steps taken.
         total: steps of the whole run.
     """
@@ -110,9 +147,10 @@ class Trainer:
     ) -> None:
         self.settings, self.dataset, self.seed, self.source = settings, dataset, seed, source
         self.network = build(settings, dataset)
-        scheme = "kaiming" if settings.activation == "relu" else "glorot"
-        initialise(self.network, scheme, torch.Generator().manual_seed(seed))
-        self.levels = Levels(self.network)
+        rectified = any(isinstance(module, nn.ReLU) for module in self.network.modules())
+        initialise(self.network, "kaiming" if rectified else "glorot", torch.Generator().manual_seed(seed))
+        self.levels, self.shapes = cut(self.network, settings, dataset)
+        settings.require_levels(self.levels.count)
         self.pool = pool or Pool(settings.capacity, settings.replacement, settings.max_age)
         self.optimiser = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.99), fused=True)
         self._decay = WeightDecay(self.network, settings.weight_decay, "half")
@@ -120,7 +158,6 @@ class Trainer:
         self.total = settings.epochs * self.steps_per_epoch
         self.step = 0
         self.draws = torch.Generator()
-        self._images = dataset.images.flatten(1)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def run(self, steps: int) -> dict[str, float]:
@@ -152,14 +189,19 @@ class Trainer:
         """By level, the classes [C] that the network now reads the pool's examples as."""
         was_training = self.network.training
         self.network.eval()
-        read = {level: self.levels.tail(level)(held.values).argmax(1) for level, held in self.pool.layers.items()}
+        read = {level: self._read(level, held.values) for level, held in self.pool.layers.items()}
         self.network.train(was_training)
         return read
+
+    def _read(self, level: int, values: Tensor) -> Tensor:
+        """The classes [C] of activations [C, n] of a level."""
+        tail, shape = self.levels.tail(level), self.shapes[level]
+        return torch.cat([tail(part.view(-1, *shape)).argmax(1) for part in values.split(READ_AT_ONCE)])
 
     def _advance(self) -> tuple[Tensor, int]:
         settings = self.settings
         self.draws.manual_seed(self.seed * 1_000_003 + self.step)
-        if settings.dropout:
+        if settings.dropout or settings.network is not None:
             torch.manual_seed(self.seed * 1_000_003 + self.step)
         rows = self._rows()
         if settings.levels:
@@ -169,7 +211,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = settings.learning_rate * schedule(self.step / self.total)
         self.optimiser.zero_grad(set_to_none=True)
-        cost, examples = self._cost(self._images[rows], self.dataset.labels[rows])
+        cost, examples = self._cost(self.dataset.images[rows], self.dataset.labels[rows])
         cost.backward()
         self.optimiser.step()
         self.step += 1
@@ -194,7 +236,7 @@ class Trainer:
             if level in self.settings.levels:
                 rows, batch = self.pool.draw(level, clean, now=self.step, generator=self.draws)
                 if len(batch):
-                    activations = torch.cat([activations, batch.values])
+                    activations = torch.cat([activations, batch.values.view(-1, *self.shapes[level])])
                     classes.append(batch.labels)
                     # a starved pool counts for less, in proportion
                     weights.append(torch.full((len(batch),), self.settings.mixing[level] / clean))

@@ -58,6 +58,26 @@ def test_variants_and_seeds_join_one_study(tmp_path: Path) -> None:
         hardening_study.begin(other, out)
 
 
+@pytest.mark.usefixtures("mnist_test")
+def test_a_convolutional_network_of_the_zoo(tmp_path: Path) -> None:
+    """Another network is another study; one that is trained already has left a pool to begin with."""
+    out, arguments = tmp_path / "out", ("--variants", "layer-1", "--seeds", "1", "--examples", "200")
+    done = sweep(*arguments, "--network", "conv", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    (row,) = pq.read_table(out / "results.parquet").to_pylist()
+    assert json.loads(row["settings"])["network"] == "conv"
+    assert all(row[f"distortion_{level}"] > 0 for level in range(3))
+    pool = out / "pools/variant=layer-1/seed-0000"
+    maps = pq.read_table(pool / json.loads((pool / "newest.json").read_text())["files"]["1"])
+    assert len(maps["image"][0]) == 32 * 24 * 24
+    other = hardening_study.prepare(HardeningConfig(variants="layer-1", examples=200))
+    with pytest.raises(UserError, match="holds another study"):
+        hardening_study.begin(other, str(out))
+    done = sweep(*arguments, "--pool", str(pool), "--frozen", "--out", str(tmp_path / "other"))
+    assert done.returncode == 2
+    assert "holds 18432 activations per example at level 1, and --hidden (100, 100) does not" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("mnist_test")
 def test_a_killed_trainer_goes_on_with_the_pool_it_had(tmp_path: Path) -> None:
@@ -123,6 +143,9 @@ def test_a_point_of_the_space_settles_the_levels_in_use() -> None:
         (HardeningConfig(variants=" "), "--variants"),
         (HardeningConfig(examples=70_000), "1 to 60000"),
         (HardeningConfig(variants="layer-2", training=Settings(hidden=(50,))), "levels 0 to 1"),
+        (HardeningConfig(variants="layer-3", training=Settings(network="conv")), "levels 0 to 2"),
+        (HardeningConfig(variants="all", training=Settings(network="ae400-10")), "is no nn.Sequential"),
+        (HardeningConfig(training=Settings(network="conv")), "leave out --dropout, and dropout among the --variants"),
     ],
 )
 def test_mistakes_are_told_before_any_work(config: HardeningConfig, told: str) -> None:

@@ -22,7 +22,9 @@ from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
 from advlab.distributed.worker import Unit
 from advlab.errors import UserError
-from advlab.hardening.settings import VARIANTS, Settings, variant
+from advlab.hardening.settings import VARIANTS, Settings, is_variant, variant
+from advlab.hardening.trainer import build, cut
+from advlab.models import external
 from advlab.results import Study
 from advlab.results.addresses import address
 from advlab.results.layout import MANIFEST
@@ -83,10 +85,11 @@ class HardeningConfig:
 
 @dataclass(frozen=True, slots=True)
 class HardeningPlan:
-    """An ablation, checked: its settings, its variants, and the images."""
+    """An ablation, checked: its settings, its variants, the levels of its network, and the images."""
 
     config: HardeningConfig
     variants: list[str]
+    levels: int
     train: Dataset
     held_out: Dataset
 
@@ -95,7 +98,7 @@ def prepare(config: HardeningConfig) -> HardeningPlan:
     """Load the data and spell the variants out.
 
     Raises:
-        UserError: an unknown variant or data set, or an impossible number.
+        UserError: an unknown variant, network or data set, or an impossible number.
     """
     require_at_least(
         ("--seeds", config.seeds, 1),
@@ -110,14 +113,15 @@ def prepare(config: HardeningConfig) -> HardeningPlan:
     names = listed(config.variants)
     if not names:
         raise UserError(f"--variants names no variant; choose among {', '.join(VARIANTS)}.")
-    for name in names:
-        variant(name, config.training)
     train = data.load(config.dataset, config.split)
     examples = len(train) if config.examples is None else config.examples
     if not 1 <= examples <= len(train):
         raise UserError(f"--examples {examples} is impossible; choose 1 to {len(train)}.")
     held_out = data.load(config.dataset, "test" if config.split == "train" else "validation")
-    return HardeningPlan(config, names, train.subset(slice(examples)), held_out)
+    levels, _ = cut(build(config.training, train), config.training, train)
+    for name in names:
+        variant(name, config.training, levels.count)
+    return HardeningPlan(config, names, levels.count, train.subset(slice(examples)), held_out)
 
 
 def begin(plan: HardeningPlan, out: str | None) -> Study:
@@ -129,7 +133,7 @@ def begin(plan: HardeningPlan, out: str | None) -> Study:
     config = asdict(plan.config)
     for choice in ("variants", "seeds", "seed"):  # more of them join the same study
         del config[choice]
-    config["training"] = {k: list(v) if isinstance(v, tuple) else v for k, v in config["training"].items()}
+    config["training"] = plan.config.training.decisive()
     return Study.begin("hardening", config, out)
 
 
@@ -148,7 +152,7 @@ def tune(
     if plan.config.tune:
         tuning.choose(
             study,
-            {name: variant(name, plan.config.training) for name in plan.variants},
+            {name: variant(name, plan.config.training, plan.levels) for name in plan.variants},
             plan.config.tune,
             options,
             dataset=plan.config.dataset,
@@ -203,7 +207,7 @@ def run(
 def write_results(plan: HardeningPlan, study: Study) -> None:
     """Gather the rows of all runs that are done, those of earlier commands too."""
     found = [re.fullmatch(r"runs/variant=(.+)/seed-(\d+)\.parquet", name) for name in study.store.files("runs")]
-    named = sorted((match[1], int(match[2])) for match in found if match and match[1] in VARIANTS)
+    named = sorted((match[1], int(match[2])) for match in found if match and is_variant(match[1]))
     units = [_unit(plan, study, name, seed) for name, seed in named]
     done = [unit.part for unit in units if study.store.holds(unit.part, unit.key)]
     rows = [row for part in done for row in study.store.read_shard(part).to_pylist()]
@@ -213,16 +217,18 @@ def write_results(plan: HardeningPlan, study: Study) -> None:
 def _unit(plan: HardeningPlan, study: Study, name: str, seed: int) -> TrainUnit:
     """One run; its key is made of all that decides its row."""
     config = plan.config
-    settings = tuning.settled(study, name, variant(name, config.training))
+    settings = tuning.settled(study, name, variant(name, config.training, plan.levels))
     generators = config.generators if config.mode == "asynchronous" else 0
-    content = plan.train.fingerprint, plan.held_out.fingerprint
+    content = [plan.train.fingerprint, plan.held_out.fingerprint]
+    if settings.network is not None and external.is_external(settings.network):
+        content.append(external.identity(settings.network))
     decisive = config.distortions, generators, config.pool, config.frozen
     return TrainUnit(
         store=study.store.uri,
         variant=name,
         seed=seed,
         settings=settings,
-        key=address("hardening", VERSION, *content, asdict(settings), seed, *decisive),
+        key=address("hardening", VERSION, *content, settings.decisive(), seed, *decisive),
         held_out="test" if config.split == "train" else "validation",
         generators=generators,
         snapshot_epochs=config.snapshot_epochs,

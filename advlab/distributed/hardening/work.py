@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from advlab.hardening import attack
 from advlab.hardening.levels import Levels
 from advlab.hardening.pool import Pool
 from advlab.hardening.settings import Settings
-from advlab.hardening.trainer import Alternating, Frozen, Source, Trainer
+from advlab.hardening.trainer import Alternating, Frozen, Source, Trainer, build, cut
 from advlab.models import error_rate
 from advlab.results import Store, pools
 
@@ -80,7 +81,7 @@ class TrainUnit:
 
     def _train(self, resources: Resources, images: Dataset, held_out: Dataset, source: Source) -> None:
         store = Store(self.store)
-        trainer = Trainer(self.settings, images, seed=self.seed, source=source, pool=self._first_pool())
+        trainer = Trainer(self.settings, images, seed=self.seed, source=source, pool=self._first_pool(images))
         stem = f"variant={self.variant}/seed-{self.seed:04d}"
         curve = resume(trainer, store, f"pools/{stem}", self.key)
         while trainer.step < trainer.total:
@@ -97,17 +98,19 @@ class TrainUnit:
         store.write_table(f"curves/{stem}.parquet", pa.Table.from_pylist(curve))
         store.write_table(self.part, pa.Table.from_pylist([self._row(trainer, curve, held_out)]), self.key)
 
-    def _first_pool(self) -> Pool | None:
+    def _first_pool(self, images: Dataset) -> Pool | None:
         if self.pool is None or not self.settings.levels:
             return None
         pool, _ = pools.load(self.pool)
-        widths = {0: None, **{k + 1: width for k, width in enumerate(self.settings.hidden)}}
+        _, shapes = cut(build(self.settings, images), self.settings, images)
+        widths = dict(enumerate(map(math.prod, shapes)))
+        network = f"--network {self.settings.network}" if self.settings.network else f"--hidden {self.settings.hidden}"
         for level, held in pool.layers.items():
             width = held.values.shape[1]
-            if level not in widths or widths[level] not in (None, width):
+            if widths.get(level) != width:
                 raise UserError(
-                    f"--pool {self.pool!r} holds {width} activations per example at level {level}, and a network with "
-                    f"--hidden {self.settings.hidden} does not; take another pool, or that network."
+                    f"--pool {self.pool!r} holds {width} activations per example at level {level}, and {network} "
+                    "does not; take another pool, or that network."
                 )
             held.births.zero_()  # steps of another run mean nothing in this one
         return pool
@@ -126,7 +129,7 @@ class TrainUnit:
             **distortions(trainer.network, first),
             "seconds": sum(row["seconds"] for row in curve),
             "cpu_seconds": sum(row["cpu_seconds"] for row in curve),
-            "settings": json.dumps(asdict(self.settings)),
+            "settings": json.dumps(self.settings.decisive()),
         }
 
 
