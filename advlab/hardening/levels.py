@@ -24,6 +24,27 @@ BOXES: dict[type[nn.Module], tuple[float, float]] = {
 IMAGE_BOX = (0.0, 1.0)
 
 
+class Mixture(nn.Module):
+    """A network in whose pass further examples join at their level and go through all layers above.
+
+    Args:
+        levels: the network's; its modules are shared, not copied.
+    """
+
+    def __init__(self, levels: Levels) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(levels.stages)
+
+    def forward(self, images: Tensor, joining: dict[int, Tensor]) -> Tensor:
+        """Logits [B + Σ b, k] of images [B, ...], then those of the activations [b, ...] that join at each level."""
+        activations = images
+        for level, stage in enumerate(self.stages):
+            if level in joining:
+                activations = torch.cat([activations, joining[level]])
+            activations = stage(activations)
+        return activations
+
+
 class Levels:
     """A sequential classifier cut behind every activation; what pools or drops its values belongs to the next level.
 

@@ -111,8 +111,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gaussian": {"levels": EVERY, "attack": "gaussian"},
     "virtual": {"virtual": 0.11},
 }
-"""The rows of the ablation, to which layer-K may be added where a network has more levels; what they do not say is as in
-``Settings``. What was chosen how is in docs/HARDENING.md."""
+"""The rows of the ablation, beside layer-K for any other K; what they do not say is as in ``Settings``. What was chosen
+how is in docs/HARDENING.md."""
 
 
 def variant(name: str, base: Settings, levels: int | None = None) -> Settings:

@@ -10,7 +10,7 @@ import torch
 
 from advlab import models
 from advlab.data import Dataset
-from advlab.distributed.hardening.work import resume, snapshot
+from advlab.distributed.hardening.work import Snapshots
 from advlab.errors import UserError
 from advlab.hardening.settings import VARIANTS, Settings, variant
 from advlab.hardening.trainer import Alternating, Frozen, Trainer, cut
@@ -36,10 +36,10 @@ def test_every_variant_repeats_itself_to_the_bit_stopped_or_not(
     whole.run(whole.total)
     first = trainer_of(settings, thousand)
     first.run(13)  # in the middle of an epoch
-    snapshot(first, Store(tmp_path), "pool", "key", [{"epoch": 1.0}])
+    Snapshots(Store(tmp_path), "pool", "key").keep(first, [{"epoch": 1.0}])
     torch.manual_seed(99)
     second = trainer_of(settings, thousand)
-    assert resume(second, Store(tmp_path), "pool", "key") == [{"epoch": 1.0}]
+    assert Snapshots(Store(tmp_path), "pool", "key").resume(second) == [{"epoch": 1.0}]
     assert equal(first.pool.state(), second.pool.state())
     second.run(second.total - second.step)
     assert equal(whole.network.state_dict(), second.network.state_dict())
@@ -62,10 +62,10 @@ def test_a_network_of_the_zoo_repeats_itself_to_the_bit_stopped_or_not(
     assert {f"hit_rate_{level}" for level in settings.levels} <= set(told)
     first = trainer_of(settings, few)
     first.run(7)
-    snapshot(first, Store(tmp_path), "pool", "key", [])
+    Snapshots(Store(tmp_path), "pool", "key").keep(first, [])
     torch.manual_seed(99)
     second = trainer_of(settings, few)
-    resume(second, Store(tmp_path), "pool", "key")
+    Snapshots(Store(tmp_path), "pool", "key").resume(second)
     second.run(second.total - second.step)
     assert equal(whole.network.state_dict(), second.network.state_dict())
     assert equal(whole.pool.state(), second.pool.state())
@@ -98,9 +98,9 @@ def test_variants_are_those_of_the_network(short: Settings) -> None:
 def test_a_snapshot_of_another_run_is_not_taken_up(thousand: Dataset, short: Settings, tmp_path: Path) -> None:
     trainer = trainer_of(short, thousand)
     trainer.run(2)
-    snapshot(trainer, Store(tmp_path), "pool", "one", [])
+    Snapshots(Store(tmp_path), "pool", "one").keep(trainer, [])
     fresh = trainer_of(short, thousand)
-    assert resume(fresh, Store(tmp_path), "pool", "another") == []
+    assert Snapshots(Store(tmp_path), "pool", "another").resume(fresh) == []
     assert fresh.step == 0
 
 

@@ -10,14 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import killed_workers
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from advlab.data import Dataset
 from advlab.distributed.hardening import study as hardening_study
-from advlab.distributed.hardening.study import HardeningConfig
+from advlab.distributed.hardening.study import HardeningConfig, Layout
 from advlab.distributed.hardening.tuning import Space
 from advlab.errors import UserError
 from advlab.hardening.settings import Settings, variant
+from advlab.hardening.trainer import Alternating, Trainer
+from advlab.results import pools
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = [
@@ -108,6 +113,42 @@ def test_a_killed_trainer_goes_on_with_the_pool_it_had(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("mnist_test")
+def test_two_workers_share_runs_and_one_is_killed(tmp_path: Path, mnist_train: Dataset) -> None:
+    """Killed in the first run: its losses are those of one process all the same; the second leaves a whole pool."""
+    arguments = [*SMALL, "--variants", "weight-decay,all", "--seeds", "1", "--epochs", "12", "--workers", "2"]
+    checkpoints = tmp_path / "out/train/variant=weight-decay/seed-0000"
+    study = killed_workers.run(
+        "adversarial_training.py",
+        arguments,
+        tmp_path / "out",
+        lambda: len(list(checkpoints.glob("checkpoint_*"))) >= 2,
+    )
+    curves = {
+        name: study.store.read_table(f"curves/variant={name}/seed-0000.parquet").to_pylist()
+        for name in ("weight-decay", "all")
+    }
+    settings = variant("weight-decay", Settings(epochs=12, batch_size=100, capacity=200, refresh=50))
+    alone = Trainer(settings, mnist_train.subset(slice(600)), seed=0, source=Alternating())
+    losses = [alone.run(alone.steps_per_epoch)["loss"] for _ in range(12)]
+    assert [row["loss"] for row in curves["weight-decay"]] == pytest.approx(losses, rel=1e-3)
+    assert [row["epoch"] for row in curves["all"]] == list(range(1, 13))
+    assert curves["all"][-1]["loss"] < 0.75 * curves["all"][0]["loss"]
+    assert curves["all"][-1]["examples"] == 4 * 600
+    rows = {row["variant"]: row for row in study.store.read_table("results.parquet").to_pylist()}
+    assert set(rows) == {"weight-decay", "all"}
+    assert all(0 < row["test_error"] < 0.5 and row["distortion_2"] > 0 for row in rows.values())
+    pool, pointer = pools.load(str(tmp_path / "out/pools/variant=all/seed-0000"))
+    assert pointer["step"] == 72
+    assert [len(held) for held in pool.layers.values()] == [200, 200, 200]
+    run = tmp_path / "out/train/variant=all/seed-0000"
+    kept = json.loads((run / "checkpoint_manager_snapshot.json").read_text())["checkpoint_results"]
+    newest = run / kept[-1]["checkpoint_dir_name"]
+    shards = [torch.load(path, weights_only=True) for path in sorted(newest.glob("shard-*.pt"))]
+    assert torch.equal(torch.cat([shard["0.values"] for shard in shards]), pool.layers[0].values)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mnist_test")
 def test_settings_are_tuned_on_validation_before_anything_is_measured(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     arguments = ("--variants", "all", "--seeds", "1", "--tune", "4", "--out", out)
@@ -151,3 +192,19 @@ def test_a_point_of_the_space_settles_the_levels_in_use() -> None:
 def test_mistakes_are_told_before_any_work(config: HardeningConfig, told: str) -> None:
     with pytest.raises(UserError, match=told):
         hardening_study.prepare(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "layout", "told"),
+    [
+        (HardeningConfig(), Layout(workers=0), "--workers 0 is impossible"),
+        (HardeningConfig(mode="asynchronous"), Layout(gpus=True), "--mode asynchronous has one trainer"),
+        (HardeningConfig(), Layout(workers=126), "--batch-size 125 cannot be cut into 126 parts"),
+        (HardeningConfig(training=Settings(refresh=2)), Layout(workers=3), "--refresh 2 cannot be cut into 3"),
+        (HardeningConfig(training=Settings(capacity=2)), Layout(workers=3), "--capacity 2 cannot be cut into 3"),
+        (HardeningConfig(examples=251), Layout(workers=2), "leaves 1 of 251 images for the last batch of an epoch"),
+    ],
+)
+def test_work_that_cannot_be_shared_is_told_before_any(config: HardeningConfig, layout: Layout, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        hardening_study.prepare(config, layout)
