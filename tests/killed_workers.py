@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,12 @@ def run(sweep: str, arguments: list[str], out: Path, is_under_way: Callable[[], 
     _, complaints = process.communicate(timeout=800)
     assert process.returncode == 0, complaints
     return Study.open(str(out))
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints that Ray Train knows, by step; what a killed round left half-reported may lie beside them."""
+    known = json.loads((folder / "checkpoint_manager_snapshot.json").read_text())["checkpoint_results"]
+    return {kept["metrics"]["step"]: folder / kept["checkpoint_dir_name"] for kept in known}
 
 
 def _wait_until(happened: Callable[[], bool], seconds: float = 600) -> None:

@@ -113,4 +113,6 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(alone: Study,
     study = killed_workers.run("quocnet.py", arguments, tmp_path / "run", lambda: len(list(parts.glob("part-*"))) >= 2)
     np.testing.assert_allclose(losses(study), losses(alone), rtol=1e-4)
     assert study.manifest["result"]["fooled"] == study.manifest["result"]["attacked"] == 2
-    assert len(list((tmp_path / "run" / "train").glob("checkpoint_*/"))) == 2
+    kept = killed_workers.checkpoints(tmp_path / "run" / "train")
+    assert len(kept) == 2
+    assert all(folder.is_dir() for folder in kept.values())

@@ -140,9 +140,7 @@ def test_two_workers_share_runs_and_one_is_killed(tmp_path: Path, mnist_train: D
     pool, pointer = pools.load(str(tmp_path / "out/pools/variant=all/seed-0000"))
     assert pointer["step"] == 72
     assert [len(held) for held in pool.layers.values()] == [200, 200, 200]
-    run = tmp_path / "out/train/variant=all/seed-0000"
-    kept = json.loads((run / "checkpoint_manager_snapshot.json").read_text())["checkpoint_results"]
-    newest = run / kept[-1]["checkpoint_dir_name"]
+    newest = killed_workers.checkpoints(tmp_path / "out/train/variant=all/seed-0000")[72]
     shards = [torch.load(path, weights_only=True) for path in sorted(newest.glob("shard-*.pt"))]
     assert torch.equal(torch.cat([shard["0.values"] for shard in shards]), pool.layers[0].values)
 

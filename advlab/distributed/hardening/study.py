@@ -43,7 +43,7 @@ class HardeningConfig:
     """What decides the rows of an ablation."""
 
     dataset: str = "mnist"
-    """mnist or fashion_mnist."""
+    """mnist, fashion_mnist or cifar10."""
 
     variants: str = ",".join(VARIANTS)
     """What is compared, comma separated."""
