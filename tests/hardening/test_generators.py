@@ -63,7 +63,7 @@ def test_a_generator_that_dies_comes_back(thousand: Dataset, settings: Settings)
         before = source.arrived
         ray.kill(source.actors[0], no_restart=False)
         trained_until(trainer, lambda: source.arrived > before + source.chunk)
-        assert bool(torch.isfinite(trainer.network(trainer._images[:10])).all())
+        assert bool(torch.isfinite(trainer.network(thousand.images[:10])).all())
 
 
 def test_a_defect_in_an_attack_is_told(thousand: Dataset, settings: Settings) -> None:

@@ -37,7 +37,8 @@ class Space:
     def sample(self) -> dict[str, Any]:
         """Tune's description of it."""
         space = {"learning_rate": tune.loguniform(1e-3, 8e-3), "weight_decay": tune.loguniform(1e-6, 1e-3)}
-        space["dropout"] = tune.uniform(0.0, 0.3)
+        if self.settings.network is None:
+            space["dropout"] = tune.uniform(0.0, 0.3)
         for level in self.settings.levels:
             space[f"size_{level}"] = tune.loguniform(0.02, 0.3)
             space[f"mixing_{level}"] = tune.uniform(0.2, 2.0)
@@ -56,7 +57,7 @@ class Space:
             mixing=tuple(mixing),
             learning_rate=point["learning_rate"],
             weight_decay=point["weight_decay"],
-            dropout=point["dropout"],
+            dropout=point.get("dropout", 0.0),
             virtual=point.get("virtual", 0.0),
         )
 
