@@ -173,6 +173,13 @@ def test_a_point_of_the_space_settles_the_levels_in_use() -> None:
     assert settled.levels == (1,)
 
 
+def test_a_baseline_is_tuned_in_what_it_is_about() -> None:
+    for name, other in (("weight-decay", "dropout"), ("dropout", "weight_decay")):
+        space = Space(variant(name, Settings()))
+        assert set(space.sample()) == {"learning_rate", name.replace("-", "_")}
+        assert getattr(space.settle(dict.fromkeys(space.sample(), 0.1)), other) == 0
+
+
 @pytest.mark.parametrize(
     ("config", "told"),
     [
