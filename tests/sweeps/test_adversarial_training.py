@@ -83,6 +83,16 @@ def test_a_convolutional_network_of_the_zoo(tmp_path: Path) -> None:
     assert "holds 18432 activations per example at level 1, and --hidden (100, 100) does not" in done.stderr
 
 
+@pytest.mark.usefixtures("mnist_test")
+def test_a_run_that_diverges_is_told_and_leaves_no_row(tmp_path: Path) -> None:
+    done = sweep(
+        "--variants", "weight-decay", "--seeds", "1", "--learning-rate", "1e30", "--out", str(tmp_path / "out")
+    )
+    assert done.returncode == 2
+    assert "weight-decay, seed 0: the loss is no number any more in epoch 1; lower --learning-rate" in done.stderr
+    assert not (tmp_path / "out/results.parquet").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("mnist_test")
 def test_a_killed_trainer_goes_on_with_the_pool_it_had(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ class TrainUnit:
             told["seconds"] = time.perf_counter() - began
             (told["cpu_seconds"],) = trainer.ranks.sums([time.process_time() - cpu])
             epoch = trainer.step // trainer.steps_per_epoch
+            if not math.isfinite(told["loss"]):
+                raise UserError(f"{self.name}: the loss is no number any more in epoch {epoch}; lower --learning-rate.")
             curve.append({"epoch": float(epoch), **told})
             note(f"{self.name}: epoch {epoch} of {self.settings.epochs}, loss {told['loss']:.4f}")
             if epoch % self.snapshot_epochs == 0 or trainer.step == trainer.total:
