@@ -46,6 +46,10 @@ RETREAT = 2.0
 RETREAT_SHARE = 0.5
 """Share of the budget that the second descent gets: it comes from beyond the boundary and ends in other, mostly
 better, minima of piecewise linear networks."""
+OVERSHOOT = 1.5
+"""Multiple of the linearised distance to the boundary that a step covers where all lanes have missed it."""
+BEND_FIRST_STEP, BEND_RETREAT = 0.2, 1.1
+"""First step and start of the descent that follows: gradients turn too fast there for long moves."""
 TARGETED_STARTS = (math.inf, 0.4)
 """The same for a given target: the caps alone."""
 
@@ -145,7 +149,14 @@ class _Search:
         second = int(RETREAT_SHARE * budget)
         found = self._descend(lanes, self._plan(budget - second))
         if second > 0:
-            found = Lanes.join([found, self._descend(self._retreat(found), [(1, second)])])
+            known = self.best_l2[found.row].isfinite()
+            parts = [found, self._descend(self._retreat(found.keep(known.nonzero().squeeze(1))), [(1, second)])]
+            missed = (~known).nonzero().squeeze(1)
+            if len(missed):
+                through, steps = self._break_through(found.keep(missed), second)
+                back = self._retreat(through, BEND_RETREAT)
+                parts += [through, self._descend(back, [(1, second - steps)], BEND_FIRST_STEP)]
+            found = Lanes.join(parts)
         self._finish(found)
 
     def _plan(self, budget: int) -> list[tuple[int, int]]:
@@ -161,7 +172,7 @@ class _Search:
             plan.append((1, budget))
         return plan
 
-    def _descend(self, lanes: Lanes, plan: list[tuple[int, int]]) -> Lanes:
+    def _descend(self, lanes: Lanes, plan: list[tuple[int, int]], first_step: float = FIRST_STEP) -> Lanes:
         """Move the lanes, dropping those that fall behind; returns those that converged and those left."""
         settled = torch.full_like(self.best_l2, torch.inf)
         done: list[Lanes] = []
@@ -174,7 +185,7 @@ class _Search:
             for _ in range(steps):
                 if not len(lanes):
                     break
-                step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (taken / max(total - 1, 1))
+                step = first_step * (LAST_STEP / first_step) ** (taken / max(total - 1, 1))
                 lanes.advance(*self._evaluate(lanes), step, momentum, self.lower, self.upper)
                 taken += 1
                 if taken % CHECK_EVERY:
@@ -186,10 +197,50 @@ class _Search:
                     lanes = lanes.keep(going.nonzero().squeeze(1))
         return Lanes.join([*done, lanes])
 
-    def _retreat(self, found: Lanes) -> Lanes:
+    def _break_through(self, missed: Lanes, most: int) -> tuple[Lanes, int]:
+        """Go beyond the boundary from the clean images by steps that add up.
+
+        A lane's every step starts at the clean image again: on a deep network, whose gradient turns on the way, it may
+        circle about the image for good without ever reaching the boundary. These steps are DeepFool's (Moosavi-Dezfooli
+        et al. 2016), each towards the class that is nearest by then.
+
+        Args:
+            missed: lanes of images for which no point beyond the boundary is known.
+            most: steps.
+
+        Returns:
+            A lane for each image that was reached, its candidate beyond the boundary, and the number of steps taken.
+        """
+        lanes = self._prune(missed, 1)
+        row, x, steps = lanes.row, lanes.clean.clone(), 0
+        rivals = torch.full_like(self.labels, -1)
+        while len(row) and steps < most:
+            criterion = self.criterion.rows(row)
+            leaf = x.requires_grad_()
+            logits = self.model(leaf.view(-1, *self.shape))
+            margin = criterion.margin(logits)
+            normal = _gradient(margin, leaf)
+            x, logits = leaf.detach(), logits.detach()
+            steps += 1
+            self.spent[row] += 1
+            self._record(row, x, (x - self.clean[row]).norm(dim=1), logits, criterion)
+            rivals[row] = criterion.reached(logits)
+            squared = torch.linalg.vecdot(normal, normal).clamp_min(torch.finfo(x.dtype).tiny)
+            length = OVERSHOOT * (margin.detach() + SAFETY * rounding_margin(logits)) / squared
+            x = torch.addcmul(x, length[:, None], normal, value=-1).nan_to_num(0).clamp_(self.lower, self.upper)
+            left = (~self.best_l2[row].isfinite()).nonzero().squeeze(1)
+            row, x = row[left], x[left]
+        lanes = lanes.keep(self.best_l2[lanes.row].isfinite().nonzero().squeeze(1))
+        lanes.candidate, lanes.merit = self.best[lanes.row], self.best_l2[lanes.row]
+        lanes.crossing = torch.ones_like(lanes.merit)
+        if self.criterion.target is None:
+            lanes.rivals = rivals[lanes.row][:, None]
+        return lanes, steps
+
+    def _retreat(self, found: Lanes, beyond: float = RETREAT) -> Lanes:
         """A fresh lane per image, beyond the boundary on the ray of the best found."""
         best = self._prune(found, 1)
-        scale = RETREAT * best.crossing[:, None]
+        scale = beyond * best.crossing[:, None]
         x = torch.addcmul(best.clean, scale, best.candidate - best.clean).clamp_(self.lower, self.upper)
         cap = torch.full_like(best.cap, torch.inf)
         return Lanes.start(best.row, best.rivals, best.clean, x, best.normals, best.multipliers, cap)

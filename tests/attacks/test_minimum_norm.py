@@ -2,12 +2,13 @@
 
 import copy
 import sys
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.minimum_norm import minimum_norm
@@ -320,3 +321,25 @@ def test_a_second_descent_finds_better_minima_of_networks_with_kinks(monkeypatch
     first = minimum_norm(model, images, labels).l2
     assert both.mean() < first.mean()
     assert (both <= first * 1.001).double().mean() > 0.95
+
+
+@pytest.mark.parametrize(("depth", "gain"), [(10, 3.0), (6, 4.0)])
+def test_networks_whose_gradients_turn_fast_are_fooled_too(depth: int, gain: float) -> None:
+    """Without steps that add up, three images in fifty are never misread."""
+    generator = torch.Generator().manual_seed(0)
+    draw = partial(torch.randn, generator=generator, dtype=torch.float64)
+    weights = [draw(64, 64) * gain / 8 for _ in range(depth)]
+
+    def network(points: Tensor) -> Tensor:
+        for weight in weights:
+            points = torch.tanh(points @ weight)
+        return 10 * points[:, :5]
+
+    images = draw(50, 64)
+    labels = network(images).argmax(1)
+    adv = minimum_norm(network, images, labels, bounds=(-9.0, 9.0))
+    assert bool(adv.success.all())
+    assert int(adv.evaluations.max()) <= 96
+    assert float(adv.l2.median()) < 0.1 * float(images.norm(dim=1).min())
+    targeted = minimum_norm(network, images, labels, target="runner-up", bounds=(-9.0, 9.0))
+    assert float(targeted.success.double().mean()) > 0.9
