@@ -12,7 +12,10 @@ from advlab import data
 torch.set_num_threads(1)  # small tensors, and a Ray beside them: more threads than that only get in each other's way
 
 
-WITH_RAY = {"distributed", "integration", "sweeps", "test_generators", "test_html", "test_merge", "test_verify"}
+WITH_RAY = {
+    "distributed", "integration", "sweeps",
+    "test_documented_loop", "test_generators", "test_html", "test_merge", "test_verify",
+}  # fmt: skip
 """Folders and modules whose tests start a Ray of their own."""
 
 

@@ -56,6 +56,10 @@ class Dataset:
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
+    def to(self, device: torch.device) -> Dataset:
+        """The same, on a device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), index=self.index.to(device))
+
     def subset(self, rows: Tensor | slice) -> Dataset:
         """The examples at ``rows`` (LongTensor [n] or a slice) of this data set, in that order.
 

@@ -101,6 +101,7 @@ def fit(
     gpus: bool,
     accelerator: str | None,
     restart: bool,
+    folder: str = "train",
 ) -> None:
     """Run ``work(given)`` in workers of Ray Train, their checkpoints in the study; Ray must be connected.
 
@@ -112,6 +113,7 @@ def fit(
         gpus: whether each has a GPU and speaks NCCL, or a CPU and gloo.
         accelerator: the kind of GPU that they ask for, as Ray names it; any when None.
         restart: whether to go on after a worker's death, `FAILURES` times.
+        folder: of the checkpoints, within the study.
 
     Raises:
         UserError: workers kept failing; what is finished is kept.
@@ -123,7 +125,7 @@ def fit(
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(num_workers=spread, use_gpu=gpus, accelerator_type=accelerator),
         run_config=RunConfig(
-            name="train",
+            name=folder,
             storage_path=study.store.uri,
             failure_config=FailureConfig(max_failures=FAILURES if restart else 0),
             checkpoint_config=CheckpointConfig(num_to_keep=2),

@@ -75,8 +75,8 @@ def unpack(config: UnpackConfig) -> int:
                 total += told["images"]
                 status.update(f"unpacking: {total} images")
     except (OSError, ValueError, RayError) as error:
-        told = f"--source {config.source!r} cannot be read as {config.layout} ({one_line(error)})"
-        raise UserError(f"{told}; mend --source or --layout.") from error
+        what = f"--source {config.source!r} cannot be read as {config.layout} ({one_line(error)})"
+        raise UserError(f"{what}; mend --source or --layout.") from error
     if not total:
         raise UserError(f"--source {config.source!r} holds no images; give a file, or a folder that holds some.")
     return total

@@ -98,13 +98,15 @@ def move(clean: Tensor, towards: Tensor, size: Tensor | float, box: tuple[float,
     """Move points [B, n] by a step of L2 length ``size`` along ``towards`` [B, n], within a box.
 
     Components that point out of the box are left out beforehand, so that little of the step is lost at its faces: most
-    pixels of MNIST lie on one.
+    pixels of MNIST lie on one. Where there is no direction, as where a network is so sure that the gradient of its loss
+    underflows, points stay.
     """
     low, high = box
     outward = ((clean <= low) & (towards < 0)) | ((clean >= high) & (towards > 0))
     towards = towards.masked_fill(outward, 0)
-    length = towards.norm(dim=1, keepdim=True).clamp_min(torch.finfo(clean.dtype).tiny)
-    return torch.addcmul(clean, towards, size / length).clamp_(low, high)
+    length = towards.norm(dim=1, keepdim=True)
+    scale = torch.where(length > torch.finfo(clean.dtype).tiny, size / length, 0)
+    return torch.addcmul(clean, towards, scale).clamp_(low, high)
 
 
 def minimal(

@@ -7,8 +7,9 @@ above a level is a classifier in its own right: its inputs are that level's acti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor, nn
 
 from advlab.errors import UserError
@@ -23,8 +24,29 @@ BOXES: dict[type[nn.Module], tuple[float, float]] = {
 IMAGE_BOX = (0.0, 1.0)
 
 
+class Mixture(nn.Module):
+    """A network in whose pass further examples join at their level and go through all layers above.
+
+    Args:
+        levels: the network's; its modules are shared, not copied.
+    """
+
+    def __init__(self, levels: Levels) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(levels.stages)
+
+    def forward(self, images: Tensor, joining: dict[int, Tensor]) -> Tensor:
+        """Logits [B + Σ b, k] of images [B, ...], then those of the activations [b, ...] that join at each level."""
+        activations = images
+        for level, stage in enumerate(self.stages):
+            if level in joining:
+                activations = torch.cat([activations, joining[level]])
+            activations = stage(activations)
+        return activations
+
+
 class Levels:
-    """A sequential classifier cut behind every activation.
+    """A sequential classifier cut behind every activation; what pools or drops its values belongs to the next level.
 
     Args:
         network: images [B, ...] → logits [B, k]; its modules are shared, not copied, so the cut follows training.
@@ -47,7 +69,7 @@ class Levels:
         self.stages: list[nn.Sequential] = []
         self.boxes = [IMAGE_BOX]
         part: list[nn.Module] = []
-        for module in network:
+        for module in _unfolded(network):
             part.append(module)
             if type(module) in BOXES:
                 self.stages.append(nn.Sequential(*part))
@@ -55,6 +77,12 @@ class Levels:
                 part = []
         self.stages.append(nn.Sequential(*part))
         self.count = len(self.stages)
+
+    @torch.no_grad()
+    def shapes(self, images: Tensor) -> list[tuple[int, ...]]:
+        """The shape of one example at every level, and that of its logits, where the images are like [B, ...]."""
+        found = self.activations(images[:1])
+        return [tuple(x.shape[1:]) for x in (*found, self.stages[-1](found[-1]))]
 
     def activations(self, images: Tensor) -> list[Tensor]:
         """Images [B, ...] → the activations [B, ...] of every level, the images first."""
@@ -66,3 +94,12 @@ class Levels:
     def tail(self, level: int) -> Callable[[Tensor], Tensor]:
         """The classifier above a level: its activations [B, ...] → logits [B, k]."""
         return nn.Sequential(*self.stages[level:])
+
+
+def _unfolded(network: nn.Sequential) -> Iterator[nn.Module]:
+    """The modules in their order, those of sequences within the sequence too."""
+    for module in network:
+        if isinstance(module, nn.Sequential):
+            yield from _unfolded(module)
+        else:
+            yield module

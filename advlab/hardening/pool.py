@@ -1,10 +1,12 @@
 """The pool: for each level a bounded set of adversarial examples, a part of which is replaced all the time.
 
-Nothing here waits for anything. Whoever makes examples pushes them, whoever trains draws from what is there.
+Nothing here waits for anything. Whoever makes examples pushes them, whoever trains draws from what is there. Examples
+stay on the device they were made on; what is random is drawn on the CPU, so that it is the same everywhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -67,7 +69,7 @@ class Pool:
         self.capacity, self.replacement, self.max_age = capacity, replacement, max_age
         self.layers: dict[int, Batch] = {}
         self._loss: dict[int, Tensor] = {}
-        self._lags: dict[int, list[int]] = {}
+        self._lags: dict[int, list[Tensor]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self.layers.values()))
@@ -81,18 +83,19 @@ class Pool:
             now: the step of training, for how long they were under way.
             generator: of the random subset.
         """
-        batch = batch.rows(torch.arange(min(len(batch), self.capacity)))
+        device = batch.labels.device
+        batch = batch.rows(torch.arange(min(len(batch), self.capacity), device=device))
         if not len(batch):
             return
-        self._lags.setdefault(level, []).append(now - int(batch.births[0]))
-        unknown = torch.full((len(batch),), torch.inf)
+        self._lags.setdefault(level, []).append(now - batch.births[0])  # read when asked for: a GPU would have to wait
+        unknown = torch.full((len(batch),), torch.inf, device=device)
         if level not in self.layers:
             self.layers[level], self._loss[level] = batch, unknown
             return
         held, loss = self.layers[level], self._loss[level]
         added = min(len(batch), self.capacity - len(held))
         if added:
-            new = batch.rows(torch.arange(added))
+            new = batch.rows(torch.arange(added, device=device))
             held = Batch(*(torch.cat([getattr(held, f.name), getattr(new, f.name)]) for f in fields(Batch)))
             loss = torch.cat([loss, unknown[:added]])
             self.layers[level], self._loss[level] = held, loss
@@ -107,7 +110,8 @@ class Pool:
         held = self.layers[level]
         match self.replacement:
             case "random":
-                return torch.randperm(len(held), generator=generator)[:count]
+                leaving = torch.randperm(len(held), generator=generator)[:count]
+                return leaving.to(held.labels.device, non_blocking=True)
             case "oldest":
                 return held.births.argsort(stable=True)[:count]
         return self._loss[level].argsort(stable=True)[:count]
@@ -122,12 +126,14 @@ class Pool:
             none = torch.zeros(0, dtype=torch.int64)
             return none, Batch(torch.zeros(0, 0), none, none, none, torch.zeros(0))
         held = self.layers[level]
+        device = held.labels.device
         if self.max_age is None:
             rows = torch.randint(len(held), (min(count, len(held)),), generator=generator)
+            rows = rows.to(device, non_blocking=True)
         else:
             young = (held.births >= now - self.max_age).nonzero().squeeze(1)
             chosen = torch.randint(max(len(young), 1), (min(count, len(young)),), generator=generator)
-            rows = young[chosen]
+            rows = young[chosen.to(device, non_blocking=True)]
         return rows, held.rows(rows)
 
     def record(self, level: int, rows: Tensor, loss: Tensor) -> None:
@@ -148,7 +154,7 @@ class Pool:
     def lag(self, level: int) -> float:
         """Staleness on arrival: mean number of steps that batches were under way, since this was last asked."""
         lags = self._lags.pop(level, [])
-        return sum(lags) / len(lags) if lags else 0.0
+        return float(torch.stack(lags).double().mean()) if lags else 0.0
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on with this pool, as tensors by name."""
@@ -159,6 +165,20 @@ class Pool:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Hold what ``state`` described."""
-        levels = sorted({int(name.partition(".")[0]) for name in state})
+        levels = sorted({int(name.partition(".")[0]) for name, column in state.items() if len(column)})
         self.layers = {k: Batch(*(state[f"{k}.{f.name}"].clone() for f in fields(Batch))) for k in levels}
         self._loss = {k: state[f"{k}.loss"].clone() for k in levels}
+
+
+def merged(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The state of one pool with the examples of several, those of the first in front."""
+    columns: dict[str, list[Tensor]] = {}
+    for state in states:
+        for name, column in state.items():
+            columns.setdefault(name, []).append(column)
+    return {name: torch.cat(parts) for name, parts in columns.items()}
+
+
+def dealt(state: dict[str, Tensor], rank: int, size: int) -> dict[str, Tensor]:
+    """The state of one of ``size`` pools that the examples of one are dealt out to, like cards."""
+    return {name: column[rank::size] for name, column in state.items()}

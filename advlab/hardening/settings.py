@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from advlab.errors import UserError
 from advlab.hardening.attack import NAMES, Name
@@ -12,6 +14,10 @@ from advlab.hardening.pool import Replacement
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """A training run, its seed and data excepted."""
+
+    network: str | None = None
+    """A model of the zoo, such as conv or fc100-100-10, or python:MODULE:FACTORY, trained from weights drawn anew; when
+    absent the fully connected network that --hidden, --activation and --dropout describe."""
 
     hidden: tuple[int, ...] = (100, 100)
     """Units of the hidden layers."""
@@ -32,13 +38,13 @@ class Settings:
     """λ in (λ/2) Σ w²."""
 
     dropout: float = 0.0
-    """Probability of dropping a hidden unit."""
+    """Probability of dropping a hidden unit; a --network drops what it drops."""
 
     attack: Name = "one-step"
     """How adversarial examples are made."""
 
     levels: tuple[int, ...] = ()
-    """Where they are made: 0 is the input, k the output of hidden layer k."""
+    """Where they are made: 0 is the input, k the output of hidden layer k, that is of the network's k-th activation."""
 
     sizes: tuple[float, ...] = (0.11, 0.03, 0.03)
     """L2 size of a one-step perturbation at each level, as a share of the mean norm of the activations there."""
@@ -62,36 +68,79 @@ class Settings:
     """L2 size of Miyato's virtual adversarial perturbation of the image, as a share of the mean norm; none when 0."""
 
     def __post_init__(self) -> None:
-        known = len(self.hidden) + 1
-        if self.levels and not all(0 <= level < known for level in self.levels):
-            raise UserError(f"levels {self.levels} are not all there; this network has levels 0 to {known - 1}.")
-        if self.levels and min(len(self.sizes), len(self.mixing)) < known:
-            raise UserError(f"{len(self.sizes)} sizes for {known} levels; give one --sizes and --mixing per level.")
+        if self.network is None:
+            self.require_levels(len(self.hidden) + 1)
+        elif self.dropout:
+            raise UserError(
+                f"dropout of {self.dropout:g} is for the network that --hidden describes, and {self.network!r} drops "
+                "what it drops; leave out --dropout, and dropout among the --variants."
+            )
         if self.attack not in NAMES:
             raise UserError(f"unknown attack {self.attack!r}; choose one of {', '.join(NAMES)}.")
         if min(self.epochs, self.batch_size, self.refresh) < 1:
             raise UserError("--epochs, --batch-size and --refresh must each be at least 1; raise them.")
 
+    def require_levels(self, count: int) -> None:
+        """Raise a UserError unless a network of so many levels has those in use, and each its size and weight."""
+        if self.levels and not all(0 <= level < count for level in self.levels):
+            raise UserError(f"levels {self.levels} are not all there; this network has levels 0 to {count - 1}.")
+        if self.levels and min(len(self.sizes), len(self.mixing)) < count:
+            raise UserError(f"{len(self.sizes)} sizes for {count} levels; give one --sizes and --mixing per level.")
 
-VARIANTS: dict[str, dict[str, object]] = {
+    def decisive(self) -> dict[str, Any]:
+        """Plain values that tell this run from others; the network is among them where it is named."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        if self.network is None:
+            del values["network"]
+        return values
+
+
+def _layer(level: int) -> dict[str, Any]:
+    return {"levels": (level,), "sizes": tuple(0.1 if k == level else 0.0 for k in range(max(level + 1, 3)))}
+
+
+EVERY = "every"
+"""In place of levels: as many as the network has."""
+VARIANTS: dict[str, dict[str, Any]] = {
     "weight-decay": {"weight_decay": 1e-4},
     "dropout": {"dropout": 0.2},
     "input": {"levels": (0,), "sizes": (0.11, 0.0, 0.0)},
-    "layer-1": {"levels": (1,), "sizes": (0.0, 0.1, 0.0)},
-    "layer-2": {"levels": (2,), "sizes": (0.0, 0.0, 0.1)},
-    "all": {"levels": (0, 1, 2)},
-    "gaussian": {"levels": (0, 1, 2), "attack": "gaussian"},
+    "layer-1": _layer(1),
+    "layer-2": _layer(2),
+    "all": {"levels": EVERY},
+    "gaussian": {"levels": EVERY, "attack": "gaussian"},
     "virtual": {"virtual": 0.11},
 }
-"""The rows of the ablation; what they do not say is as in ``Settings``. What was chosen how is in docs/HARDENING.md."""
+"""The rows of the ablation, beside layer-K for any other K; what they do not say is as in ``Settings``. What was chosen
+how is in docs/HARDENING.md."""
 
 
-def variant(name: str, base: Settings) -> Settings:
+def variant(name: str, base: Settings, levels: int | None = None) -> Settings:
     """The settings of a variant.
+
+    Args:
+        name: one of `VARIANTS`, or ``layer-K``.
+        base: what the variants have in common.
+        levels: how many the network has; when absent as many as the one that ``base.hidden`` describes. Where there are
+            fewer sizes or weights than levels, the last one stands for the others.
 
     Raises:
         UserError: an unknown variant, or levels that the network does not have.
     """
-    if name not in VARIANTS:
-        raise UserError(f"unknown variant {name!r}; choose among {', '.join(VARIANTS)}.")
-    return replace(base, **VARIANTS[name])  # type: ignore[arg-type]
+    if not is_variant(name):
+        raise UserError(f"unknown variant {name!r}; choose among {', '.join(VARIANTS)}, or layer-K.")
+    count = len(base.hidden) + 1 if levels is None else levels
+    chosen = dict(VARIANTS[name] if name in VARIANTS else _layer(int(name.removeprefix("layer-"))))
+    if chosen.get("levels") == EVERY:
+        chosen["levels"] = tuple(range(count))
+    for kind in ("sizes", "mixing") if "levels" in chosen else ():
+        given = chosen.get(kind, getattr(base, kind))
+        chosen[kind] = given + given[-1:] * (count - len(given))
+    made = replace(base, **chosen)
+    made.require_levels(count)
+    return made
+
+
+def is_variant(name: str) -> bool:
+    """Whether there is a variant of this name."""
+    return name in VARIANTS or re.fullmatch(r"layer-[1-9]\d*", name) is not None

@@ -2,6 +2,10 @@
 
 All randomness of a step comes from (seed, step), so a run that goes on from a snapshot takes the same steps, to the
 last bit, as one that was never stopped.
+
+Several processes joined by ``torch.distributed`` may share a run. Each holds the whole network and a shard of the pool,
+attacks and trains on its share of every batch, and draws from its own shard; gradients are averaged by DDP, so that all
+take the same step.
 """
 
 from __future__ import annotations
@@ -14,16 +18,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from advlab import models
 from advlab.data import Dataset
+from advlab.errors import UserError, one_line
 from advlab.hardening import attack, virtual
-from advlab.hardening.levels import Levels
-from advlab.hardening.pool import Batch, Pool
+from advlab.hardening.levels import Levels, Mixture
+from advlab.hardening.pool import Batch, Pool, dealt, merged
+from advlab.hardening.ranks import Ranks
 from advlab.hardening.settings import Settings
 from advlab.models.mlp import MLP, initialise
 from advlab.training.decay import WeightDecay
 
+CPU = torch.device("cpu")
+RANK_STRIDE = 1 << 40
+"""Distance of the random streams of two processes: more than any run's."""
 WARM_UP = 0.1
 """Share of the steps over which the learning rate rises."""
+READ_AT_ONCE = 1000
+"""Examples of a pool that the network reads at a time."""
 
 
 class Source(Protocol):
@@ -43,7 +55,7 @@ class Alternating:
     """Attacks a part of each clean batch just before it is trained on: deterministic."""
 
     def poll(self, trainer: Trainer, rows: Tensor) -> Iterator[dict[int, Batch]]:
-        chosen = rows[: trainer.settings.refresh]
+        chosen = rows[: trainer.ranks.share(trainer.settings.refresh)]
         yield make(
             trainer.network, trainer.levels, trainer.dataset, trainer.settings, chosen, trainer.step, trainer.draws
         )
@@ -83,11 +95,43 @@ def make(
     return made
 
 
-def build(settings: Settings, dataset: Dataset) -> MLP:
-    """The untrained network."""
+def build(settings: Settings, dataset: Dataset) -> nn.Module:
+    """The untrained network.
+
+    Raises:
+        UserError: there is no model of that name, or it does not tell these classes apart.
+    """
+    if settings.network is not None:
+        return models.build(settings.network, dataset)
     inputs = math.prod(dataset.images.shape[1:])
     widths = [inputs, *settings.hidden, dataset.num_classes]
     return MLP(widths, settings.activation, settings.dropout)
+
+
+def cut(network: nn.Module, settings: Settings, dataset: Dataset) -> tuple[Levels, list[tuple[int, ...]]]:
+    """A network that ``build`` made, cut at its levels, and the shape of one example at each.
+
+    Raises:
+        UserError: its layers have no order, or it cannot read these images or tell these classes apart.
+    """
+    levels = Levels(network)
+    was_training = network.training
+    network.eval()
+    try:
+        *shapes, logits = levels.shapes(dataset.images)
+    except RuntimeError as error:
+        shape = " × ".join(map(str, dataset.images.shape[1:]))
+        raise UserError(
+            f"--network {settings.network!r} cannot read the {shape} images of {dataset.name} ({one_line(error)}); "
+            "choose one that does."
+        ) from error
+    network.train(was_training)
+    if logits != (dataset.num_classes,):
+        raise UserError(
+            f"--network {settings.network!r} gives answers of shape {list(logits)}, and {dataset.name} has "
+            f"{dataset.num_classes} classes; choose one with as many."
+        )
+    return levels, shapes
 
 
 class Trainer:
@@ -98,29 +142,45 @@ class Trainer:
         dataset: clean images.
         seed: of initial weights, order, draws and dropout.
         source: who makes the examples.
-        pool: to begin with; an empty one when absent.
+        pool: to begin with, all processes'; an empty one when absent.
+        device: where to compute.
 
     Attributes:
+        ranks: the processes that share the run.
+        pool: this process's shard.
+        shapes: of one example at every level.
         step: steps taken.
         total: steps of the whole run.
     """
 
     def __init__(
-        self, settings: Settings, dataset: Dataset, *, seed: int, source: Source, pool: Pool | None = None
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        *,
+        seed: int,
+        source: Source,
+        pool: Pool | None = None,
+        device: torch.device = CPU,
     ) -> None:
-        self.settings, self.dataset, self.seed, self.source = settings, dataset, seed, source
+        self.settings, self.dataset, self.seed, self.source = settings, dataset.to(device), seed, source
+        self.ranks = Ranks.joined(device)
         self.network = build(settings, dataset)
-        scheme = "kaiming" if settings.activation == "relu" else "glorot"
-        initialise(self.network, scheme, torch.Generator().manual_seed(seed))
-        self.levels = Levels(self.network)
-        self.pool = pool or Pool(settings.capacity, settings.replacement, settings.max_age)
+        rectified = any(isinstance(module, nn.ReLU) for module in self.network.modules())
+        initialise(self.network, "kaiming" if rectified else "glorot", torch.Generator().manual_seed(seed))
+        self.levels, self.shapes = cut(self.network.to(device), settings, self.dataset)
+        settings.require_levels(self.levels.count)
+        self._mixture = self.ranks.parallel(Mixture(self.levels))
+        whole = pool or Pool(settings.capacity, settings.replacement, settings.max_age)
+        self._capacity = whole.capacity
+        self.pool = Pool(self.ranks.share(whole.capacity), whole.replacement, whole.max_age)
+        self.take_shard([whole.state()])
         self.optimiser = torch.optim.Adam(self.network.parameters(), betas=(0.9, 0.99), fused=True)
         self._decay = WeightDecay(self.network, settings.weight_decay, "half")
         self.steps_per_epoch = -(-len(dataset) // settings.batch_size)
         self.total = settings.epochs * self.steps_per_epoch
         self.step = 0
         self.draws = torch.Generator()
-        self._images = dataset.images.flatten(1)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def run(self, steps: int) -> dict[str, float]:
@@ -131,77 +191,107 @@ class Trainer:
             use ``age``, ``lag`` and ``hit_rate`` of the pool as it then is.
         """
         self.network.train()
-        total, examples = torch.zeros(()), 0
+        total, examples = torch.zeros((), device=self.ranks.device), 0
         for _ in range(steps):
             cost, rows = self._advance()
             total += cost
             examples += rows
-        return {"loss": float(total) / max(steps, 1), "examples": float(examples), **self.measured()}
+        loss, seen = self.ranks.sums([float(total), float(examples)])
+        return {"loss": loss / max(steps, 1), "examples": seen, **self.measured()}
 
     def measured(self) -> dict[str, float]:
         """Age, lag and hit rate of the pool: does it still fool the network as it is now?"""
-        told = {}
-        for level, read in self.readings().items():
-            told[f"age_{level}"] = self.pool.age(level, self.step)
-            told[f"lag_{level}"] = self.pool.lag(level)
-            told[f"hit_rate_{level}"] = float((read != self.pool.layers[level].labels).float().mean())
+        told: dict[str, float] = {}
+        readings = self.readings(self.pool)
+        for level in range(self.levels.count):
+            own, held = [0.0, 0.0, 0.0], self.pool.layers.get(level)
+            if held is not None:
+                misread = float((readings[level] != held.labels).float().mean())
+                own = [self.pool.age(level, self.step), self.pool.lag(level), misread]
+            means = self.ranks.means(own, 0 if held is None else len(held))
+            told |= dict(zip((f"age_{level}", f"lag_{level}", f"hit_rate_{level}"), means, strict=False))
         return told
 
     @torch.no_grad()
-    def readings(self) -> dict[int, Tensor]:
-        """By level, the classes [C] that the network now reads the pool's examples as."""
+    def readings(self, pool: Pool) -> dict[int, Tensor]:
+        """By level, the classes [C] that the network now reads a pool's examples as."""
         was_training = self.network.training
         self.network.eval()
-        read = {level: self.levels.tail(level)(held.values).argmax(1) for level, held in self.pool.layers.items()}
+        read = {level: self._read(level, held.values) for level, held in pool.layers.items()}
         self.network.train(was_training)
         return read
 
+    def take_shard(self, states: list[dict[str, Tensor]]) -> None:
+        """Hold this process's part of a pool that is given by the states of as many shards as there may have been."""
+        ranks = self.ranks
+        shard = states[ranks.rank] if len(states) == ranks.size else dealt(merged(states), ranks.rank, ranks.size)
+        self.pool.restore({name: column.to(ranks.device) for name, column in shard.items()})
+
+    def whole_pool(self) -> Pool | None:
+        """The pool of all processes, for the first of them."""
+        shards = self.ranks.gathered({name: column.cpu() for name, column in self.pool.state().items()})
+        if not shards:
+            return None
+        pool = Pool(self._capacity, self.pool.replacement, self.pool.max_age)
+        pool.restore(merged(shards))
+        return pool
+
+    def _read(self, level: int, values: Tensor) -> Tensor:
+        """The classes [C] of activations [C, n] of a level."""
+        tail, shape = self.levels.tail(level), self.shapes[level]
+        parts = values.split(READ_AT_ONCE)
+        return torch.cat([tail(part.to(self.ranks.device).view(-1, *shape)).argmax(1) for part in parts])
+
     def _advance(self) -> tuple[Tensor, int]:
         settings = self.settings
-        self.draws.manual_seed(self.seed * 1_000_003 + self.step)
-        if settings.dropout:
-            torch.manual_seed(self.seed * 1_000_003 + self.step)
-        rows = self._rows()
+        stream = self.seed * 1_000_003 + self.step + self.ranks.rank * RANK_STRIDE
+        self.draws.manual_seed(stream)
+        if settings.dropout or settings.network is not None:
+            torch.manual_seed(stream)
+        batch = self._rows()
+        rows = self.ranks.own(batch)
         if settings.levels:
             for made in self.source.poll(self, rows):
-                for level, batch in made.items():
-                    self.pool.push(level, batch, now=self.step, generator=self.draws)
+                for level, examples in made.items():
+                    self.pool.push(level, examples, now=self.step, generator=self.draws)
         for group in self.optimiser.param_groups:
             group["lr"] = settings.learning_rate * schedule(self.step / self.total)
         self.optimiser.zero_grad(set_to_none=True)
-        cost, examples = self._cost(self._images[rows], self.dataset.labels[rows])
-        cost.backward()
+        cost, seen = self._cost(self.dataset.images[rows], self.dataset.labels[rows])
+        # a process counts by its share of the clean images; DDP takes plain means
+        share = len(rows) / len(batch)
+        (cost * (share * self.ranks.size)).backward()
         self.optimiser.step()
         self.step += 1
-        return cost.detach(), examples
+        return cost.detach() * share, seen
 
     def _rows(self) -> Tensor:
-        """The clean images of this step."""
+        """The clean images of this step, all processes'."""
         epoch, place = divmod(self.step, self.steps_per_epoch)
         if self._order[0] != epoch:
             order = torch.Generator().manual_seed(self.seed * 7_368_787 + epoch)
-            self._order = epoch, torch.randperm(len(self.dataset), generator=order)
+            self._order = epoch, torch.randperm(len(self.dataset), generator=order).to(self.ranks.device)
         size = self.settings.batch_size
         return self._order[1][place * size : (place + 1) * size]
 
     def _cost(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Clean images and drawn examples in one pass: each drawn row joins at its level and trains all above it."""
-        clean = len(labels)
-        activations, classes, weights = images, [labels], [torch.full((clean,), 1 / clean)]
+        clean, device = len(labels), labels.device
+        classes, weights = [labels], [torch.full((clean,), 1 / clean, device=device)]
+        joining: dict[int, Tensor] = {}
         drawn: list[tuple[int, Tensor]] = []
         scale = 1.0
-        for level, stage in enumerate(self.levels.stages):
-            if level in self.settings.levels:
-                rows, batch = self.pool.draw(level, clean, now=self.step, generator=self.draws)
-                if len(batch):
-                    activations = torch.cat([activations, batch.values])
-                    classes.append(batch.labels)
-                    # a starved pool counts for less, in proportion
-                    weights.append(torch.full((len(batch),), self.settings.mixing[level] / clean))
-                    scale += self.settings.mixing[level] * len(batch) / clean
-                    drawn.append((level, rows))
-            activations = stage(activations)
-        losses = functional.cross_entropy(activations, torch.cat(classes), reduction="none")
+        for level in sorted(set(self.settings.levels)):
+            rows, batch = self.pool.draw(level, clean, now=self.step, generator=self.draws)
+            if len(batch):
+                joining[level] = batch.values.view(-1, *self.shapes[level])
+                classes.append(batch.labels)
+                # a starved pool counts for less, in proportion
+                weights.append(torch.full((len(batch),), self.settings.mixing[level] / clean, device=device))
+                scale += self.settings.mixing[level] * len(batch) / clean
+                drawn.append((level, rows))
+        answers = self._mixture(images, joining)
+        losses = functional.cross_entropy(answers, torch.cat(classes), reduction="none")
         cost = torch.dot(losses, torch.cat(weights)) / scale
         if self.pool.replacement == "easiest":
             parts = losses.detach().split([len(part) for part in classes])[1:]
@@ -210,7 +300,7 @@ class Trainer:
         if self.settings.weight_decay:
             cost = cost + self._decay()
         if self.settings.virtual:
-            logits = activations[:clean]
+            logits = answers[:clean]
             cost = cost + virtual.divergence(self.network, images, logits, self.settings.virtual, self.draws)
         return cost, len(losses)
 

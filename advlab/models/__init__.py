@@ -16,7 +16,7 @@ from advlab.models.evaluation import error_rate
 from advlab.models.recipe import Recipe
 from advlab.models.zoo import PAPER
 
-__all__ = ["PAPER", "Checkpoint", "Recipe", "error_rate", "load"]
+__all__ = ["PAPER", "Checkpoint", "Recipe", "build", "error_rate", "load"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,21 @@ def load(
         found = checkpoint.train(recipe, dataset, test, device=torch.device(device))
         checkpoint.save(found)
     return found.network().to(device)
+
+
+def build(name: str, dataset: Dataset) -> nn.Module:
+    """The network that a name stands for, to be trained on ``dataset`` by something else than its recipe.
+
+    Args:
+        name: as for ``load``; models from elsewhere come with the weights that they have.
+        dataset: whose images it reads and whose classes it tells apart.
+
+    Raises:
+        UserError: an unknown model, or one of another number of classes.
+    """
+    if external.is_external(name):
+        return external.load(name).train().requires_grad_(True)
+    return zoo.recipe(name, dataset).build()
 
 
 def _require_whole(dataset: Dataset) -> Dataset:

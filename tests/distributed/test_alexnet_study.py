@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import killed_workers
 import numpy as np
 import pytest
 from PIL import Image
-from test_quocnet_study import wait_until, workers_below
 
 from advlab import models
 from advlab.distributed.alexnet import study as runs
@@ -24,7 +19,6 @@ from advlab.models import Checkpoint
 from advlab.report import alexnet
 from advlab.results import Study, curve, study_models
 
-REPOSITORY = Path(__file__).parents[2]
 CONFIG = AlexNetConfig(
     variant="torchvision", width=0.05, size=16, examples=240, held_out=60, epochs=3, batch_size=40, recipe="modern"
 )
@@ -137,20 +131,13 @@ def test_photos_need_test_images_of_the_same_classes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(alone: Study, tmp_path: Path) -> None:
     """Two workers share every batch; one is killed in mid-epoch; the losses are those of one process all the same."""
-    command = [sys.executable, str(REPOSITORY / "sweeps/alexnet.py"), *ARGUMENTS]
-    command += ["--workers", "2", "--checkpoint-every", "1", "--out", str(tmp_path / "run")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     checkpoints = tmp_path / "run" / "train"
-    wait_until(lambda: process.poll() is not None or len(list(checkpoints.glob("checkpoint_*"))) >= 2)
-    assert process.poll() is None, process.stderr.read() if process.stderr else ""
-    os.kill(workers_below(process.pid)[-1], signal.SIGKILL)
-    _, complaints = process.communicate(timeout=800)
-    assert process.returncode == 0, complaints
-    study = Study.open(str(tmp_path / "run"))
+    arguments = [*ARGUMENTS, "--workers", "2", "--checkpoint-every", "1"]
+    study = killed_workers.run(
+        "alexnet.py", arguments, tmp_path / "run", lambda: len(list(checkpoints.glob("checkpoint_*"))) >= 2
+    )
     np.testing.assert_allclose(losses(study), losses(alone), rtol=1e-3)
     assert study.manifest["result"]["test_images"] == 10_000
-    # folders that a killed round left half-reported may lie beside the two that Ray knows
-    known = json.loads((checkpoints / "checkpoint_manager_snapshot.json").read_text())["checkpoint_results"]
-    assert [kept["metrics"]["step"] for kept in known] == [17, 18]
-    assert all((checkpoints / kept["checkpoint_dir_name"] / "state.pt").exists() for kept in known)
+    kept = killed_workers.checkpoints(checkpoints)
+    assert list(kept) == [17, 18]
+    assert all((folder / "state.pt").exists() for folder in kept.values())

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import killed_workers
 import numpy as np
 import pytest
 import torch
@@ -21,7 +17,6 @@ from advlab.errors import UserError
 from advlab.report import quocnet
 from advlab.results import Study
 
-REPOSITORY = Path(__file__).parents[2]
 CONFIG = QuocNetConfig(
     model="quocnet-tiny", examples=600, steps=6, batch_size=16, sparsity=0.1, attacked=2, learning_rate=0.003
 )
@@ -113,48 +108,11 @@ def test_mistakes_are_one_sentence(config: QuocNetConfig, layout: Layout, messag
 @pytest.mark.slow
 def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(alone: Study, tmp_path: Path) -> None:
     """Two workers share the network by rows; one is killed; the losses are those of one process all the same."""
-    command = [sys.executable, str(REPOSITORY / "sweeps/quocnet.py"), *ARGUMENTS]
-    command += ["--space", "2", "--checkpoint-every", "1", "--out", str(tmp_path / "run")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "run" / "losses"
-    wait_until(lambda: process.poll() is not None or len(list(parts.glob("part-*"))) >= 2)
-    assert process.poll() is None, process.stderr.read() if process.stderr else ""
-    os.kill(workers_below(process.pid)[-1], signal.SIGKILL)
-    _, complaints = process.communicate(timeout=800)
-    assert process.returncode == 0, complaints
-    study = Study.open(str(tmp_path / "run"))
+    arguments = [*ARGUMENTS, "--space", "2", "--checkpoint-every", "1"]
+    study = killed_workers.run("quocnet.py", arguments, tmp_path / "run", lambda: len(list(parts.glob("part-*"))) >= 2)
     np.testing.assert_allclose(losses(study), losses(alone), rtol=1e-4)
     assert study.manifest["result"]["fooled"] == study.manifest["result"]["attacked"] == 2
-    assert len(list((tmp_path / "run" / "train").glob("checkpoint_*/"))) == 2
-
-
-def wait_until(happened: object, seconds: float = 600) -> None:
-    """A guard against waiting for ever, no measurement."""
-    assert callable(happened)
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.2)
-
-
-def workers_below(ancestor: int) -> list[int]:
-    """Processes of Ray Train's workers that descend from one, by /proc."""
-    parent, title = {}, {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            title[int(path.name)] = (path / "cmdline").read_bytes()
-        except OSError:  # it ended just now
-            continue
-
-    def descends(number: int) -> bool:
-        while number > 1:
-            if number == ancestor:
-                return True
-            number = parent.get(number, 0)
-        return False
-
-    found = [number for number, name in title.items() if b"RayTrainWorker" in name and descends(number)]
-    assert found, "no worker of Ray Train is running"
-    return sorted(found)
+    kept = killed_workers.checkpoints(tmp_path / "run" / "train")
+    assert len(kept) == 2
+    assert all(folder.is_dir() for folder in kept.values())

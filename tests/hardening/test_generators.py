@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -63,7 +65,23 @@ def test_a_generator_that_dies_comes_back(thousand: Dataset, settings: Settings)
         before = source.arrived
         ray.kill(source.actors[0], no_restart=False)
         trained_until(trainer, lambda: source.arrived > before + source.chunk)
-        assert bool(torch.isfinite(trainer.network(trainer._images[:10])).all())
+        assert bool(torch.isfinite(trainer.network(thousand.images[:10])).all())
+
+
+def test_a_generator_that_hangs_gives_way_to_another(
+    thousand: Dataset, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generators, "PATIENCE", 2.0)
+    with closing(Generators(thousand, settings, 1, seed=0)) as source:
+        trainer = Trainer(settings, thousand, seed=0, source=source)
+        trained_until(trainer, lambda: source.arrived)
+        (hung,) = source.actors
+        process = ray.get(hung.__ray_call__.remote(lambda _: os.getpid()))
+        os.kill(process, signal.SIGSTOP)
+        before = source.arrived
+        trained_until(trainer, lambda: source.arrived > before + source.chunk)
+        assert source.actors != [hung]
+        assert source.losses >= 1
 
 
 def test_a_defect_in_an_attack_is_told(thousand: Dataset, settings: Settings) -> None:

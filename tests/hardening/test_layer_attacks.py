@@ -84,3 +84,12 @@ def test_no_step_is_wasted_on_the_faces_of_the_box() -> None:
     moved = move(clean, torch.tensor([[-5.0, 1.0, 1.0]]), 0.25, (0.0, 1.0))
     assert torch.equal(moved, torch.tensor([[0.0, 0.75, 1.0]]))
     assert torch.equal(move(clean, torch.zeros(1, 3), 0.25, (0.0, 1.0)), clean)
+
+
+def test_points_without_a_direction_stay() -> None:
+    """As where a network is so sure that its gradient underflows: a step of size 5 over no length overflows."""
+    clean = torch.rand(3, 8) * 50
+    towards = torch.stack([torch.zeros(8), torch.full((8,), 1e-42), torch.ones(8)])
+    moved = move(clean, towards, 5.0, (0.0, torch.inf))
+    assert torch.equal(moved[:2], clean[:2])
+    torch.testing.assert_close((moved[2] - clean[2]).norm(), torch.tensor(5.0), rtol=1e-5, atol=0)

@@ -10,6 +10,7 @@ import torch
 from advlab.data import Dataset
 from advlab.errors import UserError
 from advlab.hardening import Levels
+from advlab.models.alexnet import AlexNet
 from advlab.models.convnet import ConvNet
 from advlab.models.mlp import MLP
 
@@ -37,10 +38,38 @@ def test_the_cut_follows_training() -> None:
     assert float(levels.tail(1)(torch.ones(1, 3)).detach().abs().max()) == float(network[3].bias.detach().abs().max())  # type: ignore[union-attr, operator]
 
 
+@pytest.mark.parametrize(
+    ("network", "shapes"),
+    [
+        (ConvNet(filters=2, hidden=4), [(1, 28, 28), (2, 24, 24), (4,), (10,)]),
+        (
+            AlexNet(classes=10, size=28, width=0.05, channels=1, variant="torchvision"),
+            [(1, 28, 28), (4, 28, 28), (10, 13, 13), (20, 6, 6), (12, 6, 6), (12, 6, 6), (204,), (204,), (10,)],
+        ),
+        (
+            torch.nn.Sequential(
+                torch.nn.Sequential(torch.nn.Conv2d(1, 2, 5), torch.nn.BatchNorm2d(2), torch.nn.Tanh()),
+                torch.nn.Sequential(torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(288, 10)),
+            ),
+            [(1, 28, 28), (2, 24, 24), (10,)],
+        ),
+    ],
+)
+def test_maps_are_cut_before_they_are_pooled(
+    network: torch.nn.Sequential, shapes: list[tuple[int, ...]], mnist_train: Dataset
+) -> None:
+    network.eval().requires_grad_(False)
+    levels = Levels(network)
+    assert levels.shapes(mnist_train.images) == shapes
+    images = mnist_train.images[:5]
+    for level, x in enumerate(levels.activations(images)):
+        assert tuple(x.shape[1:]) == shapes[level]
+        torch.testing.assert_close(levels.tail(level)(x), network(images))
+
+
 def test_a_network_without_an_order_is_refused() -> None:
     class Odd(torch.nn.Module):
         pass
 
     with pytest.raises(UserError, match="Odd is no nn"):
         Levels(Odd())
-    assert isinstance(ConvNet(filters=2, hidden=4), torch.nn.Module)

@@ -62,7 +62,7 @@ def folder(thousand: Dataset, short: Settings, tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.mktemp("pool")
     trainer = Trainer(short, thousand, seed=0, source=Alternating())
     trainer.run(trainer.total)
-    pools.save(Store(path), "", trainer.pool, trainer.step, trainer.readings())
+    pools.save(Store(path), "", trainer.pool, trainer.step, trainer.readings(trainer.pool))
     return path
 
 

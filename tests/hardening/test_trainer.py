@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from advlab import models
 from advlab.data import Dataset
-from advlab.distributed.hardening.work import resume, snapshot
+from advlab.distributed.hardening.work import Snapshots
 from advlab.errors import UserError
 from advlab.hardening.settings import VARIANTS, Settings, variant
-from advlab.hardening.trainer import Alternating, Frozen, Trainer
+from advlab.hardening.trainer import Alternating, Frozen, Trainer, cut
 from advlab.results import Store
 
 Weights = dict[str, torch.Tensor]
@@ -35,10 +36,10 @@ def test_every_variant_repeats_itself_to_the_bit_stopped_or_not(
     whole.run(whole.total)
     first = trainer_of(settings, thousand)
     first.run(13)  # in the middle of an epoch
-    snapshot(first, Store(tmp_path), "pool", "key", [{"epoch": 1.0}])
+    Snapshots(Store(tmp_path), "pool", "key").keep(first, [{"epoch": 1.0}])
     torch.manual_seed(99)
     second = trainer_of(settings, thousand)
-    assert resume(second, Store(tmp_path), "pool", "key") == [{"epoch": 1.0}]
+    assert Snapshots(Store(tmp_path), "pool", "key").resume(second) == [{"epoch": 1.0}]
     assert equal(first.pool.state(), second.pool.state())
     second.run(second.total - second.step)
     assert equal(whole.network.state_dict(), second.network.state_dict())
@@ -48,12 +49,58 @@ def test_every_variant_repeats_itself_to_the_bit_stopped_or_not(
     assert not equal(whole.network.state_dict(), other.network.state_dict())
 
 
+@pytest.mark.parametrize("network", ["conv", "softmax1e-4", "fc20-15-10-10"])
+def test_a_network_of_the_zoo_repeats_itself_to_the_bit_stopped_or_not(
+    network: str, thousand: Dataset, short: Settings, tmp_path: Path
+) -> None:
+    few = thousand.subset(slice(300))
+    base = replace(short, network=network, levels=(), epochs=2, batch_size=60, capacity=100)
+    settings = variant("all", base, cut(models.build(network, few), base, few)[0].count)
+    whole = trainer_of(settings, few)
+    told = whole.run(whole.total)
+    assert sorted(whole.pool.layers) == list(settings.levels) == list(range(len(whole.shapes)))
+    assert {f"hit_rate_{level}" for level in settings.levels} <= set(told)
+    first = trainer_of(settings, few)
+    first.run(7)
+    Snapshots(Store(tmp_path), "pool", "key").keep(first, [])
+    torch.manual_seed(99)
+    second = trainer_of(settings, few)
+    Snapshots(Store(tmp_path), "pool", "key").resume(second)
+    second.run(second.total - second.step)
+    assert equal(whole.network.state_dict(), second.network.state_dict())
+    assert equal(whole.pool.state(), second.pool.state())
+
+
+def test_a_convolutional_network_is_hardened(thousand: Dataset, short: Settings) -> None:
+    """It learns, and to read what is in its pool of images and maps: half of it was misread at first."""
+    settings = replace(short, network="conv", epochs=4, sizes=(0.1, 0.1, 0.1))
+    trainer = trainer_of(settings, thousand)
+    assert trainer.shapes == [(1, 28, 28), (32, 24, 24), (128,)]
+    early = trainer.run(3)
+    told = trainer.run(trainer.total - 3)
+    assert told["loss"] < 0.5 * early["loss"]
+    assert all(told[f"hit_rate_{level}"] < 0.5 for level in range(3))
+    assert trainer.pool.layers[1].values.shape == (settings.capacity, 32 * 24 * 24)
+
+
+def test_variants_are_those_of_the_network(short: Settings) -> None:
+    base = replace(short, levels=(), network="fc20-15-10-10", sizes=(0.2, 0.1), mixing=(0.5,))
+    everything = variant("all", base, 4)
+    assert everything.levels == (0, 1, 2, 3)
+    assert everything.sizes == (0.2, 0.1, 0.1, 0.1)
+    assert everything.mixing == (0.5,) * 4
+    assert variant("layer-3", base, 4).levels == (3,)
+    assert variant("layer-3", base, 4).sizes == (0.0, 0.0, 0.0, 0.1)
+    with pytest.raises(UserError, match="levels 0 to 0"):
+        variant("layer-1", base, 1)
+
+
 def test_a_snapshot_of_another_run_is_not_taken_up(thousand: Dataset, short: Settings, tmp_path: Path) -> None:
     trainer = trainer_of(short, thousand)
     trainer.run(2)
-    snapshot(trainer, Store(tmp_path), "pool", "one", [])
+    Snapshots(Store(tmp_path), "pool", "one").keep(trainer, [])
     fresh = trainer_of(short, thousand)
-    assert resume(fresh, Store(tmp_path), "pool", "another") == []
+    assert Snapshots(Store(tmp_path), "pool", "another").resume(fresh) == []
     assert fresh.step == 0
 
 
@@ -89,5 +136,31 @@ def test_mistakes_are_named(short: Settings) -> None:
         replace(short, levels=(0, 3))
     with pytest.raises(UserError, match="--sizes"):
         replace(short, sizes=(0.1,))
-    with pytest.raises(UserError, match="unknown variant 'best'"):
-        variant("best", short)
+    for unknown in ("best", "layer-0", "layer-x"):
+        with pytest.raises(UserError, match=f"unknown variant '{unknown}'"):
+            variant(unknown, short)
+    with pytest.raises(UserError, match="'conv' drops what it drops"):
+        variant("dropout", replace(short, levels=(), network="conv"), 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        ("ae30-10", "AutoencoderClassifier is no nn.Sequential"),
+        ("convolutional", "unknown model 'convolutional'"),
+        ("fc20-7", "has 7 outputs; mnist has 10 classes"),
+        ("python:advlab.models.alexnet:random", "cannot read the 1 × 28 × 28 images of mnist"),
+        ("python:advlab.models.convnet:ConvNet", None),
+        ("python:torch.nn:Flatten", "Flatten is no nn.Sequential"),
+        ("python:torch.nn:Sequential", r"answers of shape \[1, 28, 28\], and mnist has 10 classes"),
+    ],
+)
+def test_a_network_is_tried_before_it_is_trained(
+    network: str, told: str | None, thousand: Dataset, short: Settings
+) -> None:
+    settings = replace(short, network=network)
+    if told is None:
+        trainer_of(settings, thousand).run(1)
+        return
+    with pytest.raises(UserError, match=told):
+        trainer_of(settings, thousand)

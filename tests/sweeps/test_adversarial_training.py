@@ -10,14 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import killed_workers
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from advlab.data import Dataset
 from advlab.distributed.hardening import study as hardening_study
-from advlab.distributed.hardening.study import HardeningConfig
+from advlab.distributed.hardening.study import HardeningConfig, Layout
 from advlab.distributed.hardening.tuning import Space
 from advlab.errors import UserError
 from advlab.hardening.settings import Settings, variant
+from advlab.hardening.trainer import Alternating, Trainer
+from advlab.results import pools
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = [
@@ -58,6 +63,36 @@ def test_variants_and_seeds_join_one_study(tmp_path: Path) -> None:
         hardening_study.begin(other, out)
 
 
+@pytest.mark.usefixtures("mnist_test")
+def test_a_convolutional_network_of_the_zoo(tmp_path: Path) -> None:
+    """Another network is another study; one that is trained already has left a pool to begin with."""
+    out, arguments = tmp_path / "out", ("--variants", "layer-1", "--seeds", "1", "--examples", "200")
+    done = sweep(*arguments, "--network", "conv", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    (row,) = pq.read_table(out / "results.parquet").to_pylist()
+    assert json.loads(row["settings"])["network"] == "conv"
+    assert all(row[f"distortion_{level}"] > 0 for level in range(3))
+    pool = out / "pools/variant=layer-1/seed-0000"
+    maps = pq.read_table(pool / json.loads((pool / "newest.json").read_text())["files"]["1"])
+    assert len(maps["image"][0]) == 32 * 24 * 24
+    other = hardening_study.prepare(HardeningConfig(variants="layer-1", examples=200))
+    with pytest.raises(UserError, match="holds another study"):
+        hardening_study.begin(other, str(out))
+    done = sweep(*arguments, "--pool", str(pool), "--frozen", "--out", str(tmp_path / "other"))
+    assert done.returncode == 2
+    assert "holds 18432 activations per example at level 1, and --hidden (100, 100) does not" in done.stderr
+
+
+@pytest.mark.usefixtures("mnist_test")
+def test_a_run_that_diverges_is_told_and_leaves_no_row(tmp_path: Path) -> None:
+    done = sweep(
+        "--variants", "weight-decay", "--seeds", "1", "--learning-rate", "1e30", "--out", str(tmp_path / "out")
+    )
+    assert done.returncode == 2
+    assert "weight-decay, seed 0: the loss is no number any more in epoch 1; lower --learning-rate" in done.stderr
+    assert not (tmp_path / "out/results.parquet").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("mnist_test")
 def test_a_killed_trainer_goes_on_with_the_pool_it_had(tmp_path: Path) -> None:
@@ -88,6 +123,40 @@ def test_a_killed_trainer_goes_on_with_the_pool_it_had(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("mnist_test")
+def test_two_workers_share_runs_and_one_is_killed(tmp_path: Path, mnist_train: Dataset) -> None:
+    """Killed in the first run: its losses are those of one process all the same; the second leaves a whole pool."""
+    arguments = [*SMALL, "--variants", "weight-decay,all", "--seeds", "1", "--epochs", "12", "--workers", "2"]
+    checkpoints = tmp_path / "out/train/variant=weight-decay/seed-0000"
+    study = killed_workers.run(
+        "adversarial_training.py",
+        arguments,
+        tmp_path / "out",
+        lambda: len(list(checkpoints.glob("checkpoint_*"))) >= 2,
+    )
+    curves = {
+        name: study.store.read_table(f"curves/variant={name}/seed-0000.parquet").to_pylist()
+        for name in ("weight-decay", "all")
+    }
+    settings = variant("weight-decay", Settings(epochs=12, batch_size=100, capacity=200, refresh=50))
+    alone = Trainer(settings, mnist_train.subset(slice(600)), seed=0, source=Alternating())
+    losses = [alone.run(alone.steps_per_epoch)["loss"] for _ in range(12)]
+    assert [row["loss"] for row in curves["weight-decay"]] == pytest.approx(losses, rel=1e-3)
+    assert [row["epoch"] for row in curves["all"]] == list(range(1, 13))
+    assert curves["all"][-1]["loss"] < 0.75 * curves["all"][0]["loss"]
+    assert curves["all"][-1]["examples"] == 4 * 600
+    rows = {row["variant"]: row for row in study.store.read_table("results.parquet").to_pylist()}
+    assert set(rows) == {"weight-decay", "all"}
+    assert all(0 < row["test_error"] < 0.5 and row["distortion_2"] > 0 for row in rows.values())
+    pool, pointer = pools.load(str(tmp_path / "out/pools/variant=all/seed-0000"))
+    assert pointer["step"] == 72
+    assert [len(held) for held in pool.layers.values()] == [200, 200, 200]
+    newest = killed_workers.checkpoints(tmp_path / "out/train/variant=all/seed-0000")[72]
+    shards = [torch.load(path, weights_only=True) for path in sorted(newest.glob("shard-*.pt"))]
+    assert torch.equal(torch.cat([shard["0.values"] for shard in shards]), pool.layers[0].values)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mnist_test")
 def test_settings_are_tuned_on_validation_before_anything_is_measured(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     arguments = ("--variants", "all", "--seeds", "1", "--tune", "4", "--out", out)
@@ -114,6 +183,13 @@ def test_a_point_of_the_space_settles_the_levels_in_use() -> None:
     assert settled.levels == (1,)
 
 
+def test_a_baseline_is_tuned_in_what_it_is_about() -> None:
+    for name, other in (("weight-decay", "dropout"), ("dropout", "weight_decay")):
+        space = Space(variant(name, Settings()))
+        assert set(space.sample()) == {"learning_rate", name.replace("-", "_")}
+        assert getattr(space.settle(dict.fromkeys(space.sample(), 0.1)), other) == 0
+
+
 @pytest.mark.parametrize(
     ("config", "told"),
     [
@@ -123,8 +199,27 @@ def test_a_point_of_the_space_settles_the_levels_in_use() -> None:
         (HardeningConfig(variants=" "), "--variants"),
         (HardeningConfig(examples=70_000), "1 to 60000"),
         (HardeningConfig(variants="layer-2", training=Settings(hidden=(50,))), "levels 0 to 1"),
+        (HardeningConfig(variants="layer-3", training=Settings(network="conv")), "levels 0 to 2"),
+        (HardeningConfig(variants="all", training=Settings(network="ae400-10")), "is no nn.Sequential"),
+        (HardeningConfig(training=Settings(network="conv")), "leave out --dropout, and dropout among the --variants"),
     ],
 )
 def test_mistakes_are_told_before_any_work(config: HardeningConfig, told: str) -> None:
     with pytest.raises(UserError, match=told):
         hardening_study.prepare(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "layout", "told"),
+    [
+        (HardeningConfig(), Layout(workers=0), "--workers 0 is impossible"),
+        (HardeningConfig(mode="asynchronous"), Layout(gpus=True), "--mode asynchronous has one trainer"),
+        (HardeningConfig(), Layout(workers=126), "--batch-size 125 cannot be cut into 126 parts"),
+        (HardeningConfig(training=Settings(refresh=2)), Layout(workers=3), "--refresh 2 cannot be cut into 3"),
+        (HardeningConfig(training=Settings(capacity=2)), Layout(workers=3), "--capacity 2 cannot be cut into 3"),
+        (HardeningConfig(examples=251), Layout(workers=2), "leaves 1 of 251 images for the last batch of an epoch"),
+    ],
+)
+def test_work_that_cannot_be_shared_is_told_before_any(config: HardeningConfig, layout: Layout, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        hardening_study.prepare(config, layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from advlab.hardening.trainer import Trainer, build, make
 
 CHUNK = 500
 """Clean images attacked per call, or as many as the pool holds if that is less."""
+PATIENCE = 120.0
+"""Seconds after which a call is given up, or ten times what the slowest took, if that is more: machines hang, too."""
 POLL_EVERY = 10
 """Steps between looks at what has been made: each costs the trainer a fraction of a millisecond."""
 
@@ -44,8 +47,8 @@ class Generators:
 
     Each actor has one call out. What has arrived is taken, and only then is the actor given new weights: it cannot run
     ahead of the trainer. Nor is it given any while the pool is refreshed at the pace of ``settings.refresh`` per step
-    already. An actor that dies is started again by Ray; until it is back, the pool is drawn from as it is, as far as
-    ``settings.max_age`` allows.
+    already. An actor that dies is started again by Ray, and one that hangs gives way to another; until it is back, the
+    pool is drawn from as it is, as far as ``settings.max_age`` allows.
 
     Args:
         dataset: clean images.
@@ -57,9 +60,9 @@ class Generators:
 
     def __init__(self, dataset: Dataset, settings: Settings, count: int, *, seed: int, num_cpus: float = 1.0) -> None:
         actor: dict[str, Any] = {"num_cpus": num_cpus, "max_restarts": -1, "max_task_retries": 0}
-        make_actor: Any = ray.remote(**actor)(_Generator)
-        self._dataset = ray.put(dataset)  # held as long as actors may have to be started again with it
-        self.actors = [make_actor.remote(self._dataset, settings) for _ in range(count)]
+        self._actor_class: Any = ray.remote(**actor)(_Generator)
+        self._given_first = ray.put(dataset), settings  # held as long as actors may have to be started with them
+        self.actors: list[Any] = [self._actor_class.remote(*self._given_first) for _ in range(count)]
         self.chunk = min(CHUNK, settings.capacity)
         self.arrived = 0
         self.losses = 0
@@ -67,7 +70,8 @@ class Generators:
         self._given = 0
         self._began: int | None = None
         self._idle = list(self.actors)
-        self._calls: dict[Any, Any] = {}
+        self._calls: dict[Any, tuple[Any, float]] = {}
+        self._slowest: float | None = None
 
     def poll(self, trainer: Trainer, _rows: Tensor) -> Iterator[dict[int, Batch]]:
         """What has arrived since the last look, if it is time for one."""
@@ -77,7 +81,8 @@ class Generators:
             self._began = trainer.step
         ready, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0) if self._calls else ([], [])
         for ref in ready:
-            self._idle.append(self._calls.pop(ref))
+            actor, since = self._calls.pop(ref)
+            self._idle.append(actor)
             try:
                 made = ray.get(ref)
             except RayTaskError as error:
@@ -88,8 +93,24 @@ class Generators:
                 self.losses += 1
             else:
                 self.arrived += self.chunk
+                self._slowest = max(self._slowest or 0.0, time.monotonic() - since)
                 yield made
+        self._replace_hung()
         self._give_out(trainer, (trainer.step - self._began) * trainer.settings.refresh)
+
+    def _replace_hung(self) -> None:
+        """New actors for those whose calls do not come back; before the first has, nobody knows how long one takes."""
+        if self._slowest is None:
+            return
+        longest = max(PATIENCE, 10 * self._slowest)
+        for ref, (actor, since) in list(self._calls.items()):
+            if time.monotonic() - since > longest:
+                del self._calls[ref]
+                self.losses += 1
+                ray.kill(actor)
+                another = self._actor_class.remote(*self._given_first)
+                self.actors[self.actors.index(actor)] = another
+                self._idle.append(another)
 
     def _give_out(self, trainer: Trainer, due: int) -> None:
         """New weights for idle actors, unless what is out there suffices."""
@@ -101,7 +122,7 @@ class Generators:
             actor = self._idle.pop(0)
             self._given += 1
             call = actor.make.remote(weights, trainer.step, self._seed * 1_000_003 + self._given, self.chunk)
-            self._calls[call] = actor
+            self._calls[call] = actor, time.monotonic()
 
     def close(self) -> None:
         """End the actors."""

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import pyarrow as pa
 import ray
+import torch
 
 from advlab import data
 from advlab.command import listed, require_at_least
 from advlab.data import Dataset
+from advlab.distributed import launcher
 from advlab.distributed.crew import PoolOptions
 from advlab.distributed.hardening import tuning
 from advlab.distributed.hardening.work import TrainUnit
+from advlab.distributed.launcher import OnRay
 from advlab.distributed.outcome import require_success
 from advlab.distributed.pool import Pool
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
 from advlab.distributed.worker import Unit
 from advlab.errors import UserError
-from advlab.hardening.settings import VARIANTS, Settings, variant
+from advlab.hardening.settings import VARIANTS, Settings, is_variant, variant
+from advlab.hardening.trainer import build, cut
+from advlab.models import external
 from advlab.results import Study
 from advlab.results.addresses import address
 from advlab.results.layout import MANIFEST
@@ -37,7 +43,7 @@ class HardeningConfig:
     """What decides the rows of an ablation."""
 
     dataset: str = "mnist"
-    """mnist or fashion_mnist."""
+    """mnist, fashion_mnist or cifar10."""
 
     variants: str = ",".join(VARIANTS)
     """What is compared, comma separated."""
@@ -81,21 +87,42 @@ class HardeningConfig:
     """What the variants have in common; a variant's own settings come first."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """How each run is spread: without a pool its results are the same but for rounding, with one they are as of another
+    seed."""
+
+    workers: int = 1
+    """Workers of Ray Train that share each run: a part of every batch and of the pool each."""
+
+    gpus: bool = False
+    """One GPU per worker, NCCL; otherwise one CPU each, gloo."""
+
+    accelerator: str | None = None
+    """Kind of GPU to ask the cluster for, as Ray names it, such as A100; any when absent."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether runs are trained by Ray Train one after another, and not side by side on the actor pool."""
+        return self.workers > 1 or self.gpus
+
+
 @dataclass(frozen=True, slots=True)
 class HardeningPlan:
-    """An ablation, checked: its settings, its variants, and the images."""
+    """An ablation, checked: its settings, its variants, the levels of its network, and the images."""
 
     config: HardeningConfig
     variants: list[str]
+    levels: int
     train: Dataset
     held_out: Dataset
 
 
-def prepare(config: HardeningConfig) -> HardeningPlan:
+def prepare(config: HardeningConfig, layout: Layout = Layout()) -> HardeningPlan:
     """Load the data and spell the variants out.
 
     Raises:
-        UserError: an unknown variant or data set, or an impossible number.
+        UserError: an unknown variant, network or data set, or an impossible number.
     """
     require_at_least(
         ("--seeds", config.seeds, 1),
@@ -104,20 +131,51 @@ def prepare(config: HardeningConfig) -> HardeningPlan:
         ("--distortions", config.distortions, 1),
         ("--generators", config.generators, 1),
         ("--tune", config.tune, 0),
+        ("--workers", layout.workers, 1),
     )
     if config.frozen and config.pool is None:
         raise UserError("--frozen says to leave a pool as it is, but there is none; name its folder with --pool.")
     names = listed(config.variants)
     if not names:
         raise UserError(f"--variants names no variant; choose among {', '.join(VARIANTS)}.")
+    train, held_out = _images(config)
+    _require_shares(config, layout, len(train))
+    levels, _ = cut(build(config.training, train), config.training, train)
     for name in names:
-        variant(name, config.training)
+        variant(name, config.training, levels.count)
+    return HardeningPlan(config, names, levels.count, train, held_out)
+
+
+def _images(config: HardeningConfig) -> tuple[Dataset, Dataset]:
+    """Those to train on, and those held out."""
     train = data.load(config.dataset, config.split)
     examples = len(train) if config.examples is None else config.examples
     if not 1 <= examples <= len(train):
         raise UserError(f"--examples {examples} is impossible; choose 1 to {len(train)}.")
     held_out = data.load(config.dataset, "test" if config.split == "train" else "validation")
-    return HardeningPlan(config, names, train.subset(slice(examples)), held_out)
+    return train.subset(slice(examples)), held_out
+
+
+def _require_shares(config: HardeningConfig, layout: Layout, examples: int) -> None:
+    """Raise a UserError unless there is something for every worker in every step."""
+    settings, workers = config.training, layout.workers
+    if layout.shared and config.mode == "asynchronous":
+        raise UserError(
+            "--mode asynchronous has one trainer, on a CPU; leave out --workers and --gpus, or choose synchronous."
+        )
+    for option, value in (
+        ("--batch-size", settings.batch_size),
+        ("--refresh", settings.refresh),
+        ("--capacity", settings.capacity),
+    ):
+        if value < workers:
+            raise UserError(f"{option} {value} cannot be cut into {workers} parts; choose at least that many.")
+    last = examples % settings.batch_size or settings.batch_size
+    if last < workers:
+        raise UserError(
+            f"--batch-size {settings.batch_size} leaves {last} of {examples} images for the last batch of an epoch, "
+            f"too few for {workers} workers; choose another."
+        )
 
 
 def begin(plan: HardeningPlan, out: str | None) -> Study:
@@ -129,7 +187,7 @@ def begin(plan: HardeningPlan, out: str | None) -> Study:
     config = asdict(plan.config)
     for choice in ("variants", "seeds", "seed"):  # more of them join the same study
         del config[choice]
-    config["training"] = {k: list(v) if isinstance(v, tuple) else v for k, v in config["training"].items()}
+    config["training"] = plan.config.training.decisive()
     return Study.begin("hardening", config, out)
 
 
@@ -148,7 +206,7 @@ def tune(
     if plan.config.tune:
         tuning.choose(
             study,
-            {name: variant(name, plan.config.training) for name in plan.variants},
+            {name: variant(name, plan.config.training, plan.levels) for name in plan.variants},
             plan.config.tune,
             options,
             dataset=plan.config.dataset,
@@ -177,10 +235,52 @@ def run(
     Raises:
         UserError: units of work failed; the others are done and kept.
     """
-    store = study.store
-    pool.require_file(store.uri, MANIFEST)
+    pool.require_file(study.store.uri, MANIFEST)
     pool.share("train", plan.train)
     pool.share("held out", plan.held_out)
+    with _following(plan, study, on_progress) as (missing, follow, stage):
+        require_success(pool.run(missing, follow, on_status=stage.say, depth=1), study)
+
+
+def run_shared(
+    plan: HardeningPlan,
+    study: Study,
+    layout: Layout,
+    *,
+    on_progress: Callable[[dict[str, float]], None] = lambda _: None,
+) -> None:
+    """As ``run``, but one run after another, each by the workers of Ray Train, whose checkpoints lie in ``train/``.
+
+    Raises:
+        UserError: workers kept failing; what is finished is kept.
+    """
+    with _following(plan, study, on_progress) as (missing, follow, _):
+        for unit in missing:
+            launcher.fit(
+                study,
+                _work,
+                {"config": plan.config, "unit": unit},
+                workers=layout.workers,
+                gpus=layout.gpus,
+                accelerator=layout.accelerator,
+                restart=True,
+                folder=f"train/{unit.stem}",
+            )
+            follow(unit, None)
+
+
+def _work(given: dict[str, Any]) -> None:
+    """What every worker of a run does."""
+    torch.set_num_threads(1)
+    given["unit"].run_among(OnRay(), *_images(given["config"]))
+
+
+@contextmanager
+def _following(
+    plan: HardeningPlan, study: Study, on_progress: Callable[[dict[str, float]], None]
+) -> Iterator[tuple[list[TrainUnit], Callable[[Any, Any], Iterable[Unit]], Stage]]:
+    """The runs that are not done yet, whom to tell when one is, and where to say how far it is."""
+    store = study.store
     seeds = range(plan.config.seed, plan.config.seed + plan.config.seeds)
     units = [_unit(plan, study, name, seed) for seed in seeds for name in plan.variants]
     missing = [unit for unit in units if not store.holds(unit.part, unit.key)]
@@ -189,12 +289,12 @@ def run(
         def follow(unit: Any, _answer: Any) -> Iterable[Unit]:
             stage.advance(unit.name)
             prefix = f"{unit.variant}/{unit.seed}"
-            for row in store.read_table(unit.part.replace("runs/", "curves/", 1)).to_pylist():
+            for row in store.read_table(f"curves/{unit.stem}.parquet").to_pylist():
                 on_progress({f"{prefix}/{name}": value for name, value in row.items() if value is not None})
             write_results(plan, study)
             return ()
 
-        require_success(pool.run(missing, follow, on_status=stage.say, depth=1), study)
+        yield missing, follow, stage
     write_results(plan, study)
     if study.manifest["finished"] is None:
         study.finish(host_count())
@@ -203,7 +303,7 @@ def run(
 def write_results(plan: HardeningPlan, study: Study) -> None:
     """Gather the rows of all runs that are done, those of earlier commands too."""
     found = [re.fullmatch(r"runs/variant=(.+)/seed-(\d+)\.parquet", name) for name in study.store.files("runs")]
-    named = sorted((match[1], int(match[2])) for match in found if match and match[1] in VARIANTS)
+    named = sorted((match[1], int(match[2])) for match in found if match and is_variant(match[1]))
     units = [_unit(plan, study, name, seed) for name, seed in named]
     done = [unit.part for unit in units if study.store.holds(unit.part, unit.key)]
     rows = [row for part in done for row in study.store.read_shard(part).to_pylist()]
@@ -213,16 +313,18 @@ def write_results(plan: HardeningPlan, study: Study) -> None:
 def _unit(plan: HardeningPlan, study: Study, name: str, seed: int) -> TrainUnit:
     """One run; its key is made of all that decides its row."""
     config = plan.config
-    settings = tuning.settled(study, name, variant(name, config.training))
+    settings = tuning.settled(study, name, variant(name, config.training, plan.levels))
     generators = config.generators if config.mode == "asynchronous" else 0
-    content = plan.train.fingerprint, plan.held_out.fingerprint
+    content = [plan.train.fingerprint, plan.held_out.fingerprint]
+    if settings.network is not None and external.is_external(settings.network):
+        content.append(external.identity(settings.network))
     decisive = config.distortions, generators, config.pool, config.frozen
     return TrainUnit(
         store=study.store.uri,
         variant=name,
         seed=seed,
         settings=settings,
-        key=address("hardening", VERSION, *content, asdict(settings), seed, *decisive),
+        key=address("hardening", VERSION, *content, settings.decisive(), seed, *decisive),
         held_out="test" if config.split == "train" else "validation",
         generators=generators,
         snapshot_epochs=config.snapshot_epochs,

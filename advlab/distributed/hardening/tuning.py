@@ -30,14 +30,22 @@ METRIC = "validation_error"
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What is tuned of a variant: rates on a logarithmic scale, and sizes and weights of the levels in use."""
+    """What is tuned of a variant: rates on a logarithmic scale, and sizes and weights of the levels in use.
+
+    A variant without adversarial examples stays what its name says: of weight decay and dropout, what is 0 in it
+    stays 0.
+    """
 
     settings: Settings
 
     def sample(self) -> dict[str, Any]:
         """Tune's description of it."""
-        space = {"learning_rate": tune.loguniform(1e-3, 8e-3), "weight_decay": tune.loguniform(1e-6, 1e-3)}
-        space["dropout"] = tune.uniform(0.0, 0.3)
+        adversarial = bool(self.settings.levels or self.settings.virtual)
+        space = {"learning_rate": tune.loguniform(1e-3, 8e-3)}
+        if adversarial or self.settings.weight_decay:
+            space["weight_decay"] = tune.loguniform(1e-6, 1e-3)
+        if self.settings.network is None and (adversarial or self.settings.dropout):
+            space["dropout"] = tune.uniform(0.0, 0.3)
         for level in self.settings.levels:
             space[f"size_{level}"] = tune.loguniform(0.02, 0.3)
             space[f"mixing_{level}"] = tune.uniform(0.2, 2.0)
@@ -55,8 +63,8 @@ class Space:
             sizes=tuple(sizes),
             mixing=tuple(mixing),
             learning_rate=point["learning_rate"],
-            weight_decay=point["weight_decay"],
-            dropout=point["dropout"],
+            weight_decay=point.get("weight_decay", 0.0),
+            dropout=point.get("dropout", 0.0),
             virtual=point.get("virtual", 0.0),
         )
 

@@ -1,28 +1,36 @@
-"""One training run of the ablation, as a unit of work that is resumed from its own snapshots."""
+"""One training run of the ablation: a unit of work, or what each of several workers does; it goes on where it was."""
 
 from __future__ import annotations
 
 import json
+import math
+import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import pyarrow as pa
+import torch
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from advlab.data import Dataset
 from advlab.distributed.hardening.generators import Generators
+from advlab.distributed.launcher import Launcher
 from advlab.distributed.worker import Resources
 from advlab.errors import UserError
 from advlab.hardening import attack
 from advlab.hardening.levels import Levels
 from advlab.hardening.pool import Pool
 from advlab.hardening.settings import Settings
-from advlab.hardening.trainer import Alternating, Frozen, Source, Trainer
+from advlab.hardening.trainer import CPU, Alternating, Frozen, Source, Trainer, build, cut
 from advlab.models import error_rate
 from advlab.results import Store, pools
+
+STATE = "state.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,12 @@ class TrainUnit:
     @property
     def part(self) -> str:
         """The file of its row."""
-        return f"runs/variant={self.variant}/seed-{self.seed:04d}.parquet"
+        return f"runs/{self.stem}.parquet"
+
+    @property
+    def stem(self) -> str:
+        """What its files are called, in the folder of their kind."""
+        return f"variant={self.variant}/seed-{self.seed:04d}"
 
     def run(self, resources: Resources) -> None:
         images, held_out = resources.get("train"), resources.get("held out")
@@ -76,38 +89,62 @@ class TrainUnit:
             source = Generators(images, self.settings, self.generators, seed=self.seed)
             block = closing(source)
         with block:
-            self._train(resources, images, held_out, source)
+            keeper = Snapshots(Store(self.store), f"pools/{self.stem}", self.key)
+            self._train(images, held_out, source, keeper, CPU, resources.note)
 
-    def _train(self, resources: Resources, images: Dataset, held_out: Dataset, source: Source) -> None:
-        store = Store(self.store)
-        trainer = Trainer(self.settings, images, seed=self.seed, source=source, pool=self._first_pool())
-        stem = f"variant={self.variant}/seed-{self.seed:04d}"
-        curve = resume(trainer, store, f"pools/{stem}", self.key)
+    def run_among(self, launcher: Launcher, images: Dataset, held_out: Dataset) -> None:
+        """Run as one of the workers that share this run."""
+        if launcher.device.type == "cuda":
+            torch.cuda.set_device(launcher.device)
+        source: Source = Frozen() if self.frozen else Alternating()
+        keeper = Checkpoints(launcher, Store(self.store), f"pools/{self.stem}", self.key)
+        self._train(images, held_out, source, keeper, launcher.device, lambda _: None)
+
+    def _train(
+        self,
+        images: Dataset,
+        held_out: Dataset,
+        source: Source,
+        keeper: Keeper,
+        device: torch.device,
+        note: Callable[[str], None],
+    ) -> None:
+        pool = self._first_pool(images)
+        trainer = Trainer(self.settings, images, seed=self.seed, source=source, pool=pool, device=device)
+        curve = keeper.resume(trainer)
         while trainer.step < trainer.total:
             began, cpu = time.perf_counter(), time.process_time()
             told = trainer.run(trainer.steps_per_epoch)
-            told["seconds"], told["cpu_seconds"] = time.perf_counter() - began, time.process_time() - cpu
+            told["seconds"] = time.perf_counter() - began
+            (told["cpu_seconds"],) = trainer.ranks.sums([time.process_time() - cpu])
             epoch = trainer.step // trainer.steps_per_epoch
+            if not math.isfinite(told["loss"]):
+                raise UserError(f"{self.name}: the loss is no number any more in epoch {epoch}; lower --learning-rate.")
             curve.append({"epoch": float(epoch), **told})
-            resources.note(f"{self.name}: epoch {epoch} of {self.settings.epochs}, loss {told['loss']:.4f}")
+            note(f"{self.name}: epoch {epoch} of {self.settings.epochs}, loss {told['loss']:.4f}")
             if epoch % self.snapshot_epochs == 0 or trainer.step == trainer.total:
-                snapshot(trainer, store, f"pools/{stem}", self.key, curve)
+                keeper.keep(trainer, curve)
+        if trainer.ranks.rank:
+            return
         trainer.network.eval()
-        store.write_bytes(f"models/{stem}.safetensors", save_safetensors(trainer.network.state_dict()))
-        store.write_table(f"curves/{stem}.parquet", pa.Table.from_pylist(curve))
+        store = Store(self.store)
+        store.write_bytes(f"models/{self.stem}.safetensors", save_safetensors(trainer.network.state_dict()))
+        store.write_table(f"curves/{self.stem}.parquet", pa.Table.from_pylist(curve))
         store.write_table(self.part, pa.Table.from_pylist([self._row(trainer, curve, held_out)]), self.key)
 
-    def _first_pool(self) -> Pool | None:
+    def _first_pool(self, images: Dataset) -> Pool | None:
         if self.pool is None or not self.settings.levels:
             return None
         pool, _ = pools.load(self.pool)
-        widths = {0: None, **{k + 1: width for k, width in enumerate(self.settings.hidden)}}
+        _, shapes = cut(build(self.settings, images), self.settings, images)
+        widths = dict(enumerate(map(math.prod, shapes)))
+        network = f"--network {self.settings.network}" if self.settings.network else f"--hidden {self.settings.hidden}"
         for level, held in pool.layers.items():
             width = held.values.shape[1]
-            if level not in widths or widths[level] not in (None, width):
+            if widths.get(level) != width:
                 raise UserError(
-                    f"--pool {self.pool!r} holds {width} activations per example at level {level}, and a network with "
-                    f"--hidden {self.settings.hidden} does not; take another pool, or that network."
+                    f"--pool {self.pool!r} holds {width} activations per example at level {level}, and {network} "
+                    "does not; take another pool, or that network."
                 )
             held.births.zero_()  # steps of another run mean nothing in this one
         return pool
@@ -126,7 +163,7 @@ class TrainUnit:
             **distortions(trainer.network, first),
             "seconds": sum(row["seconds"] for row in curve),
             "cpu_seconds": sum(row["cpu_seconds"] for row in curve),
-            "settings": json.dumps(asdict(self.settings)),
+            "settings": json.dumps(self.settings.decisive()),
         }
 
 
@@ -135,6 +172,7 @@ def distortions(network: nn.Module, images: Dataset) -> dict[str, float]:
     ``relative_distortion_k``, the median share of the activation's own norm, over images read rightly."""
     levels = Levels(network)
     found: dict[str, float] = {}
+    images = images.to(next(network.parameters()).device)
     right = network(images.images).argmax(1) == images.labels
     clean, labels = images.images[right], images.labels[right]
     for level in range(levels.count) if len(labels) else ():
@@ -145,21 +183,98 @@ def distortions(network: nn.Module, images: Dataset) -> dict[str, float]:
     return found
 
 
-def snapshot(trainer: Trainer, store: Store, folder: str, key: str, curve: list[dict[str, float]]) -> None:
-    """Keep the trainer and its pool as they are."""
-    extra = {"key": key, "curve": curve}
-    readings = trainer.readings()
-    pools.save(store, folder, trainer.pool, trainer.step, readings, trainer=trainer.state(), extra=extra)
+class Keeper(Protocol):
+    """Where a run keeps what it needs to go on."""
+
+    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
+        """Go on from what was kept last by the same run, if anything was; returns the curve up to there."""
+        ...
+
+    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
+        """Keep the trainer and its pool as they are."""
+        ...
 
 
-def resume(trainer: Trainer, store: Store, folder: str, key: str) -> list[dict[str, float]]:
-    """Go on from the newest snapshot of the same run, if there is one; returns the curve up to there."""
-    if not store.exists(f"{folder}/{pools.POINTER}"):
-        return []
-    pool, pointer = pools.read(store, folder)
-    if pointer["extra"].get("key") != key:
-        return []
-    trainer.restore(pools.read_trainer(store, folder, pointer))
-    trainer.pool = pool
-    curve: list[dict[str, float]] = pointer["extra"]["curve"]
-    return curve
+@dataclass(frozen=True, slots=True)
+class Snapshots:
+    """A `Keeper` of a trainer by itself: its state lies beside the snapshot of its pool.
+
+    Attributes:
+        store: of the study.
+        folder: of the pool.
+        key: of the run.
+    """
+
+    store: Store
+    folder: str
+    key: str
+
+    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
+        """See `Keeper`."""
+        if not self.store.exists(f"{self.folder}/{pools.POINTER}"):
+            return []
+        pool, pointer = pools.read(self.store, self.folder)
+        if pointer["extra"].get("key") != self.key:
+            return []
+        trainer.restore(pools.read_trainer(self.store, self.folder, pointer))
+        trainer.take_shard([pool.state()])
+        curve: list[dict[str, float]] = pointer["extra"]["curve"]
+        return curve
+
+    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
+        """See `Keeper`."""
+        extra = {"key": self.key, "curve": curve}
+        readings = trainer.readings(trainer.pool)
+        state = trainer.state()
+        pools.save(self.store, self.folder, trainer.pool, trainer.step, readings, trainer=state, extra=extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """A `Keeper` of workers that share a run: Ray Train's checkpoints, to which each gives its own shard.
+
+    The pool's snapshot is written too, for whoever reads it; it is whole, and no worker needs it.
+
+    Attributes:
+        launcher: this worker's.
+        store: of the study.
+        folder: of the pool.
+        key: of the run.
+    """
+
+    launcher: Launcher
+    store: Store
+    folder: str
+    key: str
+
+    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
+        """See `Keeper`; shards of another number of workers are dealt anew."""
+        with self.launcher.newest() as folder:
+            if folder is None:
+                return []
+            state = self._load(Path(folder) / STATE)
+            if state["key"] != self.key:
+                return []
+            shards = [self._load(path) for path in sorted(Path(folder).glob("shard-*.pt"))]
+        trainer.restore(state["trainer"])
+        trainer.take_shard(shards)
+        curve: list[dict[str, float]] = state["curve"]
+        return curve
+
+    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
+        """See `Keeper`."""
+        whole = trainer.whole_pool()
+        if whole is not None:
+            pools.save(self.store, self.folder, whole, trainer.step, trainer.readings(whole))
+        with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
+            rank = trainer.ranks.rank
+            torch.save(trainer.pool.state(), Path(folder) / f"shard-{rank:05d}.pt")
+            if rank == 0:
+                state = {"key": self.key, "curve": curve, "trainer": trainer.state()}
+                torch.save(state, Path(folder) / STATE)
+            self.launcher.report({"step": trainer.step, "loss": curve[-1]["loss"]}, folder)
+
+    @staticmethod
+    def _load(path: Path) -> dict[str, Any]:
+        loaded: dict[str, Any] = torch.load(path, map_location=CPU, weights_only=True)
+        return loaded
