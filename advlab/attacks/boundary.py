@@ -11,7 +11,9 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
+from advlab.attacks.blocks import blocks
 from advlab.attacks.projection import project_polytope
 
 RETURN_GAIN = 2.5
@@ -22,10 +24,11 @@ NEAR = 1.0
 DOUBT = 4.0
 """Weight of the squared relative gap between an iterate and its first-order crossing in the merit of the crossing."""
 
-SECANT_ITERATIONS = 2
-"""Corrections of the warm-started multiplier per projection; what is left of its error the next step sees."""
+BEND = (1e-5, 1e-3)
+"""Relative changes of the length of the gradient, from one iterate to the next, between which the boundary is taken to
+be curved there: on a linear piece it changes by rounding alone, across a kink by more."""
 MIN_SHARE = 0.01
-"""Smallest share of a squared normal that a secant step of the multiplier assumes inside the box."""
+"""Smallest share of a squared normal that a correction of the multiplier assumes inside the box."""
 
 
 @dataclass(slots=True)
@@ -34,16 +37,20 @@ class Lanes:
 
     Attributes:
         row: [L] int64, the image a lane belongs to.
+        place: [L] int64, among the lanes of its image, the most promising first; it decides between equal merits.
         rivals: [L, m] int64, the classes whose boundaries matter: one that is to overtake the label, or those that
             the target is to overtake.
         clean: [L, n], the clean image.
         x: [L, n], the current iterate.
+        radius: [L, n], x − clean.
+        length: [L], of the radius.
         velocity: [L, n], the momentum average of the moves made near the boundary.
         weight: [L], the total weight of that average; 0 while far.
         cap: [L], the longest step allowed while far from the boundary.
+        slope: [L], the length of the last gradient.
+        curved: [L] bool, by its change the boundary is smooth and curved there.
         normals: [L, m, n], the latest gradient of each rival's margin; only kept where m > 1.
         multipliers: [L, m], of the last projection (a warm start); per unit normal where m = 1.
-        share: [L], the part of the squared normal that belongs to pixels inside the box (m = 1).
         candidate: [L, n], the iterate whose ray crosses the boundary closest to the clean image so far.
         crossing: [L], where that ray crosses, in lengths of the candidate's perturbation, to first order.
         merit: [L], the distance of that crossing, enlarged in doubt; infinite before the first.
@@ -52,15 +59,19 @@ class Lanes:
     """
 
     row: Tensor
+    place: Tensor
     rivals: Tensor
     clean: Tensor
     x: Tensor
+    radius: Tensor
+    length: Tensor
     velocity: Tensor
     weight: Tensor
     cap: Tensor
+    slope: Tensor
+    curved: Tensor
     normals: Tensor
     multipliers: Tensor
-    share: Tensor
     candidate: Tensor
     crossing: Tensor
     merit: Tensor
@@ -68,25 +79,38 @@ class Lanes:
 
     @classmethod
     def start(
-        cls, row: Tensor, rivals: Tensor, clean: Tensor, x: Tensor, normals: Tensor, multipliers: Tensor, cap: Tensor
+        cls,
+        place: int,
+        row: Tensor,
+        rivals: Tensor,
+        clean: Tensor,
+        x: Tensor,
+        normals: Tensor,
+        multipliers: Tensor,
+        cap: Tensor,
     ) -> Lanes:
-        """Lanes at rest in x [L, n]."""
-        one, far = torch.ones_like(cap), torch.full_like(cap, torch.inf)
+        """Lanes at rest in x [L, n]; the tensors become theirs to write."""
+        radius = x - clean
+        far = torch.full_like(cap, torch.inf)
         return cls(
             row=row,
+            place=torch.full_like(row, place),
             rivals=rivals,
             clean=clean,
             x=x,
+            radius=radius,
+            length=vector_norm(radius, dim=1),
             velocity=torch.zeros_like(x),
             weight=torch.zeros_like(cap),
             cap=cap,
+            slope=torch.zeros_like(cap),
+            curved=torch.zeros_like(cap, dtype=torch.bool),
             normals=normals,
             multipliers=multipliers,
-            share=one,
             candidate=x.clone(),
-            crossing=one,
+            crossing=torch.ones_like(cap),
             merit=far,
-            residual=far,
+            residual=far.clone(),
         )
 
     @classmethod
@@ -101,34 +125,45 @@ class Lanes:
         """The chosen lanes (LongTensor [l])."""
         return Lanes(*(getattr(self, field.name).index_select(0, lanes) for field in fields(self)))
 
-    def advance(
-        self,
-        margins: Tensor,
-        gradient: Tensor,
-        radius: Tensor,
-        length: Tensor,
-        step: float,
-        momentum: float,
-        lower: float,
-        upper: float,
-    ) -> None:
-        """Move every lane by one step.
+    def remove(self, lanes: Tensor) -> None:
+        """Give up the chosen lanes (LongTensor [l]); the last move into the gaps, so the cost is l lanes, not L."""
+        size = len(self) - len(lanes)
+        stays = torch.ones_like(self.row, dtype=torch.bool).index_fill_(0, lanes, False)
+        gaps, movers = lanes[lanes < size], size + stays[size:].nonzero().squeeze(1)
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            tensor.index_copy_(0, gaps, tensor.index_select(0, movers))
+            setattr(self, field.name, tensor[:size])
 
-        Comparisons and selections of whole images cost several times an addition, so choices between rows are made
-        by scalars per row. Lanes with a zero or non-finite gradient stay where they are.
+    def advance(
+        self, margins: Tensor, gradient: Tensor, step: float, momentum: float, lower: float, upper: float
+    ) -> None:
+        """Move every lane by one step, in place.
+
+        Lanes with a zero or non-finite gradient stay where they are.
 
         Args:
             margins: [L, m], of the rivals at ``x``; the largest is the lane's margin, positive on the clean side.
             gradient: [L, n], of the largest margin.
-            radius: [L, n], from the clean image to ``x``.
-            length: [L], of the radius.
             step: share of the tangential move that is made near the boundary.
             momentum: weight of the past in the averaged move.
             lower: of the box.
             upper: of the box.
         """
+        for rows in blocks(len(self), self.x.shape[1] * max(1, self.normals.shape[1]), self.x):
+            part = Lanes(*(getattr(self, field.name)[rows] for field in fields(self)))
+            part._advance(margins[rows], gradient[rows], step, momentum, lower, upper)
+
+    def _advance(
+        self, margins: Tensor, gradient: Tensor, step: float, momentum: float, lower: float, upper: float
+    ) -> None:
+        """:meth:`advance` for lanes few enough for the processor's cache.
+
+        Comparisons and selections of whole images cost several times an addition, and new arrays as much again, so
+        choices between rows are made by scalars per row and whole images are written in place.
+        """
         tiny = torch.finfo(self.x.dtype).tiny
-        slope = gradient.norm(dim=1)
+        slope = vector_norm(gradient, dim=1)
         margin = margins.amax(1)
         usable = (slope > 0) & slope.isfinite() & margin.isfinite()
         if not bool(usable.all()):
@@ -137,54 +172,68 @@ class Lanes:
         unit = 1 / torch.where(usable, slope, 1)
         excess = margin * unit
 
-        descent = -torch.linalg.vecdot(gradient, radius) * unit
+        spare = gradient * self.radius
+        descent = -spare.sum(1) * unit
         crossing = 1 + excess / descent.clamp_min(tiny)
         off = torch.where(usable & (descent > 0), (crossing - 1).abs(), torch.inf)
         near = off < NEAR
-        merit = torch.where(near, crossing * length * (1 + DOUBT * off.square()), torch.inf)
+        merit = torch.where(near, crossing * self.length * (1 + DOUBT * off.square()), torch.inf)
         better = merit < self.merit
-        self.merit = torch.where(better, merit, self.merit)
-        self.crossing = torch.where(better, crossing, self.crossing)
+        self.merit.copy_(torch.where(better, merit, self.merit))
+        self.crossing.copy_(torch.where(better, crossing, self.crossing))
         self.candidate.lerp_(self.x, better.to(self.x.dtype)[:, None])
 
         aim = torch.where(near, 0, excess)
-        move = self._project(margins, gradient, unit, aim, lower, upper)
-        distance = move.norm(dim=1)
-        self.residual = torch.where(near, (distance + excess.abs()) / length.clamp_min(tiny), torch.inf)
+        move = self._project(margins, gradient, unit, descent, aim, lower, upper, spare)
+        distance = vector_norm(move, dim=1)
+        self.residual.copy_(torch.where(near, (distance + excess.abs()) / self.length.clamp_min(tiny), torch.inf))
+        bend = (slope / self.slope - 1).abs()
+        self.curved.copy_((bend > BEND[0]) & (bend < BEND[1]))
+        self.slope.copy_(slope)
         weight = torch.where(near, momentum * self.weight + 1 - momentum, 0)
         self.velocity.lerp_(move, torch.where(near & (self.weight > 0), (1 - momentum) / weight, 1)[:, None])
-        self.weight = weight
+        self.weight.copy_(weight)
         scale = torch.where(near, step, (self.cap / distance.clamp_min(tiny)).clamp_max(1)) * usable
-        self.x = torch.addcmul(self.x, scale[:, None], self.velocity)
         back = torch.where(near, torch.where(excess > 0, RETURN_GAIN, 1.0) * excess * unit, 0)
-        self.x.addcmul_(back[:, None], gradient, value=-1).clamp_(lower, upper)
+        self.x.addcmul_(scale[:, None], self.velocity).addcmul_(back[:, None], gradient, value=-1)
+        self.x.clamp_(lower, upper)
+        torch.sub(self.x, self.clean, out=self.radius)
+        self.length.copy_(vector_norm(self.radius, dim=1))
 
     def _project(
-        self, margins: Tensor, gradient: Tensor, unit: Tensor, aim: Tensor, lower: float, upper: float
+        self,
+        margins: Tensor,
+        gradient: Tensor,
+        unit: Tensor,
+        descent: Tensor,
+        aim: Tensor,
+        lower: float,
+        upper: float,
+        spare: Tensor,
     ) -> Tensor:
         """The moves [L, n] to the clean images' projections onto the linearised boundaries and the box.
 
         The boundary of the rival with the largest margin is taken to lie ``aim`` away; ``unit`` is one over the
-        length of its gradient. Those of the others keep their last gradients, moved to where they agree with the
-        rivals' present margins.
+        length of its gradient, ``descent`` what the radius gains along it. Those of the others keep their last
+        gradients, moved to where they agree with the rivals' present margins.
+
+        The one multiplier that m = 1 has is the last step's, corrected once by the chord from multiplier 0: pixels
+        at a bound that the gradient points out of do not move at all, so the chord is nearly the tangent. What is
+        left of the error the next step sees. ``spare`` [L, n] is overwritten.
         """
         if self.normals.shape[1]:
-            return self._project_polytope(margins, gradient, unit, aim, lower, upper) - self.x
-        multiplier, share = self.multipliers[:, 0], self.share
-        move, previous, before = gradient, multiplier, multiplier
-        for iteration in range(SECANT_ITERATIONS + 1):
-            move = torch.addcmul(self.clean, (multiplier * unit)[:, None], gradient, value=-1)
+            return self._project_polytope(margins, gradient, unit, aim, lower, upper).sub_(self.x)
+        multiplier = self.multipliers[:, 0]
+        move = torch.empty_like(self.x)
+        for corrected in (False, True):
+            torch.addcmul(self.clean, (multiplier * unit)[:, None], gradient, value=-1, out=move)
             move.clamp_(lower, upper).sub_(self.x)
-            if iteration == SECANT_ITERATIONS:
+            if corrected:
                 break
-            after = torch.linalg.vecdot(gradient, move) * unit + aim
-            if iteration:
-                change = multiplier - previous
-                secant = (before - after) / torch.where(change == 0, 1, change)
-                share = torch.where(change == 0, share, secant).clamp(MIN_SHARE, 1)
-            previous, before = multiplier, after
-            multiplier = (multiplier + after / share).clamp_min(0)
-        self.multipliers, self.share = multiplier[:, None], share
+            along = torch.mul(gradient, move, out=spare).sum(1) * unit
+            share = torch.where(multiplier > 0, (descent - along) / multiplier, 1).clamp(MIN_SHARE, 1)
+            multiplier = (multiplier + (along + aim) / share).clamp_min(0)
+        self.multipliers.copy_(multiplier[:, None])
         return move
 
     def _project_polytope(
@@ -196,7 +245,8 @@ class Lanes:
         known = self.normals.isfinite().all(2) & margins.isfinite()
         planes = torch.where(known[:, :, None], self.normals, 0)
         offsets = torch.einsum("lmn,ln->lm", planes, self.x) - torch.where(known, margins, 0)
-        goal, self.multipliers = project_polytope(
+        goal, multipliers = project_polytope(
             self.clean, planes, offsets, lower, upper, iterations=12, start=self.multipliers
         )
+        self.multipliers.copy_(multipliers)
         return goal

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from advlab.attacks import targets
+from advlab.attacks.blocks import blocks
 from advlab.attacks.boundary import Lanes
 from advlab.attacks.criterion import Criterion, rounding_margin
 from advlab.attacks.projection import project_halfspace, project_polytope
 from advlab.attacks.result import Adversarial, Model, judge, require_within
 from advlab.errors import UserError
 
-MAX_RIVALS = 9
-"""Most classes whose boundaries are linearised at the clean image."""
+MAX_RIVALS, MAX_RIVALS_TARGETED = 6, 9
+"""Most classes whose boundaries are linearised at the clean image: those that may overtake the label; those that a
+target has to overtake."""
 RANKED_RIVALS = 5
 """Of these, the nearest without the box are ranked by their distances within it."""
 SAFETY = 1.1
@@ -31,10 +33,8 @@ HOPE = 1.05
 """A lane goes on while its merit is below this multiple of the best converged one of its image."""
 MEMORY = 1 / 8
 """Share of a lane's steps over which moves are averaged: long searches can afford to smooth more."""
-CONVERGED = 1e-2
+CONVERGED = 5e-3
 """Lanes whose residual is below this stop; the distance is then within about its square of a local optimum."""
-CHECK_EVERY = 3
-"""Steps between looks for converged lanes: each look waits for the device, and dropping lanes copies the others."""
 STARTS = ((0, math.inf), (1, math.inf), (0, 0.4), (2, math.inf))
 """The lanes of an image, most promising first: (rank of the rival, cap of the first steps in clean distances)."""
 ROUNDS = ((4, 0.6), (2, 0.4))
@@ -46,6 +46,10 @@ RETREAT = 2.0
 RETREAT_SHARE = 0.5
 """Share of the budget that the second descent gets: it comes from beyond the boundary and ends in other, mostly
 better, minima of piecewise linear networks."""
+OVERSHOOT = 1.5
+"""Multiple of the linearised distance to the boundary that a step covers where all lanes have missed it."""
+BEND_FIRST_STEP, BEND_RETREAT = 0.2, 1.1
+"""First step and start of the descent that follows: gradients turn too fast there for long moves."""
 TARGETED_STARTS = (math.inf, 0.4)
 """The same for a given target: the caps alone."""
 
@@ -145,7 +149,14 @@ class _Search:
         second = int(RETREAT_SHARE * budget)
         found = self._descend(lanes, self._plan(budget - second))
         if second > 0:
-            found = Lanes.join([found, self._descend(self._retreat(found), [(1, second)])])
+            known = self.best_l2[found.row].isfinite()
+            parts = [found, self._descend(self._retreat(found.keep(known.nonzero().squeeze(1))), [(1, second)])]
+            missed = (~known).nonzero().squeeze(1)
+            if len(missed):
+                through, steps = self._break_through(found.keep(missed), second)
+                back = self._retreat(through, BEND_RETREAT)
+                parts += [through, self._descend(back, [(1, second - steps)], BEND_FIRST_STEP)]
+            found = Lanes.join(parts)
         self._finish(found)
 
     def _plan(self, budget: int) -> list[tuple[int, int]]:
@@ -161,7 +172,7 @@ class _Search:
             plan.append((1, budget))
         return plan
 
-    def _descend(self, lanes: Lanes, plan: list[tuple[int, int]]) -> Lanes:
+    def _descend(self, lanes: Lanes, plan: list[tuple[int, int]], first_step: float = FIRST_STEP) -> Lanes:
         """Move the lanes, dropping those that fall behind; returns those that converged and those left."""
         settled = torch.full_like(self.best_l2, torch.inf)
         done: list[Lanes] = []
@@ -169,64 +180,119 @@ class _Search:
         momentum = min(max(1 - 1 / (MEMORY * max(total, 1)), 0.5), 0.95)
         taken = 0
         for width, steps in plan:
-            lanes = self._prune(lanes, width)
-            lanes = lanes.keep((~(lanes.merit > HOPE * settled[lanes.row])).nonzero().squeeze(1))
+            chosen = self._best_lanes(lanes, width)
+            chosen = chosen[~(lanes.merit > HOPE * settled[lanes.row])[chosen]]
+            if len(chosen) < len(lanes):
+                lanes = lanes.keep(chosen)
             for _ in range(steps):
                 if not len(lanes):
                     break
-                step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (taken / max(total - 1, 1))
+                step = first_step * (LAST_STEP / first_step) ** (taken / max(total - 1, 1))
                 lanes.advance(*self._evaluate(lanes), step, momentum, self.lower, self.upper)
                 taken += 1
-                if taken % CHECK_EVERY:
-                    continue
-                going = lanes.residual > CONVERGED
-                if not bool(going.all()):
-                    done.append(lanes.keep((~going).nonzero().squeeze(1)))
-                    settled.scatter_reduce_(0, done[-1].row, done[-1].merit, "amin")
-                    lanes = lanes.keep(going.nonzero().squeeze(1))
+                converged = (~(lanes.residual > CONVERGED)).nonzero().squeeze(1)
+                if len(converged):
+                    row, merit = lanes.row[converged], lanes.merit[converged]
+                    settled.scatter_reduce_(0, row, merit, "amin")
+                    done.append(lanes.keep(converged[merit <= settled[row]]))
+                    lanes.remove(converged)
         return Lanes.join([*done, lanes])
 
-    def _retreat(self, found: Lanes) -> Lanes:
-        """A fresh lane per image, beyond the boundary on the ray of the best found."""
-        best = self._prune(found, 1)
-        scale = RETREAT * best.crossing[:, None]
+    def _break_through(self, missed: Lanes, most: int) -> tuple[Lanes, int]:
+        """Go beyond the boundary from the clean images by steps that add up.
+
+        A lane's every step starts at the clean image again: on a deep network, whose gradient turns on the way, it may
+        circle about the image for good without ever reaching the boundary. These steps are DeepFool's (Moosavi-Dezfooli
+        et al. 2016), each towards the class that is nearest by then.
+
+        Args:
+            missed: lanes of images for which no point beyond the boundary is known.
+            most: steps.
+
+        Returns:
+            A lane for each image that was reached, its candidate beyond the boundary, and the number of steps taken.
+        """
+        lanes = missed.keep(self._best_lanes(missed, 1))
+        row, x, steps = lanes.row, lanes.clean.clone(), 0
+        rivals = torch.full_like(self.labels, -1)
+        while len(row) and steps < most:
+            criterion = self.criterion.rows(row)
+            leaf = x.requires_grad_()
+            logits = self.model(leaf.view(-1, *self.shape))
+            margin = criterion.margin(logits)
+            normal = _gradient(margin, leaf)
+            x, logits = leaf.detach(), logits.detach()
+            steps += 1
+            self.spent[row] += 1
+            self._record(row, x, (x - self.clean[row]).norm(dim=1), logits, criterion)
+            rivals[row] = criterion.reached(logits)
+            squared = torch.linalg.vecdot(normal, normal).clamp_min(torch.finfo(x.dtype).tiny)
+            length = OVERSHOOT * (margin.detach() + SAFETY * rounding_margin(logits)) / squared
+            x = torch.addcmul(x, length[:, None], normal, value=-1).nan_to_num(0).clamp_(self.lower, self.upper)
+            left = (~self.best_l2[row].isfinite()).nonzero().squeeze(1)
+            row, x = row[left], x[left]
+        lanes = lanes.keep(self.best_l2[lanes.row].isfinite().nonzero().squeeze(1))
+        lanes.candidate, lanes.merit = self.best[lanes.row], self.best_l2[lanes.row]
+        lanes.crossing, lanes.residual = torch.ones_like(lanes.merit), torch.full_like(lanes.merit, torch.inf)
+        if self.criterion.target is None:
+            lanes.rivals = rivals[lanes.row][:, None]
+        return lanes, steps
+
+    def _retreat(self, found: Lanes, beyond: float = RETREAT) -> Lanes:
+        """A fresh lane per image, beyond the boundary on the ray of the best found.
+
+        Where the boundary is smooth there, and the lane had converged, it would come back to the same point.
+        """
+        best = found.keep(self._best_lanes(found, 1))
+        smooth = best.curved & (best.residual <= CONVERGED)
+        best = best.keep((~smooth).nonzero().squeeze(1))
+        scale = beyond * best.crossing[:, None]
         x = torch.addcmul(best.clean, scale, best.candidate - best.clean).clamp_(self.lower, self.upper)
         cap = torch.full_like(best.cap, torch.inf)
-        return Lanes.start(best.row, best.rivals, best.clean, x, best.normals, best.multipliers, cap)
+        return Lanes.start(len(STARTS), best.row, best.rivals, best.clean, x, best.normals, best.multipliers, cap)
 
     def _start(self, live: Tensor) -> Lanes:
         """Linearise the boundaries around the live images and take the first step of their lanes."""
         away = self.labels if self.criterion.target is None else self.criterion.target
         others = self.logits.scatter(1, away[:, None], -torch.inf)
-        count = min(MAX_RIVALS, self.logits.shape[1] - 1, max(1, self.max_evaluations // 4))
+        most = MAX_RIVALS if self.criterion.target is None else MAX_RIVALS_TARGETED
+        count = min(most, self.logits.shape[1] - 1, max(1, self.max_evaluations // 4))
         rivals = others.topk(count, dim=1).indices
         gaps = self._gaps(self.graph, away, rivals)
-        normals = torch.stack([_gradient(gaps[:, j], self.leaf, retain=j < count - 1) for j in range(count)], 1)
-        normals = normals[live].nan_to_num(0, 0, 0)
+        gradients = [_gradient(gaps[:, j], self.leaf, retain=j < count - 1) for j in range(count)]
         self.spent[live] = count
-        rivals, clean = rivals[live], self.clean[live]
-        gaps = gaps.detach()[live] + SAFETY * rounding_margin(self.logits[live])[:, None]
+        gaps = gaps.detach() + SAFETY * rounding_margin(self.logits)[:, None]
+        starts = self._nearest_starts if self.criterion.target is None else self._targeted_starts
+        parts = []
+        for some in blocks(len(live), count * self.clean.shape[1], self.clean):
+            row = live[some]
+            normals = torch.stack([gradient.index_select(0, row) for gradient in gradients], 1).nan_to_num_(0, 0, 0)
+            clean = self.clean.index_select(0, row)
+            parts += starts(row, rivals[row], clean, normals, gaps[row])
+        return Lanes.join(parts)
+
+    def _targeted_starts(
+        self, row: Tensor, rivals: Tensor, clean: Tensor, normals: Tensor, gaps: Tensor
+    ) -> list[Lanes]:
+        """Lanes towards the linearised region of the target."""
         offsets = torch.linalg.vecdot(normals, clean[:, None]) - gaps
-        if self.criterion.target is None:
-            return Lanes.join(self._nearest_starts(live, rivals, clean, normals, gaps, offsets))
         goal, multipliers = project_polytope(clean, normals, offsets, self.lower, self.upper)
         move = goal - clean
         distance = move.norm(dim=1)
         starts = []
-        for cap in TARGETED_STARTS:
+        for place, cap in enumerate(TARGETED_STARTS):
             x = self._inside(clean + min(1.0, cap) * move)
-            starts.append(Lanes.start(live, rivals, clean, x, normals, multipliers, cap * distance))
-        return Lanes.join(starts)
+            starts.append(Lanes.start(place, row, rivals, clean, x, normals, multipliers, cap * distance))
+        return starts
 
-    def _nearest_starts(
-        self, live: Tensor, rivals: Tensor, clean: Tensor, normals: Tensor, gaps: Tensor, offsets: Tensor
-    ) -> list[Lanes]:
+    def _nearest_starts(self, row: Tensor, rivals: Tensor, clean: Tensor, normals: Tensor, gaps: Tensor) -> list[Lanes]:
         """Lanes towards the rivals whose linearised boundaries are nearest within the box."""
         slopes = normals.norm(dim=2)
         nearest = (gaps / slopes).nan_to_num(torch.inf).sort(1).indices[:, :RANKED_RIVALS]
-        rows = torch.arange(len(live), device=live.device)
-        rivals, gaps, offsets, slopes = (part.gather(1, nearest) for part in (rivals, gaps, offsets, slopes))
+        rows = torch.arange(len(row), device=row.device)
+        rivals, gaps, slopes = (part.gather(1, nearest) for part in (rivals, gaps, slopes))
         normals = normals[rows[:, None], nearest]
+        offsets = torch.linalg.vecdot(normals, clean[:, None]) - gaps
         count = nearest.shape[1]
         points, flat = clean.repeat_interleave(count, 0), normals.flatten(0, 1)
         goals, multipliers = project_halfspace(points, flat, offsets.flatten(), self.lower, self.upper, iterations=3)
@@ -238,14 +304,14 @@ class _Search:
         multipliers = multipliers.view_as(gaps) * slopes
         shortest = distances.gather(1, ranked.indices[:, :1]).squeeze(1)
         starts = []
-        for rank, cap in STARTS:
+        for place, (rank, cap) in enumerate(STARTS):
             if rank < count:
                 j = ranked.indices[:, rank]
                 longest = cap * shortest
                 share = (longest / distances[rows, j].clamp_min(torch.finfo(gaps.dtype).tiny)).clamp_max(1)
                 x = self._inside(torch.addcmul(clean, share[:, None], moves[rows, j]))
                 chosen = rivals[rows, j][:, None], normals[rows, :0], multipliers[rows, j][:, None]
-                starts.append(Lanes.start(live, chosen[0], clean, x, chosen[1], chosen[2], longest))
+                starts.append(Lanes.start(place, row, chosen[0], clean, x, chosen[1], chosen[2], longest))
         return starts
 
     def _inside(self, x: Tensor) -> Tensor:
@@ -257,8 +323,8 @@ class _Search:
         gaps = logits.gather(1, away[:, None]) - logits.gather(1, rivals)
         return gaps if self.criterion.target is None else -gaps
 
-    def _evaluate(self, lanes: Lanes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Margins [L, m], shifted by the rounding allowance, the gradient [L, n] of the largest, x − clean, its length.
+    def _evaluate(self, lanes: Lanes) -> tuple[Tensor, Tensor]:
+        """Margins [L, m], shifted by the rounding allowance, and the gradient [L, n] of the largest.
 
         Records what the evaluation finds.
         """
@@ -270,35 +336,29 @@ class _Search:
         normal = _gradient(gaps.amax(1), leaf)
         self.spent.index_add_(0, lanes.row, torch.ones_like(lanes.row))
         logits = logits.detach()
-        radius = lanes.x - lanes.clean
-        length = radius.norm(dim=1)
-        self._record(lanes.row, lanes.x, length, logits, criterion)
-        return gaps.detach() + SAFETY * rounding_margin(logits)[:, None], normal, radius, length
+        self._record(lanes.row, lanes.x, lanes.length, logits, criterion)
+        return gaps.detach() + SAFETY * rounding_margin(logits)[:, None], normal
 
     def _record(self, row: Tensor, x: Tensor, l2: Tensor, logits: Tensor, criterion: Criterion) -> None:
         """Keep the closest points that meet the criterion."""
-        met = criterion.is_met_robustly(logits).nonzero().squeeze(1)
-        if not len(met):
-            return
-        row = row[met]
-        l2 = l2[met]
+        l2 = torch.where(criterion.is_met_robustly(logits), l2, torch.inf)
         closest = self.best_l2.scatter_reduce(0, row, l2, "amin")
-        wins = (l2 <= closest[row]) & (l2 < self.best_l2[row])
-        self.best[row[wins]] = x[met[wins]]
+        wins = ((l2 <= closest[row]) & (l2 < self.best_l2[row])).nonzero().squeeze(1)
+        self.best.index_copy_(0, row[wins], x.index_select(0, wins))
         self.best_l2 = closest
 
-    def _prune(self, lanes: Lanes, width: int) -> Lanes:
-        """The ``width`` lanes of smallest merit of every image."""
-        order = lanes.merit.argsort(stable=True)
-        order = order[lanes.row[order].argsort(stable=True)]
+    def _best_lanes(self, lanes: Lanes, width: int) -> Tensor:
+        """The places (LongTensor [l]) of the ``width`` lanes of smallest merit of every image."""
+        order = lanes.place.argsort(stable=True)
+        for key in (lanes.merit, lanes.row):
+            order = order[key[order].argsort(stable=True)]
         row = lanes.row[order]
-        first = torch.searchsorted(row, row)
-        rank = torch.arange(len(row), device=row.device) - first
-        return lanes.keep(order[rank < width])
+        rank = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
+        return order[rank < width]
 
     def _finish(self, lanes: Lanes) -> None:
         """Put the best candidate of every image on the boundary, along its ray, by a safeguarded secant."""
-        best = self._prune(lanes, 1)
+        best = lanes.keep(self._best_lanes(lanes, 1))
         row, clean, radius = best.row, best.clean, best.crossing[:, None] * (best.candidate - best.clean)
         steps = min(SECANT_STEPS, self.max_evaluations - int(self.spent.max()))
         criterion = self.criterion.rows(row)

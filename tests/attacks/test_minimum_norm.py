@@ -1,14 +1,17 @@
 """The minimum-norm attack: the oracle's optimum on linear models and the contract of every attack."""
 
 import copy
+import dataclasses
 import sys
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
+from advlab.attacks.boundary import Lanes
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.minimum_norm import minimum_norm
 from advlab.attacks.oracle import linear_minimum
@@ -320,3 +323,60 @@ def test_a_second_descent_finds_better_minima_of_networks_with_kinks(monkeypatch
     first = minimum_norm(model, images, labels).l2
     assert both.mean() < first.mean()
     assert (both <= first * 1.001).double().mean() > 0.95
+
+
+@pytest.mark.parametrize(("depth", "gain"), [(10, 3.0), (6, 4.0)])
+def test_networks_whose_gradients_turn_fast_are_fooled_too(depth: int, gain: float) -> None:
+    """Without steps that add up, three images in fifty are never misread."""
+    generator = torch.Generator().manual_seed(0)
+    draw = partial(torch.randn, generator=generator, dtype=torch.float64)
+    weights = [draw(64, 64) * gain / 8 for _ in range(depth)]
+
+    def network(points: Tensor) -> Tensor:
+        for weight in weights:
+            points = torch.tanh(points @ weight)
+        return 10 * points[:, :5]
+
+    images = draw(50, 64)
+    labels = network(images).argmax(1)
+    adv = minimum_norm(network, images, labels, bounds=(-9.0, 9.0))
+    assert bool(adv.success.all())
+    assert int(adv.evaluations.max()) <= 96
+    assert float(adv.l2.median()) < 0.1 * float(images.norm(dim=1).min())
+    targeted = minimum_norm(network, images, labels, target="runner-up", bounds=(-9.0, 9.0))
+    assert float(targeted.success.double().mean()) > 0.9
+
+
+def test_smooth_boundaries_are_not_descended_to_twice(monkeypatch):
+    model, images, labels = case("smooth", 64)
+    once = minimum_norm(model, images, labels)
+    monkeypatch.setattr(sys.modules["advlab.attacks.boundary"], "BEND", (torch.inf, 0.0))
+    twice = minimum_norm(model, images, labels)
+    assert once.evaluations.sum() < 0.8 * twice.evaluations.sum()
+    torch.testing.assert_close(once.l2, twice.l2, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("target", ["nearest", "random"])
+def test_blocks_for_the_cache_change_nothing(name, target, monkeypatch):
+    model, images, labels = case(name, 16, torch.float64)
+    whole = minimum_norm(model, images, labels, target)
+    monkeypatch.setattr(sys.modules["advlab.attacks.blocks"], "BLOCK_BYTES", 1000)
+    parts = minimum_norm(model, images, labels, target)
+    assert torch.equal(parts.evaluations, whole.evaluations)
+    torch.testing.assert_close(parts.l2, whole.l2, rtol=1e-6, atol=0)
+
+
+def test_removed_lanes_leave_the_others_as_they_are():
+    rows, pixels = torch.arange(7), torch.rand(7, 3)
+    gone = torch.tensor([0, 3, 6])
+
+    def lanes():
+        start = pixels.clone(), torch.zeros(7, 0, 3), torch.ones(7, 1), torch.ones(7)
+        return Lanes.start(0, rows.clone(), rows[:, None].clone(), pixels.clone(), *start)
+
+    left = lanes()
+    left.remove(gone)
+    assert sorted(left.row.tolist()) == [1, 2, 4, 5]
+    for field in dataclasses.fields(left):
+        assert torch.equal(getattr(left, field.name), getattr(lanes(), field.name)[left.row])
