@@ -10,11 +10,13 @@ that row as D numbers in succession, so an overlapping view of it is the batch o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.distributed.tensor import DTensor
 
 
@@ -92,6 +94,31 @@ class LocalLinear(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, M, R, S] → images [B, C, rows that they see, W]."""
         return decode(self._cast(codes), self.own_weight(), self.side, self.stride, self.width).to(codes.dtype)
+
+    @property
+    def length(self) -> float:
+        """Of every filter: what makes WᵀW the identity where there are as many filters as inputs, or more.
+
+        Away from the border there are M / (stride² · C) filters to an input. As rows of a tight frame they have the
+        inverse root of that for a length; fewer than the inputs they can be orthonormal.
+        """
+        return min(1.0, self.stride * math.sqrt(self.channels / self.maps))
+
+    @torch.no_grad()
+    def keep_lengths(self) -> None:
+        """Scale every filter to ``length``, in place; one that is zero stays so."""
+        own = self.own_weight()
+        norm = torch.linalg.vector_norm(own, dim=2, keepdim=True)
+        own.mul_(self.length / norm.clamp_min(torch.finfo(own.dtype).tiny))
+
+    @torch.no_grad()
+    def smooth(self, kernel: Tensor) -> None:
+        """Convolve every filter with ``kernel`` [C, C, k, k], in place; beyond its field it counts as zero."""
+        for row in self.own_weight():
+            places, _, maps = row.shape
+            filters = row.view(places, self.side, self.side, self.channels, maps).permute(0, 4, 3, 2, 1)
+            smoothed = functional.conv2d(filters.flatten(0, 1), kernel, padding=kernel.shape[-1] // 2)
+            row.copy_(smoothed.view(filters.shape).permute(0, 4, 3, 2, 1).reshape(row.shape))
 
     def own_weight(self) -> Tensor:
         """The filters that this process holds; gradients reach ``weight``."""

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from advlab.errors import UserError
 from advlab.models.local import LocalLinear
 from advlab.models.quocnet import QuocNet, QuocNetShape
+from advlab.optim.adam_mini import AdamMini
 from advlab.training import spatial
 
 Kind = Literal["spatial", "fsdp"]
@@ -162,7 +163,7 @@ def _state(network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> d
     return {"model": model, "optimiser": moments, "step": torch.tensor(step)}
 
 
-def optimiser(name: Literal["adam", "sgd"], network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """Adam; or plain gradient descent, which keeps nothing beside the weights and their gradients."""
-    make: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+def optimiser(name: Literal["adam-mini", "sgd"], network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """`AdamMini`; or plain gradient descent, which keeps nothing beside the weights and their gradients."""
+    make: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam-mini": AdamMini, "sgd": torch.optim.SGD}
     return make[name](network.parameters(), lr=learning_rate)

@@ -95,6 +95,7 @@ def train(
         loss.backward()
         made.average_gradients()
         optimiser.step()
+        network.keep_lengths()
         sums = torch.stack([loss, *(part.error for part in parts), *(part.energy for part in parts)])
         total, *told = made.total(sums).tolist()
         count = len(parts)
