@@ -50,12 +50,12 @@ def halo(step: RowWise, width: int, channels: int, ranks: int, rank: int, *, bac
 
 
 def spatial_bytes(name: str, ranks: int, batch: int) -> int:
-    """Bytes that the busiest process sends in a step, by rows."""
+    """Bytes that the busiest process sends in a step, by rows, every stage learning from its own cost."""
     network = QuocNet(preset(name), seed=None, device="meta")
     sent = [0] * ranks
     for rank in range(ranks):
         channels, width = network.shape.channels, network.shape.size
-        for number, stage in enumerate(network.stages):
+        for stage in network.stages:
             places, maps = stage.local.weight.shape[1], stage.maps
             for step, columns, depth in (
                 (stage, width, channels),
@@ -63,9 +63,12 @@ def spatial_bytes(name: str, ranks: int, batch: int) -> int:
                 (stage.normalise, stage.size[1], maps),
             ):
                 there, back = (halo(step, columns, depth, ranks, rank, back=way) for way in (False, True))
-                # The input and its reconstruction meet as well; images themselves get no gradient.
-                learnt = there + back if step is stage else 0
-                sent[rank] += there + learnt + (0 if step is stage and number == 0 else back)
+                if step is stage:  # an input gets no gradient; its reconstruction goes the other way, its gradient this
+                    sent[rank] += there + back + there
+                elif step is stage.pool:
+                    sent[rank] += there + back
+                else:  # its output is the next stage's input
+                    sent[rank] += there
             channels, width = maps, stage.size[1]
     return max(sent) * batch
 

@@ -10,7 +10,6 @@ that row as D numbers in succession, so an overlapping view of it is the batch o
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +71,7 @@ class LocalLinear(nn.Module):
     """Images [B, C, H, W] → responses [B, M, R, S], without a bias; ``decode`` is the transposed map.
 
     ``weight`` is [R, S, D, M], or a DTensor sharded along R; then input and output are the rows of its own shard.
+    ``variance`` is that of an input, 1 where every direction is taken to be there.
     ``precision`` is the type products are made in, row by row; results come in the input's.
     """
 
@@ -85,6 +85,8 @@ class LocalLinear(nn.Module):
         places = Fields(size[1], side, stride).places
         shape = (self.fields.places, places, side * side * channels, maps)
         self.weight = nn.Parameter(torch.empty(shape, device=device))
+        self.register_buffer("variance", torch.empty((), device=device))
+        self.variance: Tensor
         self.precision: torch.dtype | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -96,13 +98,13 @@ class LocalLinear(nn.Module):
         return decode(self._cast(codes), self.own_weight(), self.side, self.stride, self.width).to(codes.dtype)
 
     @property
-    def length(self) -> float:
-        """Of every filter: what makes WᵀW the identity where there are as many filters as inputs, or more.
+    def length(self) -> Tensor:
+        """[]: of every filter; what lets WᵀW be the projection onto the directions that inputs have.
 
-        Away from the border there are M / (stride² · C) filters to an input. As rows of a tight frame they have the
-        inverse root of that for a length; fewer than the inputs they can be orthonormal.
+        Away from the border an input has M / (stride² · C) filters, and a share of ``variance`` of a white direction. A
+        tight frame has the root of their ratio for a length; with fewer filters than directions, they can be orthonormal.
         """
-        return min(1.0, self.stride * math.sqrt(self.channels / self.maps))
+        return (self.variance * (self.stride**2 * self.channels / self.maps)).clamp_max(1).sqrt()
 
     @torch.no_grad()
     def keep_lengths(self) -> None:

@@ -2,7 +2,7 @@
 unsupervised learning" (2012), arXiv 1112.6209.
 
 Three stages, each of local filters that share no weights, L2 pooling, and local contrast normalisation; learnt without
-labels, all stages together, by reconstruction ICA: every stage's filters must reconstruct its input while few of its
+labels, all stages at once, by reconstruction ICA: every stage's filters must reconstruct its input while few of its
 pooled units are active. Decoder and encoder are one matrix and its transpose, as in Le, Karpenko, Ngiam & Ng (2011),
 and every filter keeps its length, as in the reconstruction ICA of Stanford's UFLDL tutorial.
 
@@ -60,7 +60,7 @@ PRESETS = {
         stages=(
             StageShape(field=8, stride=2, pool=3),
             StageShape(field=4, pool=3, maps=16),
-            StageShape(field=3, pool=2, maps=16),
+            StageShape(field=3, pool=2, maps=32),
         ),
     ),
     "quocnet-tiny": QuocNetShape(
@@ -168,7 +168,7 @@ class Whitening(nn.Module):
             self.filter[channel, channel, self.radius, self.radius] = 1
 
     @torch.no_grad()
-    def fit(self, images: Tensor, floor: float = 0.015) -> Tensor:
+    def fit(self, images: Tensor, floor: float = 0.015) -> tuple[Tensor, Tensor]:
         """Whiten by the principal components of these images' windows, the faint ones left out.
 
         A component of variance v gets the deviation v² / (v² + (``floor`` · mean variance)²): what is in those below
@@ -179,7 +179,8 @@ class Whitening(nn.Module):
             floor: as a share of the components' mean variance.
 
         Returns:
-            [C, C, side, side], the filter that makes white noise into noise with the spectrum of the whitened images.
+            The filter [C, C, side, side] that gives white noise the spectrum of the whitened images, and the variance
+            [] that it then has.
         """
         side, channels = self.filter.shape[-1], len(self.mean)
         self.mean.copy_(images.mean((0, 2, 3)))
@@ -194,7 +195,7 @@ class Whitening(nn.Module):
             return matrix[:, self.radius, self.radius]
 
         self.filter.copy_(symmetric(kept / variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()))
-        return symmetric(kept).to(self.filter)
+        return symmetric(kept).to(self.filter), kept.square().mean()
 
     def needs(self, first: int, last: int) -> tuple[int, int]:
         """See `RowWise`."""
@@ -353,6 +354,7 @@ class QuocNet(nn.Module):
             for row in range(len(own)):
                 generator = torch.Generator().manual_seed(((seed << 8) + number << 20) + first + row)
                 own[row] = torch.randn(own.shape[1:], generator=generator)
+            layer.variance.fill_(1)
             stage.normalise.reset()
         self.whitening.reset()
         self.keep_lengths()
@@ -363,8 +365,9 @@ class QuocNet(nn.Module):
         Where the whitened images have next to nothing, the cost hardly depends on a filter: what it has there by
         chance, it would keep.
         """
-        spectrum = self.whitening.fit(images)
+        spectrum, variance = self.whitening.fit(images)
         first = self.chain()[0].local
+        first.variance.copy_(variance)
         first.smooth(spectrum)
         first.keep_lengths()
 
@@ -395,11 +398,11 @@ class QuocNet(nn.Module):
             maps, _ = stage(maps)
         return self.space.leave(maps, self.chain()[-1].normalise.rows).flatten(1)
 
-    def objectives(self, images: Tensor) -> list[Objective]:
-        """The stages' parts of the cost."""
+    def objectives(self, images: Tensor, joint: bool = False) -> list[Objective]:
+        """The stages' parts of the cost, each with a gradient for its own stage; if ``joint``, for those below, too."""
         maps, parts = self._enter(images), []
         for stage in self.stages:
-            maps, part = stage(maps, learn=True)
+            maps, part = stage(maps if joint else maps.detach(), learn=True)
             parts.append(part)
         return parts
 

@@ -42,4 +42,4 @@ def test_localisation_is_a_share_of_energy() -> None:
     across[0, 0, 0, 0], across[0, 1, 7, 7] = 1, math.sqrt(3)
     filters = torch.stack([inside[0], across[0], torch.zeros(3, SIDE, SIDE)])
     torch.testing.assert_close(localisation(filters), torch.tensor([1.0, 0.75, 0.0]))
-    assert orientation(filters)[2] == 0  # a filter of zeros
+    assert float(orientation(filters)[2]) < 1e-6  # a filter of zeros

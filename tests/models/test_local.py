@@ -6,8 +6,9 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional
 
 from advlab.models.local import Fields, LocalLinear, decode, encode
 
@@ -98,3 +99,29 @@ def test_fields_of_a_run_of_places() -> None:
     assert fields.needs(0, 92) == (0, 109)
     assert Fields(32, 8, 2).places == 13
     assert Fields(32, 8, 2).needs(4, 8) == (8, 22)
+
+
+def test_filters_are_brought_back_to_the_length_of_a_tight_frame() -> None:
+    """Overcomplete ones; fewer than the inputs' directions they have the length of orthonormal ones."""
+    for maps, stride, variance, length in ((12, 1, 1.0, 0.5), (12, 1, 0.25, 0.25), (2, 2, 1.0, 1.0)):
+        layer = LocalLinear(3, (8, 8), maps, 4, stride)
+        nn.init.normal_(layer.weight)
+        with torch.no_grad():
+            layer.weight[0, 0, :, 0] = 0
+        layer.variance.fill_(variance)
+        direction = functional.normalize(layer.weight.detach(), dim=2)
+        layer.keep_lengths()
+        torch.testing.assert_close(layer.weight, length * direction)
+
+
+def test_smoothing_is_a_convolution_of_every_filter() -> None:
+    layer = LocalLinear(2, (4, 5), 3, 3)
+    nn.init.normal_(layer.weight)
+    kernel = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    before = layer.weight.detach().clone()
+    layer.smooth(kernel)
+    for row, place, number in ((0, 0, 0), (1, 2, 1)):
+        old, new = (
+            weight[row, place, :, number].view(3, 3, 2).permute(2, 1, 0) for weight in (before, layer.weight.detach())
+        )
+        torch.testing.assert_close(new, functional.conv2d(old[None], kernel, padding=1)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from advlab.attacks import minimum_norm
+from advlab.data import Dataset
+from advlab.distributed.launcher import one_process
 from advlab.errors import UserError
 from advlab.models.quocnet import BinaryClassifier, QuocNet, preset
 from advlab.training import parallel, spatial
 from advlab.training.parallel import Parallel
+from advlab.training.reconstruction import Settings, train
 from advlab.training.traffic import Traffic
 
 SHAPE = preset("quocnet-tiny")
@@ -29,10 +33,10 @@ def photos(count: int = 4) -> Tensor:
     return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def measures(network: Any, images: Tensor, own: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+def measures(network: Any, images: Tensor, own: Tensor, dtype: torch.dtype, joint: bool) -> dict[str, Tensor]:
     """Loss, gradients and features; ``own`` is the part of the batch that this process sees."""
     images, own = images.to(dtype), own.to(dtype)
-    loss = network.loss(network.objectives(own), SPARSITY)
+    loss = network.loss(network.objectives(own, joint), SPARSITY)
     loss.backward()
     leaf = images.clone().requires_grad_()
     features = network(leaf)
@@ -40,9 +44,9 @@ def measures(network: Any, images: Tensor, own: Tensor, dtype: torch.dtype) -> d
     return {"loss": loss.detach(), "features": features.detach(), "to_images": to_images}
 
 
-def whole(dtype: torch.dtype) -> dict[str, Tensor]:
+def whole(dtype: torch.dtype, joint: bool) -> dict[str, Tensor]:
     network = QuocNet(SHAPE, seed=3).to(dtype)
-    found = measures(network, photos(), photos(), dtype)
+    found = measures(network, photos(), photos(), dtype, joint)
     return found | {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
 
 
@@ -56,25 +60,38 @@ def spread(kind: Any, data: int, space: int, dtype: torch.dtype) -> Parallel:
     return made
 
 
+def learnt(made: Parallel) -> dict[str, Tensor]:
+    """The weights after two steps."""
+    settings = Settings(steps=2, batch_size=4, learning_rate=0.02, sparsity=SPARSITY, joint=False, seed=0)
+    network = made.network
+    network.fit_whitening(photos())
+    dataset = Dataset("noise", "train", photos(8), torch.zeros(8, dtype=torch.long), torch.arange(8), ("none",))
+    moving = parallel.optimiser("adam-mini", network, settings.learning_rate)
+    for _ in train(made, moving, dataset, settings, device=torch.device("cpu")):
+        pass
+    return {name: full(weight.detach()) for name, weight in network.named_parameters()}
+
+
 def in_processes(dtypes: list[torch.dtype], saved: Path) -> list[dict[str, Any]]:
     answers = []
     for dtype in dtypes:
-        for kind, data, space in SPREADS:
+        for (kind, data, space), joint in product(SPREADS, (False, True)):
             made = spread(kind, data, space, dtype)
             network = made.network
             held = sum(parameter.to_local().numel() for parameter in network.parameters())
-            found = measures(network, photos(), made.part(photos()), dtype)
+            found = measures(network, photos(), made.part(photos()), dtype, joint)
             made.average_gradients()
             found["loss"] = made.total(found["loss"])
             found |= {name: full(weight.grad) for name, weight in network.named_parameters()}
-            answers.append({"spread": (kind, data, space), "dtype": dtype, "held": held, **found})
-    # A step of Adam, then a checkpoint of four processes, and what it ought to give.
+            answers.append({"spread": (kind, data, space), "dtype": dtype, "joint": joint, "held": held, **found})
+    # A step, then a checkpoint of four processes, and what it ought to give.
     made = spread("spatial", 1, 4, torch.float32)
-    optimiser = parallel.optimiser("adam", made.network, 0.01)
+    optimiser = parallel.optimiser("adam-mini", made.network, 0.01)
     made.network.loss(made.network.objectives(photos()), SPARSITY).backward()
     optimiser.step()
     parallel.save(saved, made.network, optimiser, step=7)
-    answers.append({"features": made.network(photos()).detach(), "attack": attack(made.network)})
+    after = [learnt(spread(*each, torch.float32)) for each in SPREADS]
+    answers.append({"features": made.network(photos()).detach(), "attack": attack(made.network), "learnt": after})
     return answers
 
 
@@ -92,7 +109,7 @@ def attack(network: Any) -> Tensor:
 def reloaded(saved: Path, again: Path, kind: Any, data: int, space: int) -> dict[str, Any]:
     """Read a checkpoint with another number of processes, write it again, take a step, and attack."""
     made = parallel.build(kind, SHAPE, data=data, space=space, seed=99, device=torch.device("cpu"))
-    optimiser = parallel.optimiser("adam", made.network, 0.01)
+    optimiser = parallel.optimiser("adam-mini", made.network, 0.01)
     step = parallel.load(saved, made.network, optimiser)
     features = made.network(photos()).detach()
     parallel.save(again, made.network, optimiser, step)
@@ -134,13 +151,25 @@ def two(four: list[list[dict[str, Any]]], folder: Path) -> list[list[dict[str, A
 
 def test_loss_and_gradients_are_those_of_one_process(four: list[list[dict[str, Any]]]) -> None:
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
-        expected = whole(dtype)
-        for rank in range(4):
-            for found in four[rank][:-1]:
-                if found["dtype"] == dtype:
-                    for name, value in expected.items():
-                        difference = (found[name] - value).norm() / value.norm()
-                        assert difference < tolerance, (found["spread"], dtype, name)
+        expected = {joint: whole(dtype, joint) for joint in (False, True)}
+        for found in (found for rank in range(4) for found in four[rank][:-1] if found["dtype"] == dtype):
+            for name, value in expected[found["joint"]].items():
+                difference = (found[name] - value).norm() / value.norm()
+                assert difference < tolerance, (found["spread"], dtype, name)
+
+
+def test_steps_lead_to_the_weights_of_one_process(four: list[list[dict[str, Any]]]) -> None:
+    """Two steps of the optimiser with filters brought back to their lengths after each, in every layout."""
+    with one_process("gloo"):
+        expected = learnt(spread("spatial", 1, 1, torch.float32))
+    fresh = QuocNet(SHAPE, seed=3)
+    for (name, weight), stage in zip(expected.items(), fresh.chain(), strict=True):
+        assert (weight - stage.local.weight).norm() > 0.02 * weight.norm()
+        lengths = weight.norm(dim=2)
+        torch.testing.assert_close(lengths, lengths[:1, :1, :1].expand_as(lengths))
+        for answers in four:
+            for found, kind in zip(answers[-1]["learnt"], SPREADS, strict=True):
+                assert (found[name] - weight).norm() < 1e-4 * weight.norm(), (kind, name)
 
 
 def test_processes_agree_to_the_bit_on_what_an_attack_sees(four: list[list[dict[str, Any]]]) -> None:
@@ -155,7 +184,7 @@ def test_processes_agree_to_the_bit_on_what_an_attack_sees(four: list[list[dict[
 def test_each_process_holds_its_share_of_the_weights(four: list[list[dict[str, Any]]]) -> None:
     count = sum(weight.numel() for weight in QuocNet(SHAPE).parameters())
     for number, (_kind, data, space) in enumerate(SPREADS):
-        held = [answers[number]["held"] for answers in four]
+        held = [answers[2 * number]["held"] for answers in four]
         ways = 4 if _kind == "fsdp" else space
         assert sum(held) == count * 4 // ways
         assert max(held) < 1.1 * count / ways, (data, space)
@@ -167,7 +196,7 @@ def test_checkpoints_are_read_by_fewer_processes(
     """Written by four, read by two, by rows and by FSDP; theirs read by one alone."""
     expected = four[0][-1]["features"]
     alone = QuocNet(SHAPE, seed=98)
-    optimiser = parallel.optimiser("adam", alone, 0.01)
+    optimiser = parallel.optimiser("adam-mini", alone, 0.01)
     assert parallel.load(folder / "third", alone, optimiser) == 7
     torch.testing.assert_close(alone(photos()).detach(), expected, rtol=1e-5, atol=1e-6)
     alone.loss(alone.objectives(photos()), SPARSITY).backward()

@@ -48,7 +48,7 @@ class QuocNetConfig:
     examples: int | None = None
     """The first so many of them; all when absent."""
 
-    steps: int = 3000
+    steps: int = 2500
     """Minibatches to learn from."""
 
     batch_size: int = 64
@@ -57,8 +57,11 @@ class QuocNetConfig:
     learning_rate: float = 0.02
     """Of the first step; it falls to nothing along half a cosine."""
 
-    sparsity: float = 0.25
+    sparsity: float = 0.2
     """Weight of the pooled units' activity against the reconstruction (λ)."""
+
+    joint: bool = False
+    """Let the gradient of a stage's cost move the stages below it, too, as Le et al. (2012) do."""
 
     optimiser: Literal["adam-mini", "sgd"] = "adam-mini"
     """adam-mini: Adam with one rate per filter, not per weight. sgd keeps nothing beside weights and gradients."""
@@ -119,6 +122,7 @@ def work(config: QuocNetConfig, layout: Layout, store: Store, launcher: Launcher
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         sparsity=config.sparsity,
+        joint=config.joint,
         seed=config.seed,
     )
     every = layout.checkpoint_every or config.steps
