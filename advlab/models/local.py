@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.distributed.tensor import DTensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ class LocalLinear(nn.Module):
     def length(self) -> Tensor:
         """[]: of every filter; what lets WᵀW be the projection onto the directions that inputs have.
 
-        Away from the border an input has M / (stride² · C) filters, and a share of ``variance`` of a white direction. A
-        tight frame has the root of their ratio for a length; with fewer filters than directions, they can be orthonormal.
+        Away from the border there are M / (stride² · C) filters and ``variance`` directions to an input. A tight frame
+        has the root of directions over filters for a length; fewer filters than directions can be orthonormal.
         """
         return (self.variance * (self.stride**2 * self.channels / self.maps)).clamp_max(1).sqrt()
 
