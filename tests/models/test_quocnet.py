@@ -78,15 +78,16 @@ def test_whitening_whitens() -> None:
 
 
 def test_fresh_filters_have_the_spectrum_of_the_whitened_images() -> None:
-    """Nothing in the directions that photos lack, such as fine stripes of one colour beside its opponent's."""
+    """Nothing in the directions that photos lack, such as a chequerboard of opponent colours."""
     images = data.load("cifar10", "test").images[:300]
     network = QuocNet(QuocNetShape(size=32, whiten=7, stages=(StageShape(field=8, stride=2),)), seed=0)
     rough = network.chain()[0].local.weight.detach().clone()
     network.fit_whitening(images)
     smooth = network.chain()[0].local.weight.detach()
-    signs = torch.tensor([1.0, -1.0])
-    stripes = torch.einsum("x,y,c->xyc", torch.ones(8), signs.repeat(4), torch.tensor([1.0, -1.0, 0.0])).flatten()
-    assert (smooth * stripes[:, None]).sum(2).norm() < 0.1 * (rough * stripes[:, None]).sum(2).norm()
+    signs = torch.tensor([1.0, -1.0]).repeat(4)
+    board = torch.einsum("x,y,c->xyc", signs, signs, torch.tensor([1.0, -1.0, 0.0])).flatten()
+    there, before = ((board[:, None] * weight).sum(2).norm() for weight in (smooth, rough))
+    assert there < 0.1 * before
     lengths = smooth.norm(dim=2)
     torch.testing.assert_close(lengths, network.chain()[0].local.length.expand_as(lengths))
     assert 0.5 < float(lengths[0, 0, 0]) < 1
