@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 
 class AdamMini(torch.optim.Optimizer):
-    """For weights [R, S, D, M] of locally connected layers, whose filters lie along D.
+    """For weights whose filters lie along the last axis.
 
     DTensors may be sharded along any other axis: every process then works on its own part, without a word to others.
 
@@ -53,12 +53,12 @@ class AdamMini(torch.optim.Optimizer):
                 if not state:
                     state["step"] = torch.zeros(())
                     state["mean"] = torch.zeros_like(weight)
-                    state["square"] = torch.zeros_like(weight.mean(2, keepdim=True))
+                    state["square"] = torch.zeros_like(weight.mean(-1, keepdim=True))
                 state["step"] += 1
                 count = state["step"].item()
                 gradient, mean, square = _own(weight.grad), _own(state["mean"]), _own(state["square"])
                 mean.lerp_(gradient, 1 - first)
-                energy = torch.linalg.vector_norm(gradient, dim=2, keepdim=True).square_() / weight.shape[2]
+                energy = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True).square_() / weight.shape[-1]
                 square.lerp_(energy, 1 - second)
                 divisor = (square / (1 - second**count)).sqrt_().add_(group["eps"])
                 _own(weight).addcdiv_(mean, divisor, value=-group["lr"] / (1 - first**count))

@@ -87,8 +87,8 @@ class Parallel:
         if self.kind == "spatial":  # all groups hold the same
             parts = parts[: self.mesh["space"].size()]
         side = layer.side
-        # [n, D, M], D by column, row and channel, to one filter after the other
-        return torch.cat(parts).transpose(1, 2).flatten(0, 1).view(-1, side, side, layer.channels).permute(0, 3, 2, 1)
+        # [n, M, D], D by column, row and channel
+        return torch.cat(parts).view(-1, side, side, layer.channels).permute(0, 3, 2, 1)
 
 
 def build(

@@ -86,9 +86,9 @@ def test_fresh_filters_have_the_spectrum_of_the_whitened_images() -> None:
     smooth = network.chain()[0].local.weight.detach()
     signs = torch.tensor([1.0, -1.0]).repeat(4)
     board = torch.einsum("x,y,c->xyc", signs, signs, torch.tensor([1.0, -1.0, 0.0])).flatten()
-    there, before = ((board[:, None] * weight).sum(2).norm() for weight in (smooth, rough))
+    there, before = ((board * weight).sum(3).norm() for weight in (smooth, rough))
     assert there < 0.1 * before
-    lengths = smooth.norm(dim=2)
+    lengths = smooth.norm(dim=3)
     torch.testing.assert_close(lengths, network.chain()[0].local.length.expand_as(lengths))
     assert 0.5 < float(lengths[0, 0, 0]) < 1
 

@@ -167,7 +167,7 @@ def test_steps_lead_to_the_weights_of_one_process(four: list[list[dict[str, Any]
     fresh = QuocNet(SHAPE, seed=3)
     for (name, weight), stage in zip(expected.items(), fresh.chain(), strict=True):
         assert (weight - stage.local.weight).norm() > 0.02 * weight.norm()
-        lengths = weight.norm(dim=2)
+        lengths = weight.norm(dim=3)
         torch.testing.assert_close(lengths, lengths[:1, :1, :1].expand_as(lengths))
         for answers in four:
             for found, kind in zip(answers[-1]["learnt"], SPREADS, strict=True):
