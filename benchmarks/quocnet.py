@@ -50,12 +50,12 @@ def halo(step: RowWise, width: int, channels: int, ranks: int, rank: int, *, bac
 
 
 def spatial_bytes(name: str, ranks: int, batch: int) -> int:
-    """Bytes that the busiest process sends in a step, by rows."""
+    """Bytes that the busiest process sends in a step, by rows, every stage learning from its own cost."""
     network = QuocNet(preset(name), seed=None, device="meta")
     sent = [0] * ranks
     for rank in range(ranks):
         channels, width = network.shape.channels, network.shape.size
-        for number, stage in enumerate(network.stages):
+        for stage in network.stages:
             places, maps = stage.local.weight.shape[1], stage.maps
             for step, columns, depth in (
                 (stage, width, channels),
@@ -63,9 +63,12 @@ def spatial_bytes(name: str, ranks: int, batch: int) -> int:
                 (stage.normalise, stage.size[1], maps),
             ):
                 there, back = (halo(step, columns, depth, ranks, rank, back=way) for way in (False, True))
-                # The input and its reconstruction meet as well; images themselves get no gradient.
-                learnt = there + back if step is stage else 0
-                sent[rank] += there + learnt + (0 if step is stage and number == 0 else back)
+                if step is stage:  # an input gets no gradient; its reconstruction goes the other way, its gradient this
+                    sent[rank] += there + back + there
+                elif step is stage.pool:
+                    sent[rank] += there + back
+                else:  # its output is the next stage's input
+                    sent[rank] += there
             channels, width = maps, stage.size[1]
     return max(sent) * batch
 
@@ -138,17 +141,23 @@ def layer(options: argparse.Namespace) -> None:
         torch.testing.assert_close(ways[0][1](x), ways[1][1](x), rtol=1e-4, atol=1e-4)
         for way, call in ways:
             forward = clock(lambda call=call, x=x: call(x.detach()), options.repeats)  # type: ignore[misc]
-            both = clock(lambda call=call, x=x: call(x).sum().backward(), options.repeats)  # type: ignore[misc]
+            both = clock(lambda call=call, x=x, local=local: learn(call(x), local), options.repeats)  # type: ignore[misc]
             times = f"{1e3 * forward:.1f} | {1e3 * floor:.1f} | {1e3 * both:.1f} | {3e3 * floor:.1f}"
             print(f"| {name} | {images} | {way} | {times} |", flush=True)
 
 
+def learn(codes: Tensor, local: LocalLinear) -> None:
+    """Backwards, as in a training step: the gradient of the weights is new memory each time."""
+    local.weight.grad = None
+    codes.backward(torch.ones_like(codes))
+
+
 def unfolded(images: Tensor, layer: LocalLinear) -> Tensor:
     """The layer as it is mostly written: all patches of the image, then one contraction."""
-    rows, places, _, maps = layer.weight.shape
+    rows, places, maps, _ = layer.weight.shape
     patches = functional.unfold(images, layer.side, stride=layer.stride)  # [B, C·K·K, R·S], by channel, row, column
-    weight = layer.weight.view(rows * places, layer.side, layer.side, layer.channels, maps).permute(0, 3, 2, 1, 4)
-    codes = torch.einsum("bdp,pdm->bmp", patches, weight.reshape(rows * places, -1, maps))
+    weight = layer.weight.view(rows * places, maps, layer.side, layer.side, layer.channels).permute(0, 1, 4, 3, 2)
+    codes = torch.einsum("bdp,pmd->bmp", patches, weight.flatten(2))
     return codes.view(len(images), maps, rows, places)
 
 
@@ -159,13 +168,13 @@ def machine() -> tuple[float, float]:
 
 
 def clock(call: Callable[[], object], repeats: int) -> float:
-    """Median seconds; once without looking at the clock first."""
+    """Median seconds of processor time, as others may be at work; once without looking at the clock first."""
     call()
     taken = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = time.process_time()
         call()
-        taken.append(time.perf_counter() - started)
+        taken.append(time.process_time() - started)
     return statistics.median(taken)
 
 

@@ -6,12 +6,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import ray.train
 import torch
 import torch.distributed as dist
+from pyarrow.fs import FileSelector, FileType
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
@@ -132,10 +133,22 @@ def fit(
         ),
     )
     try:
-        trainer.fit()
+        result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         reason = str(error).strip().splitlines()
         raise UserError(
             f"training ended early ({reason[-1] if reason else 'no reason given'}); what is finished is kept in "
             f"{study.store.uri!r}: mend that and run the same command again."
         ) from error
+    _delete_orphans(result)
+
+
+def _delete_orphans(result: ray.train.Result) -> None:
+    """Remove checkpoints that workers wrote just before they died, so that Ray Train never heard of them."""
+    kept = {checkpoint.path: checkpoint.filesystem for checkpoint, _ in result.best_checkpoints or ()}
+    if not kept:
+        return
+    path, filesystem = next(iter(kept.items()))
+    for found in filesystem.get_file_info(FileSelector(str(PurePosixPath(path).parent))):
+        if found.base_name.startswith("checkpoint_") and found.type == FileType.Directory and found.path not in kept:
+            filesystem.delete_dir(found.path)

@@ -5,7 +5,8 @@ Shapes: B images, C channels, [H, W] the input's size, [R, S] places, K side of 
 Encoding, decoding and the weights' gradient are one trilinear form, Σ codes · weight · patches, with one of its three
 factors taken away; so each is the others' derivative, to any order. None of them writes out the patches of an image.
 One row of places sees a band of K rows of the image. Laid out as [B, W, K·C], the band holds every receptive field of
-that row as D numbers in succession, so an overlapping view of it is the batch of matrices that a batched product takes.
+that row as D numbers in succession, so an overlapping view of it is the batch of matrices that a batched product takes. Filters lie
+along D as well: then D, the longest side, is contiguous in both factors of every product or in its result.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def encode(images: Tensor, weight: Tensor, side: int, stride: int = 1) -> Tensor
 
     Args:
         images: [B, C, (R − 1)·stride + side, W].
-        weight: [R, S, D, M], the D numbers of a filter ordered by column, row and channel of its field.
+        weight: [R, S, M, D], the D numbers of a filter ordered by column, row and channel of its field.
         side: K, height and width of a receptive field.
         stride: rows and columns from one place to the next.
     """
@@ -54,7 +56,7 @@ def decode(codes: Tensor, weight: Tensor, side: int, stride: int = 1, width: int
 
     Args:
         codes: [B, M, R, S].
-        weight: [R, S, D, M].
+        weight: [R, S, M, D].
         side, stride: as in ``encode``.
         width: W, the least that holds all fields when absent.
 
@@ -69,7 +71,8 @@ def decode(codes: Tensor, weight: Tensor, side: int, stride: int = 1, width: int
 class LocalLinear(nn.Module):
     """Images [B, C, H, W] → responses [B, M, R, S], without a bias; ``decode`` is the transposed map.
 
-    ``weight`` is [R, S, D, M], or a DTensor sharded along R; then input and output are the rows of its own shard.
+    ``weight`` is [R, S, M, D], or a DTensor sharded along R; then input and output are the rows of its own shard.
+    ``variance`` is that of an input, 1 where every direction is taken to be there.
     ``precision`` is the type products are made in, row by row; results come in the input's.
     """
 
@@ -81,8 +84,10 @@ class LocalLinear(nn.Module):
         self.fields = Fields(size[0], side, stride)
         self.width = size[1]
         places = Fields(size[1], side, stride).places
-        shape = (self.fields.places, places, side * side * channels, maps)
+        shape = (self.fields.places, places, maps, side * side * channels)
         self.weight = nn.Parameter(torch.empty(shape, device=device))
+        self.register_buffer("variance", torch.empty((), device=device))
+        self.variance: Tensor
         self.precision: torch.dtype | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -92,6 +97,30 @@ class LocalLinear(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, M, R, S] → images [B, C, rows that they see, W]."""
         return decode(self._cast(codes), self.own_weight(), self.side, self.stride, self.width).to(codes.dtype)
+
+    @property
+    def length(self) -> Tensor:
+        """[]: of every filter; what lets WᵀW be the projection onto the directions that inputs have.
+
+        Away from the border there are M / (stride² · C) filters and ``variance`` directions to an input. A tight frame
+        has the root of directions over filters for a length; fewer filters than directions can be orthonormal.
+        """
+        return (self.variance * (self.stride**2 * self.channels / self.maps)).clamp_max(1).sqrt()
+
+    @torch.no_grad()
+    def keep_lengths(self) -> None:
+        """Scale every filter to ``length``, in place; one that is zero stays so."""
+        own = self.own_weight()
+        norm = torch.linalg.vector_norm(own, dim=3, keepdim=True)
+        own.mul_(self.length / norm.clamp_min(torch.finfo(own.dtype).tiny))
+
+    @torch.no_grad()
+    def smooth(self, kernel: Tensor) -> None:
+        """Convolve every filter with ``kernel`` [C, C, k, k], in place; beyond its field it counts as zero."""
+        for row in self.own_weight():
+            filters = row.view(-1, self.side, self.side, self.channels).permute(0, 3, 2, 1)
+            smoothed = functional.conv2d(filters, kernel, padding=kernel.shape[-1] // 2)
+            row.copy_(smoothed.permute(0, 3, 2, 1).reshape(row.shape))
 
     def own_weight(self) -> Tensor:
         """The filters that this process holds; gradients reach ``weight``."""
@@ -114,11 +143,12 @@ class _Encode(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, weight: Tensor, side: int, stride: int) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.settings = side, stride
-        rows, places, _, maps = weight.shape
-        codes = images.new_empty(rows, places, len(images), maps)
+        rows, places, maps, _ = weight.shape
+        codes = images.new_empty(rows, places, maps, len(images))
         for row in range(rows):
-            torch.bmm(_fields(images, row, side, stride), weight[row].to(images.dtype), out=codes[row])
-        return codes.permute(2, 3, 0, 1).contiguous()
+            fields = _fields(images, row, side, stride).transpose(1, 2)
+            torch.bmm(weight[row].to(images.dtype), fields, out=codes[row])
+        return codes.permute(3, 2, 0, 1).contiguous()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -134,13 +164,14 @@ class _Decode(torch.autograd.Function):
     def forward(ctx: Any, codes: Tensor, weight: Tensor, side: int, stride: int, width: int) -> Tensor:
         ctx.save_for_backward(codes, weight)
         ctx.settings = side, stride
-        rows, places, numbers, _ = weight.shape
+        rows, places, _, numbers = weight.shape
         channels = numbers // side**2
         by_row = codes.permute(2, 3, 0, 1).contiguous()
         images = codes.new_zeros(len(codes), channels, (rows - 1) * stride + side, width)
+        products = codes.new_empty(places, len(codes), numbers)  # once: fresh memory takes longer than the product
+        fields = products.view(places, len(codes), side, side * channels)
         for row in range(rows):
-            fields = torch.bmm(by_row[row], weight[row].to(codes.dtype).transpose(1, 2))
-            fields = fields.view(places, len(codes), side, side * channels)
+            torch.bmm(by_row[row], weight[row].to(codes.dtype), out=products)
             band = codes.new_zeros(width, len(codes), side * channels)
             for column in range(side):
                 band[column : column + (places - 1) * stride + 1 : stride] += fields[:, :, column]
@@ -158,21 +189,21 @@ class _Decode(torch.autograd.Function):
 
 
 class _Correlate(torch.autograd.Function):
-    """Images and codes → [R, S, D, M], the gradient of the form with respect to the weight."""
+    """Images and codes → [R, S, M, D], the gradient of the form with respect to the weight."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, codes: Tensor, side: int, stride: int, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(images, codes)
         ctx.settings = side, stride
-        by_row = codes.permute(2, 3, 0, 1).contiguous()
-        rows, places, _, maps = by_row.shape
-        weight = images.new_empty(rows, places, images.shape[1] * side**2, maps, dtype=dtype)
+        by_row = codes.permute(2, 3, 1, 0).contiguous()
+        rows, places, maps, _ = by_row.shape
+        weight = images.new_empty(rows, places, maps, images.shape[1] * side**2, dtype=dtype)
         for row in range(rows):
-            fields = _fields(images, row, side, stride).transpose(1, 2)
+            fields = _fields(images, row, side, stride)
             if dtype == images.dtype:
-                torch.bmm(fields, by_row[row], out=weight[row])
+                torch.bmm(by_row[row], fields, out=weight[row])
             else:
-                weight[row] = torch.bmm(fields, by_row[row])
+                weight[row] = torch.bmm(by_row[row], fields)
         return weight
 
     @staticmethod

@@ -2,8 +2,9 @@
 unsupervised learning" (2012), arXiv 1112.6209.
 
 Three stages, each of local filters that share no weights, L2 pooling, and local contrast normalisation; learnt without
-labels, all stages together, by reconstruction ICA: every stage's filters must reconstruct its input while few of its
-pooled units are active. Decoder and encoder are one matrix and its transpose, as in Le, Karpenko, Ngiam & Ng (2011).
+labels, all stages at once, by reconstruction ICA: every stage's filters must reconstruct its input while few of its
+pooled units are active. Decoder and encoder are one matrix and its transpose, as in Le, Karpenko, Ngiam & Ng (2011),
+and every filter keeps its length, as in the reconstruction ICA of Stanford's UFLDL tutorial.
 
 Shapes: B images, C channels or M maps, [H, W] rows and columns. Every step works on the rows of a map that a `Space`
 gives it, so that several processes may each hold some of the rows (`advlab.training.spatial`); by itself a network
@@ -12,7 +13,6 @@ holds all of them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -56,11 +56,11 @@ PRESETS = {
     "quocnet-1b": QuocNetShape(size=200, stages=(StageShape(), StageShape(), StageShape())),
     "quocnet-small": QuocNetShape(
         size=32,
-        whiten=7,
+        whiten=9,
         stages=(
             StageShape(field=8, stride=2, pool=3),
             StageShape(field=4, pool=3, maps=16),
-            StageShape(field=3, pool=2, maps=16),
+            StageShape(field=3, pool=2, maps=32),
         ),
     ),
     "quocnet-tiny": QuocNetShape(
@@ -168,11 +168,19 @@ class Whitening(nn.Module):
             self.filter[channel, channel, self.radius, self.radius] = 1
 
     @torch.no_grad()
-    def fit(self, images: Tensor, floor: float = 0.1) -> None:
-        """Whiten like these images [N, C, H, W].
+    def fit(self, images: Tensor, floor: float = 0.015) -> tuple[Tensor, Tensor]:
+        """Whiten by the principal components of these images' windows, the faint ones left out.
 
-        Directions whose variance is below the share ``floor`` of the mean one are left as faint as they are: what is
-        in them is mostly noise.
+        A component of variance v gets the deviation v² / (v² + (``floor`` · mean variance)²): what is in those below
+        the floor is mostly noise and, in grey photos, exactly nothing, which the learning would take for sparseness.
+
+        Args:
+            images: [N, C, H, W].
+            floor: as a share of the components' mean variance.
+
+        Returns:
+            The filter [C, C, side, side] that gives white noise the spectrum of the whitened images, and the variance
+            [] that it then has.
         """
         side, channels = self.filter.shape[-1], len(self.mean)
         self.mean.copy_(images.mean((0, 2, 3)))
@@ -180,9 +188,14 @@ class Whitening(nn.Module):
         patches = functional.unfold(images - self.mean.view(-1, 1, 1), side, stride=places.stride).double()
         flat = patches.transpose(1, 2).flatten(0, 1)
         variance, directions = torch.linalg.eigh(flat.T @ flat / len(flat))
-        scale = (variance + floor * variance.mean()).rsqrt()
-        matrix = (directions * scale @ directions.T).view(channels, side, side, channels, side, side)
-        self.filter.copy_(matrix[:, self.radius, self.radius])
+        kept = variance.square() / (variance.square() + (floor * variance.mean()).square())
+
+        def symmetric(gain: Tensor) -> Tensor:
+            matrix = (directions * gain @ directions.T).view(channels, side, side, channels, side, side)
+            return matrix[:, self.radius, self.radius]
+
+        self.filter.copy_(symmetric(kept / variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()))
+        return symmetric(kept).to(self.filter), kept.square().mean()
 
     def needs(self, first: int, last: int) -> tuple[int, int]:
         """See `RowWise`."""
@@ -333,18 +346,39 @@ class QuocNet(nn.Module):
     def initialise(self, seed: int) -> None:
         """Set all weights and buffers.
 
-        Every row of filters has a generator of its own, so the weights do not depend on who holds which rows. Their
-        scale makes WᵀW the identity in the mean: every pixel is seen by K²M/stride² filters.
+        Every row of filters has a generator of its own, so the weights do not depend on who holds which rows.
         """
         for number, stage in enumerate(self.chain()):
             layer = stage.local
-            scale = layer.stride / (layer.side * math.sqrt(layer.maps))
             first, own = layer.first_row, layer.own_weight().detach()
             for row in range(len(own)):
                 generator = torch.Generator().manual_seed(((seed << 8) + number << 20) + first + row)
-                own[row] = scale * torch.randn(own.shape[1:], generator=generator)
+                own[row] = torch.randn(own.shape[1:], generator=generator)
+            layer.variance.fill_(1)
             stage.normalise.reset()
         self.whitening.reset()
+        self.keep_lengths()
+
+    def fit_whitening(self, images: Tensor) -> None:
+        """Whiten like these images [N, C, H, W], and bring fresh filters of the first stage into their spectrum.
+
+        Where the whitened images have next to nothing, the cost hardly depends on a filter: what it has there by
+        chance, it would keep.
+        """
+        spectrum, variance = self.whitening.fit(images)
+        first = self.chain()[0].local
+        first.variance.copy_(variance)
+        first.smooth(spectrum)
+        first.keep_lengths()
+
+    def keep_lengths(self) -> None:
+        """Bring all filters back to their lengths, in place: after every step of an optimiser.
+
+        Otherwise a filter that costs more activity than it spares in error shrinks to nothing, and as pooled groups are
+        charged as wholes, all of their filters do.
+        """
+        for stage in self.chain():
+            stage.local.keep_lengths()
 
     def set_space(self, space: Space) -> None:
         """Work on some of the rows."""
@@ -364,11 +398,11 @@ class QuocNet(nn.Module):
             maps, _ = stage(maps)
         return self.space.leave(maps, self.chain()[-1].normalise.rows).flatten(1)
 
-    def objectives(self, images: Tensor) -> list[Objective]:
-        """The stages' parts of the cost."""
+    def objectives(self, images: Tensor, joint: bool = False) -> list[Objective]:
+        """The stages' parts of the cost, each with a gradient for its own stage; if ``joint``, for those below, too."""
         maps, parts = self._enter(images), []
         for stage in self.stages:
-            maps, part = stage(maps, learn=True)
+            maps, part = stage(maps if joint else maps.detach(), learn=True)
             parts.append(part)
         return parts
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from rich.table import Table
+from torch import Tensor
 
+from advlab.analysis.filters import localisation, orientation
 from advlab.errors import UserError
 from advlab.models.quocnet import preset
 from advlab.report.figures import MAGNIFIED, mosaic
@@ -23,6 +26,9 @@ def table(study: Study) -> Table:
     shown.add_column("value", justify="right")
     shown.add_row("cost per image, last 50 steps", f"{result['loss']:.2f}")
     shown.add_row("seconds per step, median", f"{result['seconds_per_step']:.3f}")
+    kernels = _filters(study)
+    for text, measure in (("energy in the best quarter of the field", localisation), ("orientation", orientation)):
+        shown.add_row(f"first-stage filters, median: {text}", f"{float(measure(kernels).median()):.2f}")
     if "detection" in result:
         found = result["detection"]
         for name, low, high, text in (
@@ -40,15 +46,9 @@ def table(study: Study) -> Table:
 
 
 def filters(study: Study) -> bytes:
-    """Filters of the first stage, those of a place side by side; PNG.
-
-    All on one scale, so that filters that learning has switched off look grey.
-    """
-    flat = _matrix(study, FILTERS, "filter")[:_SHOWN]
-    channels = preset(study.config["model"]).channels
-    side = round((flat.shape[1] / channels) ** 0.5)
-    tiles = np.moveaxis(flat.reshape(-1, channels, side, side), 1, -1)
-    largest = np.quantile(np.abs(tiles), 0.995)
+    """Filters of the first stage, those of a place side by side, all on one scale; PNG."""
+    tiles = np.moveaxis(_filters(study)[:_SHOWN].numpy(), 1, -1)
+    side, largest = tiles.shape[1], np.quantile(np.abs(tiles), 0.995)
     return mosaic((0.5 + 0.5 * tiles / largest).clip(0, 1), _ACROSS, f"first-stage filters, {side} × {side} pixels")
 
 
@@ -69,6 +69,14 @@ def figure_6(study: Study, rows: int = 8) -> bytes:
     triples = np.stack([clean, attacked, change], 1).reshape(-1, *clean.shape[1:])
     title = f"{study.config['positive']}, no longer so read, difference × {MAGNIFIED}"
     return mosaic(triples, 6, f"{title} (two examples a row)")
+
+
+def _filters(study: Study) -> Tensor:
+    """[n, C, K, K]."""
+    flat = torch.tensor(_matrix(study, FILTERS, "filter"))
+    shape = preset(study.config["model"])
+    side = shape.stages[0].field
+    return flat.view(-1, shape.channels, side, side)
 
 
 def _matrix(study: Study, name: str, column: str) -> np.ndarray:

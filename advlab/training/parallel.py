@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from advlab.errors import UserError
 from advlab.models.local import LocalLinear
 from advlab.models.quocnet import QuocNet, QuocNetShape
+from advlab.optim.adam_mini import AdamMini
 from advlab.training import spatial
 
 Kind = Literal["spatial", "fsdp"]
@@ -86,8 +87,8 @@ class Parallel:
         if self.kind == "spatial":  # all groups hold the same
             parts = parts[: self.mesh["space"].size()]
         side = layer.side
-        # [n, D, M], D by column, row and channel, to one filter after the other
-        return torch.cat(parts).transpose(1, 2).flatten(0, 1).view(-1, side, side, layer.channels).permute(0, 3, 2, 1)
+        # [n, M, D], D by column, row and channel
+        return torch.cat(parts).view(-1, side, side, layer.channels).permute(0, 3, 2, 1)
 
 
 def build(
@@ -162,7 +163,7 @@ def _state(network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> d
     return {"model": model, "optimiser": moments, "step": torch.tensor(step)}
 
 
-def optimiser(name: Literal["adam", "sgd"], network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """Adam; or plain gradient descent, which keeps nothing beside the weights and their gradients."""
-    make: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+def optimiser(name: Literal["adam-mini", "sgd"], network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """`AdamMini`; or plain gradient descent, which keeps nothing beside the weights and their gradients."""
+    make: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam-mini": AdamMini, "sgd": torch.optim.SGD}
     return make[name](network.parameters(), lr=learning_rate)

@@ -26,6 +26,7 @@ class Settings:
         batch_size: images per step, over all processes.
         learning_rate: of the first step; it falls to nothing along half a cosine.
         sparsity: weight of the pooled units' activity, λ of Le et al.
+        joint: let the gradient of a stage's cost move the stages below it, too, as Le et al. do.
         seed: of the order of the images.
     """
 
@@ -33,6 +34,7 @@ class Settings:
     batch_size: int
     learning_rate: float
     sparsity: float
+    joint: bool
     seed: int
 
 
@@ -89,12 +91,13 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         rows = made.part(batch_rows(len(dataset), settings.batch_size, settings.seed, step))
-        parts = network.objectives(images_of(dataset, rows, size).to(device))
+        parts = network.objectives(images_of(dataset, rows, size).to(device), settings.joint)
         loss = network.loss(parts, settings.sparsity)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         made.average_gradients()
         optimiser.step()
+        network.keep_lengths()
         sums = torch.stack([loss, *(part.error for part in parts), *(part.energy for part in parts)])
         total, *told = made.total(sums).tolist()
         count = len(parts)

@@ -63,7 +63,7 @@ def test_its_figures_and_its_table(alone: Study) -> None:
     for picture in (quocnet.filters(alone), quocnet.figure_6(alone)):
         assert picture.startswith(b"\x89PNG")
         assert len(picture) > 5_000
-    assert quocnet.table(alone).row_count == 6
+    assert quocnet.table(alone).row_count == 8
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint(

@@ -18,6 +18,7 @@ from advlab.models.quocnet import (
     parameter_count,
     preset,
 )
+from advlab.optim.adam_mini import AdamMini
 
 TINY = preset("quocnet-tiny")
 
@@ -68,12 +69,38 @@ def test_whitening_whitens() -> None:
     layer = Whitening(3, 32, 5)
     layer.reset()
     torch.testing.assert_close(layer(images, 0, 32), images)
-    layer.fit(images, floor=0.01)
+    layer.fit(images, floor=0.001)
     inner = layer(images, 0, 32)[:, :, 3:-3, 3:-3]
     neighbours = torch.stack([inner[..., :-1].flatten(), inner[..., 1:].flatten()])
     raw = torch.stack([images[..., :-1].flatten(), images[..., 1:].flatten()])
     assert float(raw.corrcoef()[0, 1]) > 0.9
     assert abs(float(neighbours.corrcoef()[0, 1])) < 0.3
+
+
+def test_fresh_filters_have_the_spectrum_of_the_whitened_images() -> None:
+    """Nothing in the directions that photos lack, such as a chequerboard of opponent colours."""
+    images = data.load("cifar10", "test").images[:300]
+    network = QuocNet(QuocNetShape(size=32, whiten=7, stages=(StageShape(field=8, stride=2),)), seed=0)
+    rough = network.chain()[0].local.weight.detach().clone()
+    network.fit_whitening(images)
+    smooth = network.chain()[0].local.weight.detach()
+    signs = torch.tensor([1.0, -1.0]).repeat(4)
+    board = torch.einsum("x,y,c->xyc", signs, signs, torch.tensor([1.0, -1.0, 0.0])).flatten()
+    there, before = ((board * weight).sum(3).norm() for weight in (smooth, rough))
+    assert there < 0.1 * before
+    lengths = smooth.norm(dim=3)
+    torch.testing.assert_close(lengths, network.chain()[0].local.length.expand_as(lengths))
+    assert 0.5 < float(lengths[0, 0, 0]) < 1
+
+
+def test_stages_learn_from_their_own_costs_unless_jointly() -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for joint in (False, True):
+        network = QuocNet(TINY)
+        _, second, _ = network.objectives(images, joint)
+        second.activity.backward()
+        assert (network.chain()[0].local.weight.grad is not None) == joint
+        assert network.chain()[1].local.weight.grad is not None
 
 
 def test_equal_seeds_give_equal_weights() -> None:
@@ -85,8 +112,8 @@ def test_equal_seeds_give_equal_weights() -> None:
 def test_the_cost_falls_and_reconstruction_improves() -> None:
     images = data.load("cifar10", "test").images[:64]
     network = QuocNet(TINY)
-    network.whitening.fit(images)
-    optimiser = torch.optim.Adam(network.parameters(), 0.01)
+    network.fit_whitening(images)
+    optimiser = AdamMini(network.parameters(), 0.05)
     costs, errors = [], []
     for _ in range(12):
         parts = network.objectives(images)
@@ -94,6 +121,7 @@ def test_the_cost_falls_and_reconstruction_improves() -> None:
         optimiser.zero_grad()
         cost.backward()
         optimiser.step()
+        network.keep_lengths()
         costs.append(float(cost.detach()))
         errors.append([float(part.error.detach() / part.energy.detach()) for part in parts])
     assert costs[-1] < 0.5 * costs[0]

@@ -13,10 +13,13 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from advlab.attacks import minimum_norm
+from advlab.data import Dataset
+from advlab.distributed.launcher import one_process
 from advlab.errors import UserError
 from advlab.models.quocnet import BinaryClassifier, QuocNet, preset
 from advlab.training import parallel, spatial
 from advlab.training.parallel import Parallel
+from advlab.training.reconstruction import Settings, train
 from advlab.training.traffic import Traffic
 
 SHAPE = preset("quocnet-tiny")
@@ -30,9 +33,12 @@ def photos(count: int = 4) -> Tensor:
 
 
 def measures(network: Any, images: Tensor, own: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Loss, gradients and features; ``own`` is the part of the batch that this process sees."""
+    """Loss, gradients and features; ``own`` is the part of the batch that this process sees.
+
+    In float64 every stage learns from its own cost, in float32 all jointly.
+    """
     images, own = images.to(dtype), own.to(dtype)
-    loss = network.loss(network.objectives(own), SPARSITY)
+    loss = network.loss(network.objectives(own, joint=dtype == torch.float32), SPARSITY)
     loss.backward()
     leaf = images.clone().requires_grad_()
     features = network(leaf)
@@ -56,6 +62,18 @@ def spread(kind: Any, data: int, space: int, dtype: torch.dtype) -> Parallel:
     return made
 
 
+def learnt(made: Parallel) -> dict[str, Tensor]:
+    """The weights after two steps."""
+    settings = Settings(steps=2, batch_size=4, learning_rate=0.02, sparsity=SPARSITY, joint=False, seed=0)
+    network = made.network
+    network.fit_whitening(photos())
+    dataset = Dataset("noise", "train", photos(8), torch.zeros(8, dtype=torch.long), torch.arange(8), ("none",))
+    moving = parallel.optimiser("adam-mini", network, settings.learning_rate)
+    for _ in train(made, moving, dataset, settings, device=torch.device("cpu")):
+        pass
+    return {name: full(weight.detach()) for name, weight in network.named_parameters()}
+
+
 def in_processes(dtypes: list[torch.dtype], saved: Path) -> list[dict[str, Any]]:
     answers = []
     for dtype in dtypes:
@@ -68,13 +86,14 @@ def in_processes(dtypes: list[torch.dtype], saved: Path) -> list[dict[str, Any]]
             found["loss"] = made.total(found["loss"])
             found |= {name: full(weight.grad) for name, weight in network.named_parameters()}
             answers.append({"spread": (kind, data, space), "dtype": dtype, "held": held, **found})
-    # A step of Adam, then a checkpoint of four processes, and what it ought to give.
+    # A step, then a checkpoint of four processes, and what it ought to give.
     made = spread("spatial", 1, 4, torch.float32)
-    optimiser = parallel.optimiser("adam", made.network, 0.01)
+    optimiser = parallel.optimiser("adam-mini", made.network, 0.01)
     made.network.loss(made.network.objectives(photos()), SPARSITY).backward()
     optimiser.step()
     parallel.save(saved, made.network, optimiser, step=7)
-    answers.append({"features": made.network(photos()).detach(), "attack": attack(made.network)})
+    after = [learnt(spread(*each, torch.float32)) for each in SPREADS]
+    answers.append({"features": made.network(photos()).detach(), "attack": attack(made.network), "learnt": after})
     return answers
 
 
@@ -92,7 +111,7 @@ def attack(network: Any) -> Tensor:
 def reloaded(saved: Path, again: Path, kind: Any, data: int, space: int) -> dict[str, Any]:
     """Read a checkpoint with another number of processes, write it again, take a step, and attack."""
     made = parallel.build(kind, SHAPE, data=data, space=space, seed=99, device=torch.device("cpu"))
-    optimiser = parallel.optimiser("adam", made.network, 0.01)
+    optimiser = parallel.optimiser("adam-mini", made.network, 0.01)
     step = parallel.load(saved, made.network, optimiser)
     features = made.network(photos()).detach()
     parallel.save(again, made.network, optimiser, step)
@@ -135,12 +154,24 @@ def two(four: list[list[dict[str, Any]]], folder: Path) -> list[list[dict[str, A
 def test_loss_and_gradients_are_those_of_one_process(four: list[list[dict[str, Any]]]) -> None:
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         expected = whole(dtype)
-        for rank in range(4):
-            for found in four[rank][:-1]:
-                if found["dtype"] == dtype:
-                    for name, value in expected.items():
-                        difference = (found[name] - value).norm() / value.norm()
-                        assert difference < tolerance, (found["spread"], dtype, name)
+        for found in (found for rank in range(4) for found in four[rank][:-1] if found["dtype"] == dtype):
+            for name, value in expected.items():
+                difference = (found[name] - value).norm() / value.norm()
+                assert difference < tolerance, (found["spread"], dtype, name)
+
+
+def test_steps_lead_to_the_weights_of_one_process(four: list[list[dict[str, Any]]]) -> None:
+    """Two steps of the optimiser with filters brought back to their lengths after each, in every layout."""
+    with one_process("gloo"):
+        expected = learnt(spread("spatial", 1, 1, torch.float32))
+    fresh = QuocNet(SHAPE, seed=3)
+    for (name, weight), stage in zip(expected.items(), fresh.chain(), strict=True):
+        assert (weight - stage.local.weight).norm() > 0.02 * weight.norm()
+        lengths = weight.norm(dim=3)
+        torch.testing.assert_close(lengths, lengths[:1, :1, :1].expand_as(lengths))
+        for answers in four:
+            for found, kind in zip(answers[-1]["learnt"], SPREADS, strict=True):
+                assert (found[name] - weight).norm() < 1e-4 * weight.norm(), (kind, name)
 
 
 def test_processes_agree_to_the_bit_on_what_an_attack_sees(four: list[list[dict[str, Any]]]) -> None:
@@ -167,7 +198,7 @@ def test_checkpoints_are_read_by_fewer_processes(
     """Written by four, read by two, by rows and by FSDP; theirs read by one alone."""
     expected = four[0][-1]["features"]
     alone = QuocNet(SHAPE, seed=98)
-    optimiser = parallel.optimiser("adam", alone, 0.01)
+    optimiser = parallel.optimiser("adam-mini", alone, 0.01)
     assert parallel.load(folder / "third", alone, optimiser) == 7
     torch.testing.assert_close(alone(photos()).detach(), expected, rtol=1e-5, atol=1e-6)
     alone.loss(alone.objectives(photos()), SPARSITY).backward()

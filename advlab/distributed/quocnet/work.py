@@ -48,20 +48,23 @@ class QuocNetConfig:
     examples: int | None = None
     """The first so many of them; all when absent."""
 
-    steps: int = 3000
+    steps: int = 2500
     """Minibatches to learn from."""
 
     batch_size: int = 64
     """Images per minibatch, over all workers."""
 
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     """Of the first step; it falls to nothing along half a cosine."""
 
-    sparsity: float = 0.3
+    sparsity: float = 0.2
     """Weight of the pooled units' activity against the reconstruction (λ)."""
 
-    optimiser: Literal["adam", "sgd"] = "adam"
-    """sgd keeps nothing beside the weights and their gradients."""
+    joint: bool = False
+    """Let the gradient of a stage's cost move the stages below it, too, as Le et al. (2012) do."""
+
+    optimiser: Literal["adam-mini", "sgd"] = "adam-mini"
+    """adam-mini: Adam with one rate per filter, not per weight. sgd keeps nothing beside weights and gradients."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type in which the local layers make their products; weights stay float32."""
@@ -119,6 +122,7 @@ def work(config: QuocNetConfig, layout: Layout, store: Store, launcher: Launcher
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         sparsity=config.sparsity,
+        joint=config.joint,
         seed=config.seed,
     )
     every = layout.checkpoint_every or config.steps
@@ -145,7 +149,7 @@ def _build(config: QuocNetConfig, layout: Layout, dataset: Dataset, device: torc
     )
     size = made.network.shape.size
     sample = images_of(dataset, slice(WHITENED_BY // size**2), size)
-    made.network.whitening.fit(sample.to(device))
+    made.network.fit_whitening(sample.to(device))
     return made
 
 
