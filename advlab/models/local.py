@@ -5,8 +5,8 @@ Shapes: B images, C channels, [H, W] the input's size, [R, S] places, K side of 
 Encoding, decoding and the weights' gradient are one trilinear form, Σ codes · weight · patches, with one of its three
 factors taken away; so each is the others' derivative, to any order. None of them writes out the patches of an image.
 One row of places sees a band of K rows of the image. Laid out as [B, W, K·C], the band holds every receptive field of
-that row as D numbers in succession, so an overlapping view of it is the batch of matrices that a batched product takes. Filters lie
-along D as well: then D, the longest side, is contiguous in both factors of every product or in its result.
+that row as D numbers in succession, so an overlapping view of it is the batch of matrices that a batched product takes.
+Filters lie along D as well: then D, the longest side, is contiguous in both factors of every product or in its result.
 """
 
 from __future__ import annotations
