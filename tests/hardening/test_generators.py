@@ -74,7 +74,7 @@ def test_a_generator_that_hangs_gives_way_to_another(
     monkeypatch.setattr(generators, "PATIENCE", 2.0)
     with closing(Generators(thousand, settings, 1, seed=0)) as source:
         trainer = Trainer(settings, thousand, seed=0, source=source)
-        trained_until(trainer, lambda: source.arrived)
+        trained_until(trainer, lambda: source.arrived > source.chunk)  # the first call waits for the process
         (hung,) = source.actors
         process = ray.get(hung.__ray_call__.remote(lambda _: os.getpid()))
         os.kill(process, signal.SIGSTOP)

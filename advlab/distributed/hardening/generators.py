@@ -20,7 +20,7 @@ from advlab.hardening.trainer import Trainer, build, make
 CHUNK = 500
 """Clean images attacked per call, or as many as the pool holds if that is less."""
 PATIENCE = 120.0
-"""Seconds after which a call is given up, or ten times what the slowest took, if that is more: machines hang, too."""
+"""Seconds after which a call is given up, or ten times what the last one took, if that is more: machines hang, too."""
 POLL_EVERY = 10
 """Steps between looks at what has been made: each costs the trainer a fraction of a millisecond."""
 
@@ -71,7 +71,7 @@ class Generators:
         self._began: int | None = None
         self._idle = list(self.actors)
         self._calls: dict[Any, tuple[Any, float]] = {}
-        self._slowest: float | None = None
+        self._took: float | None = None
 
     def poll(self, trainer: Trainer, _rows: Tensor) -> Iterator[dict[int, Batch]]:
         """What has arrived since the last look, if it is time for one."""
@@ -93,16 +93,16 @@ class Generators:
                 self.losses += 1
             else:
                 self.arrived += self.chunk
-                self._slowest = max(self._slowest or 0.0, time.monotonic() - since)
+                self._took = time.monotonic() - since
                 yield made
         self._replace_hung()
         self._give_out(trainer, (trainer.step - self._began) * trainer.settings.refresh)
 
     def _replace_hung(self) -> None:
         """New actors for those whose calls do not come back; before the first has, nobody knows how long one takes."""
-        if self._slowest is None:
+        if self._took is None:
             return
-        longest = max(PATIENCE, 10 * self._slowest)
+        longest = max(PATIENCE, 10 * self._took)
         for ref, (actor, since) in list(self._calls.items()):
             if time.monotonic() - since > longest:
                 del self._calls[ref]
