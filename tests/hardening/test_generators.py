@@ -71,7 +71,7 @@ def test_a_generator_that_dies_comes_back(thousand: Dataset, settings: Settings)
 def test_a_generator_that_hangs_gives_way_to_another(
     thousand: Dataset, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generators, "PATIENCE", 2.0)
+    monkeypatch.setattr(generators, "PATIENCE", 5.0)
     with closing(Generators(thousand, settings, 1, seed=0)) as source:
         trainer = Trainer(settings, thousand, seed=0, source=source)
         trained_until(trainer, lambda: source.arrived > source.chunk)  # the first call waits for the process

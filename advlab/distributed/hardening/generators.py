@@ -72,6 +72,7 @@ class Generators:
         self._idle = list(self.actors)
         self._calls: dict[Any, tuple[Any, float]] = {}
         self._took: float | None = None
+        self._answered: set[Any] = set()
 
     def poll(self, trainer: Trainer, _rows: Tensor) -> Iterator[dict[int, Batch]]:
         """What has arrived since the last look, if it is time for one."""
@@ -94,6 +95,7 @@ class Generators:
             else:
                 self.arrived += self.chunk
                 self._took = time.monotonic() - since
+                self._answered.add(actor)
                 yield made
         self._replace_hung()
         self._give_out(trainer, (trainer.step - self._began) * trainer.settings.refresh)
@@ -104,7 +106,8 @@ class Generators:
             return
         longest = max(PATIENCE, 10 * self._took)
         for ref, (actor, since) in list(self._calls.items()):
-            if time.monotonic() - since > longest:
+            # an actor's first call waits for its process
+            if time.monotonic() - since > (longest if actor in self._answered else 10 * longest):
                 del self._calls[ref]
                 self.losses += 1
                 ray.kill(actor)
