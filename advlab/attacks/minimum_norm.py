@@ -6,6 +6,7 @@ Shapes: B images of a batch, n pixels, k classes, R rivals per image, L lanes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -149,9 +150,8 @@ class _Search:
         second = int(RETREAT_SHARE * budget)
         found = self._descend(lanes, self._plan(budget - second))
         if second > 0:
-            known = self.best_l2[found.row].isfinite()
-            parts = [found, self._descend(self._retreat(found.keep(known.nonzero().squeeze(1))), [(1, second)])]
-            missed = (~known).nonzero().squeeze(1)
+            parts = [found, self._descend(self._retreat(found), [(1, second)])]
+            missed = (~self.best_l2[found.row].isfinite()).nonzero().squeeze(1)
             if len(missed):
                 through, steps = self._break_through(found.keep(missed), second)
                 back = self._retreat(through, BEND_RETREAT)
@@ -188,7 +188,7 @@ class _Search:
                 if not len(lanes):
                     break
                 step = first_step * (LAST_STEP / first_step) ** (taken / max(total - 1, 1))
-                lanes.advance(*self._evaluate(lanes), step, momentum, self.lower, self.upper)
+                lanes.advance(*self._evaluate_lanes(lanes), step, momentum, self.lower, self.upper)
                 taken += 1
                 converged = (~(lanes.residual > CONVERGED)).nonzero().squeeze(1)
                 if len(converged):
@@ -216,19 +216,13 @@ class _Search:
         row, x, steps = lanes.row, lanes.clean.clone(), 0
         rivals = torch.full_like(self.labels, -1)
         while len(row) and steps < most:
-            criterion = self.criterion.rows(row)
-            leaf = x.requires_grad_()
-            logits = self.model(leaf.view(-1, *self.shape))
-            margin = criterion.margin(logits)
-            normal = _gradient(margin, leaf)
-            x, logits = leaf.detach(), logits.detach()
+            length = (x - self.clean[row]).norm(dim=1)
+            margins, normal, logits = self._evaluate(row, x, length, lambda to, logits: to.margin(logits)[:, None])
             steps += 1
-            self.spent[row] += 1
-            self._record(row, x, (x - self.clean[row]).norm(dim=1), logits, criterion)
-            rivals[row] = criterion.reached(logits)
+            rivals[row] = self.criterion.rows(row).reached(logits)
             squared = torch.linalg.vecdot(normal, normal).clamp_min(torch.finfo(x.dtype).tiny)
-            length = OVERSHOOT * (margin.detach() + SAFETY * rounding_margin(logits)) / squared
-            x = torch.addcmul(x, length[:, None], normal, value=-1).nan_to_num(0).clamp_(self.lower, self.upper)
+            step = OVERSHOOT * margins / squared[:, None]
+            x = torch.addcmul(x, step, normal, value=-1).nan_to_num(0).clamp_(self.lower, self.upper)
             left = (~self.best_l2[row].isfinite()).nonzero().squeeze(1)
             row, x = row[left], x[left]
         lanes = lanes.keep(self.best_l2[lanes.row].isfinite().nonzero().squeeze(1))
@@ -239,13 +233,13 @@ class _Search:
         return lanes, steps
 
     def _retreat(self, found: Lanes, beyond: float = RETREAT) -> Lanes:
-        """A fresh lane per image, beyond the boundary on the ray of the best found.
+        """A fresh lane per image that was reached, beyond the boundary on the ray of the best found.
 
         Where the boundary is smooth there, and the lane had converged, it would come back to the same point.
         """
         best = found.keep(self._best_lanes(found, 1))
         smooth = best.curved & (best.residual <= CONVERGED)
-        best = best.keep((~smooth).nonzero().squeeze(1))
+        best = best.keep((self.best_l2[best.row].isfinite() & ~smooth).nonzero().squeeze(1))
         scale = beyond * best.crossing[:, None]
         x = torch.addcmul(best.clean, scale, best.candidate - best.clean).clamp_(self.lower, self.upper)
         cap = torch.full_like(best.cap, torch.inf)
@@ -323,21 +317,31 @@ class _Search:
         gaps = logits.gather(1, away[:, None]) - logits.gather(1, rivals)
         return gaps if self.criterion.target is None else -gaps
 
-    def _evaluate(self, lanes: Lanes) -> tuple[Tensor, Tensor]:
-        """Margins [L, m], shifted by the rounding allowance, and the gradient [L, n] of the largest.
+    def _evaluate_lanes(self, lanes: Lanes) -> tuple[Tensor, Tensor]:
+        """Margins [L, m] to the lanes' rivals, and the gradient [L, n] of the largest; see `_evaluate`."""
 
-        Records what the evaluation finds.
+        def gaps(criterion: Criterion, logits: Tensor) -> Tensor:
+            away = criterion.labels if criterion.target is None else criterion.target
+            return self._gaps(logits, away, lanes.rivals)
+
+        margins, normal, _ = self._evaluate(lanes.row, lanes.x, lanes.length, gaps)
+        return margins, normal
+
+    def _evaluate(
+        self, row: Tensor, x: Tensor, l2: Tensor, margins: Callable[[Criterion, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``margins`` makes of the rows' criterion and logits, [L, m], shifted by the rounding allowance; the
+        gradient [L, n] of the largest; the logits. Records what the evaluation finds.
         """
-        criterion = self.criterion.rows(lanes.row)
-        away = criterion.labels if criterion.target is None else criterion.target
-        leaf = lanes.x.detach().requires_grad_()
+        criterion = self.criterion.rows(row)
+        leaf = x.detach().requires_grad_()
         logits = self.model(leaf.view(-1, *self.shape))
-        gaps = self._gaps(logits, away, lanes.rivals)
-        normal = _gradient(gaps.amax(1), leaf)
-        self.spent.index_add_(0, lanes.row, torch.ones_like(lanes.row))
+        found = margins(criterion, logits)
+        normal = _gradient(found.amax(1), leaf)
+        self.spent.index_add_(0, row, torch.ones_like(row))
         logits = logits.detach()
-        self._record(lanes.row, lanes.x, lanes.length, logits, criterion)
-        return gaps.detach() + SAFETY * rounding_margin(logits)[:, None], normal
+        self._record(row, x, l2, logits, criterion)
+        return found.detach() + SAFETY * rounding_margin(logits)[:, None], normal, logits
 
     def _record(self, row: Tensor, x: Tensor, l2: Tensor, logits: Tensor, criterion: Criterion) -> None:
         """Keep the closest points that meet the criterion."""
