@@ -11,20 +11,20 @@ import io
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 import ray.data
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from ray.exceptions import RayError
 from rich.console import Console
 
+from advlab.data import folder
 from advlab.errors import UserError, one_line
+from advlab.results import Store
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "PPM": ".ppm"}
 """File names' ends by format, of those that a folder of images may hold."""
-KEYS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm")
+KEYS = tuple(suffix.removeprefix(".") for suffix in folder.SUFFIXES)
 """Where a WebDataset sample has its image, unless ``--image`` says it."""
 BATCH = 64
 NUMBER_DIGITS = 4
@@ -62,14 +62,15 @@ def unpack(config: UnpackConfig) -> int:
         Images read.
 
     Raises:
-        UserError: nothing to read at ``source``, no such column or key, or something that is no image.
+        UserError: ``out`` cannot be written; nothing to read at ``source``, no such column or key, or something that is
+            no image.
     """
-    out = Path(config.out).expanduser().resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    out = Store(config.out)
+    out.require_writable()
     total = 0
     try:
         with Console(stderr=True).status("unpacking") as status:
-            for told in _told(config, out):
+            for told in _told(config, out.uri):
                 if told["problem"] is not None:
                     raise UserError(f"--source {config.source!r}: {told['problem']}")
                 total += told["images"]
@@ -82,7 +83,7 @@ def unpack(config: UnpackConfig) -> int:
     return total
 
 
-def _told(config: UnpackConfig, out: Path) -> Iterator[dict[str, Any]]:
+def _told(config: UnpackConfig, out: str) -> Iterator[dict[str, Any]]:
     """What `_Writer` tells of every batch."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
@@ -92,7 +93,7 @@ def _told(config: UnpackConfig, out: Path) -> Iterator[dict[str, Any]]:
         packed = ray.data.read_parquet(config.source, partitioning=None)
     else:
         packed = ray.data.read_webdataset(config.source, decoder=None)
-    writer = _Writer(str(out), config.layout, config.image, config.label)
+    writer = _Writer(out, config.layout, config.image, config.label)
     written = packed.map_batches(writer, batch_size=BATCH, batch_format="pandas")
     return iter(written.iter_rows())
 
@@ -129,17 +130,14 @@ class _Writer:
         try:
             with Image.open(io.BytesIO(content)) as opened:
                 suffix = SUFFIXES.get(opened.format or "")
-        except (OSError, TypeError, UnidentifiedImageError) as error:
+        except (OSError, TypeError) as error:
             return f"{image!r} of a row is no encoded image ({one_line(error)}); name another by --image."
         if suffix is None:
             return f"{image!r} of a row is of a format that is not read; convert it to one of {', '.join(SUFFIXES)}."
-        folder = Path(self.out) / class_folder(sample[label])
-        path = folder / f"{hashlib.sha256(content).hexdigest()[:24]}{suffix}"
-        if not path.exists():
-            folder.mkdir(exist_ok=True)
-            partial = folder / f".{uuid4().hex}"
-            partial.write_bytes(content)
-            partial.rename(path)
+        name = f"{class_folder(sample[label])}/{hashlib.sha256(content).hexdigest()[:24]}{suffix}"
+        store = Store(self.out)
+        if not store.exists(name):
+            store.write_bytes(name, content)
         return None
 
 
