@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import ray
@@ -60,9 +61,10 @@ class Generators:
 
     def __init__(self, dataset: Dataset, settings: Settings, count: int, *, seed: int, num_cpus: float = 1.0) -> None:
         actor: dict[str, Any] = {"num_cpus": num_cpus, "max_restarts": -1, "max_task_retries": 0}
-        self._actor_class: Any = ray.remote(**actor)(_Generator)
-        self._given_first = ray.put(dataset), settings  # held as long as actors may have to be started with them
-        self.actors: list[Any] = [self._actor_class.remote(*self._given_first) for _ in range(count)]
+        make_actor: Any = ray.remote(**actor)(_Generator)
+        # holds the images as long as actors may have to be started with them
+        self._start = partial(make_actor.remote, ray.put(dataset), settings)
+        self.actors: list[Any] = [self._start() for _ in range(count)]
         self.chunk = min(CHUNK, settings.capacity)
         self.arrived = 0
         self.losses = 0
@@ -111,7 +113,7 @@ class Generators:
                 del self._calls[ref]
                 self.losses += 1
                 ray.kill(actor)
-                another = self._actor_class.remote(*self._given_first)
+                another = self._start()
                 self.actors[self.actors.index(actor)] = another
                 self._idle.append(another)
 
