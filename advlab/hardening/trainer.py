@@ -24,10 +24,10 @@ from advlab.errors import UserError, one_line
 from advlab.hardening import attack, virtual
 from advlab.hardening.levels import Levels, Mixture
 from advlab.hardening.pool import Batch, Pool, dealt, merged
-from advlab.hardening.ranks import Ranks
 from advlab.hardening.settings import Settings
 from advlab.models.mlp import MLP, initialise
 from advlab.training.decay import WeightDecay
+from advlab.training.ranks import Ranks
 
 CPU = torch.device("cpu")
 RANK_STRIDE = 1 << 40

@@ -26,6 +26,7 @@ from advlab.data import Dataset, ImageFolder
 from advlab.errors import UserError
 from advlab.models import alexnet, keyed
 from advlab.training.full_batch import Progress
+from advlab.training.ranks import Ranks
 from advlab.training.reconstruction import batch_rows
 
 Name = Literal["2012", "modern"]
@@ -232,14 +233,9 @@ class Run:
         return self.settings.epochs * self.settings.steps_per_epoch(len(self.rows))
 
     @property
-    def ranks(self) -> int:
-        """Processes that share the work."""
-        return dist.get_world_size() if dist.is_initialized() else 1
-
-    @property
-    def rank(self) -> int:
-        """This one's number."""
-        return dist.get_rank() if dist.is_initialized() else 0
+    def ranks(self) -> Ranks:
+        """The processes that share the work."""
+        return Ranks.joined(self.device)
 
     def train(self, optimiser: torch.optim.Optimizer, tally: Tally, first: int = 0) -> Iterator[int]:
         """Take the steps from ``first`` on, yielding each one's number when it has been issued to the device."""
@@ -247,10 +243,7 @@ class Run:
         axes = self.axes.to(self.device) if settings.recipe == "2012" else None
         smoothing = SMOOTHING if settings.recipe == "modern" else 0.0
         ranks = self.ranks
-        made: nn.Module = self.network
-        if ranks > 1:
-            own = None if self.device.type == "cpu" else [self.device]
-            made = DistributedDataParallel(self.network, device_ids=own)
+        made = ranks.parallel(self.network)
         per_epoch = settings.steps_per_epoch(len(self.rows))
         for step, (images, labels, rows) in zip(steps, _ahead(self._batch, steps), strict=True):
             for group in optimiser.param_groups:
@@ -267,7 +260,7 @@ class Run:
                         logits = made(augmented(pixels, key, settings.size, axes)).float()
                     loss = functional.cross_entropy(logits, truth, reduction="sum", label_smoothing=smoothing)
                     # DDP averages over processes, and these may have shares of different size
-                    (loss * (ranks / settings.batch_size)).backward()
+                    (loss * (ranks.size / settings.batch_size)).backward()
                 tally.add(loss, logits, truth)
             optimiser.step()
             yield step
@@ -278,7 +271,8 @@ class Run:
         """Mean loss, errors and number of these images, seen whole; every process sees its share of them."""
         tally = Tally.empty(self.device)
         self.network.eval()
-        own = rows[self.rank :: self.ranks].split(_EVALUATED_AT_ONCE)
+        ranks = self.ranks
+        own = rows[ranks.rank :: ranks.size].split(_EVALUATED_AT_ONCE)
 
         def batch(number: int) -> tuple[Tensor, Tensor]:
             part = dataset.subset(own[number])
@@ -295,7 +289,7 @@ class Run:
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """This process's images, labels and rows of a step."""
         chosen = batch_rows(len(self.rows), self.settings.batch_size, self.settings.seed, step)
-        rows = self.rows[chosen.tensor_split(self.ranks)[self.rank]]
+        rows = self.rows[self.ranks.own(chosen)]
         part = self.dataset.subset(rows)
         if self.device.type == "cuda":
             return part.images.pin_memory(), part.labels.pin_memory(), rows.pin_memory()

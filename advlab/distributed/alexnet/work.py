@@ -210,7 +210,7 @@ class _Job:
         self.epoch = _Epoch()
         flops = image_classifier.training_flops(run.network.eval(), run.settings.size)
         peak = 1e12 * layout.peak_tflops if layout.peak_tflops else self._measured_peak()
-        self.share_of_peak = flops / (peak * run.ranks)
+        self.share_of_peak = flops / (peak * run.ranks.size)
 
     def train(self) -> None:
         """All steps that are not in a checkpoint; the curve's row at the end of each epoch."""
