@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-BLOCK_BYTES = 2**21
+BLOCK_BYTES = 4096 * 1024
 """Size of one array of a block on the CPU; an operation reads two or three."""
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from advlab.attacks import kernels
 from advlab.attacks.blocks import blocks
 from advlab.attacks.projection import project_polytope
 
@@ -32,38 +33,53 @@ MIN_SHARE = 0.01
 
 
 @dataclass(slots=True)
-class Lanes:
-    """The state of L lanes; every field has one row per lane.
+class Rays:
+    """From each of B images, the ray that crosses the boundary closest to it of all that lanes have met.
 
     Attributes:
+        images: [B, n], the clean images.
+        ends: [B, n], the iterate on the ray.
+        crossing: [B], where the ray crosses, in lengths of that iterate's perturbation, to first order.
+        merit: [B], the distance of that crossing, enlarged in doubt; infinite before the first.
+    """
+
+    images: Tensor
+    ends: Tensor
+    crossing: Tensor
+    merit: Tensor
+
+
+@dataclass(slots=True)
+class Lanes:
+    """The state of L lanes, of which the first still move.
+
+    Attributes:
+        rays: of the images that the lanes belong to; lanes write what they find there.
+        moving: how many lanes still move; the rest have converged or fallen behind.
         row: [L] int64, the image a lane belongs to.
         place: [L] int64, among the lanes of its image, the most promising first; it decides between equal merits.
         rivals: [L, m] int64, the classes whose boundaries matter: one that is to overtake the label, or those that
             the target is to overtake.
-        clean: [L, n], the clean image.
         x: [L, n], the current iterate.
-        radius: [L, n], x − clean.
-        length: [L], of the radius.
+        length: [L], of x − image, the radius.
         velocity: [L, n], the momentum average of the moves made near the boundary.
-        weight: [L], the total weight of that average; 0 while far.
+        weight: [L], the total weight of that average; 0 while far, where it means nothing.
         cap: [L], the longest step allowed while far from the boundary.
         slope: [L], the length of the last gradient.
         curved: [L] bool, by its change the boundary is smooth and curved there.
         normals: [L, m, n], the latest gradient of each rival's margin; only kept where m > 1.
         multipliers: [L, m], of the last projection (a warm start); per unit normal where m = 1.
-        candidate: [L, n], the iterate whose ray crosses the boundary closest to the clean image so far.
-        crossing: [L], where that ray crosses, in lengths of the candidate's perturbation, to first order.
-        merit: [L], the distance of that crossing, enlarged in doubt; infinite before the first.
+        merit: [L], the merit of the best ray that the lane has met.
         residual: [L], how far the iterate is from a smooth optimum: the lengths of the projected move and of the
             excess over the boundary, relative to the distance. The distance itself is off by about its square.
     """
 
+    rays: Rays
+    moving: int
     row: Tensor
     place: Tensor
     rivals: Tensor
-    clean: Tensor
     x: Tensor
-    radius: Tensor
     length: Tensor
     velocity: Tensor
     weight: Tensor
@@ -72,68 +88,75 @@ class Lanes:
     curved: Tensor
     normals: Tensor
     multipliers: Tensor
-    candidate: Tensor
-    crossing: Tensor
     merit: Tensor
     residual: Tensor
 
     @classmethod
     def start(
         cls,
-        place: int,
+        rays: Rays,
         row: Tensor,
+        place: Tensor,
         rivals: Tensor,
-        clean: Tensor,
         x: Tensor,
+        length: Tensor,
         normals: Tensor,
         multipliers: Tensor,
         cap: Tensor,
     ) -> Lanes:
-        """Lanes at rest in x [L, n]; the tensors become theirs to write."""
-        radius = x - clean
+        """Lanes at rest in x [L, n], at distances ``length``; the tensors become theirs to write."""
         far = torch.full_like(cap, torch.inf)
         return cls(
+            rays=rays,
+            moving=len(row),
             row=row,
-            place=torch.full_like(row, place),
+            place=place,
             rivals=rivals,
-            clean=clean,
             x=x,
-            radius=radius,
-            length=vector_norm(radius, dim=1),
-            velocity=torch.zeros_like(x),
+            length=length,
+            velocity=torch.empty_like(x),
             weight=torch.zeros_like(cap),
             cap=cap,
             slope=torch.zeros_like(cap),
             curved=torch.zeros_like(cap, dtype=torch.bool),
             normals=normals,
             multipliers=multipliers,
-            candidate=x.clone(),
-            crossing=torch.ones_like(cap),
             merit=far,
             residual=far.clone(),
         )
 
-    @classmethod
-    def join(cls, parts: list[Lanes]) -> Lanes:
-        """Several groups of lanes as one."""
-        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
-
     def __len__(self) -> int:
         return len(self.row)
 
-    def keep(self, lanes: Tensor) -> Lanes:
-        """The chosen lanes (LongTensor [l])."""
-        return Lanes(*(getattr(self, field.name).index_select(0, lanes) for field in fields(self)))
+    def part(self, lanes: slice) -> Lanes:
+        """Views of some lanes, all of them moving."""
+        parts = [getattr(self, name)[lanes] for name in PER_LANE]
+        return Lanes(self.rays, len(parts[0]), *parts)
 
-    def remove(self, lanes: Tensor) -> None:
-        """Give up the chosen lanes (LongTensor [l]); the last move into the gaps, so the cost is l lanes, not L."""
-        size = len(self) - len(lanes)
-        stays = torch.ones_like(self.row, dtype=torch.bool).index_fill_(0, lanes, False)
-        gaps, movers = lanes[lanes < size], size + stays[size:].nonzero().squeeze(1)
-        for field in fields(self):
-            tensor = getattr(self, field.name)
-            tensor.index_copy_(0, gaps, tensor.index_select(0, movers))
-            setattr(self, field.name, tensor[:size])
+    def keep(self, lanes: Tensor) -> Lanes:
+        """Copies of the chosen lanes (LongTensor [l]), all of them moving."""
+        return Lanes(self.rays, len(lanes), *(getattr(self, name).index_select(0, lanes) for name in PER_LANE))
+
+    def retire(self, lanes: Tensor) -> None:
+        """Stop the chosen moving lanes (LongTensor [l]): the last that go on change places with them.
+
+        What `ONLY_MOVING` names is lost of them.
+        """
+        moving = self.moving - len(lanes)
+        stays = torch.ones_like(self.row[: self.moving], dtype=torch.bool).index_fill_(0, lanes, False)
+        source, to = moving + stays[moving:].nonzero().squeeze(1), lanes[lanes < moving]
+        kernels.exchange_rows((getattr(self, name) for name in PER_LANE if name not in ONLY_MOVING), source, to)
+        kernels.copy_rows((getattr(self, name) for name in ONLY_MOVING), source, to)
+        self.moving = moving
+
+    def best(self, width: int) -> Tensor:
+        """The places (LongTensor [l]) of the ``width`` moving lanes of smallest merit of every image."""
+        order = self.place[: self.moving].argsort(stable=True)
+        for key in (self.merit, self.row):
+            order = order[key[order].argsort(stable=True)]
+        row = self.row[order]
+        rank = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
+        return order[rank < width]
 
     def advance(
         self, margins: Tensor, gradient: Tensor, step: float, momentum: float, lower: float, upper: float
@@ -150,58 +173,70 @@ class Lanes:
             lower: of the box.
             upper: of the box.
         """
+        if not self.normals.shape[1] and kernels.fit(self.x, margins, gradient):
+            kernels.call(
+                kernels.advance,
+                *(self.rays.images, self.rays.ends, self.rays.crossing, self.rays.merit),
+                *(self.row, self.x, self.length, self.velocity, self.weight, self.cap, self.slope),
+                *(self.curved, self.multipliers, self.merit, self.residual),
+                *(margins, gradient, step, momentum, lower, upper),
+                *(RETURN_GAIN, NEAR, DOUBT, *BEND, MIN_SHARE),
+            )
+            return
         for rows in blocks(len(self), self.x.shape[1] * max(1, self.normals.shape[1]), self.x):
-            part = Lanes(*(getattr(self, field.name)[rows] for field in fields(self)))
-            part._advance(margins[rows], gradient[rows], step, momentum, lower, upper)
+            self.part(rows)._advance(margins[rows], gradient[rows], step, momentum, lower, upper)
 
     def _advance(
         self, margins: Tensor, gradient: Tensor, step: float, momentum: float, lower: float, upper: float
     ) -> None:
-        """:meth:`advance` for lanes few enough for the processor's cache.
-
-        Comparisons and selections of whole images cost several times an addition, and new arrays as much again, so
-        choices between rows are made by scalars per row and whole images are written in place.
-        """
+        """:meth:`advance` on whole arrays, of lanes few enough for the processor's cache."""
         tiny = torch.finfo(self.x.dtype).tiny
+        clean = self.rays.images[self.row]
         slope = vector_norm(gradient, dim=1)
         margin = margins.amax(1)
         usable = (slope > 0) & slope.isfinite() & margin.isfinite()
-        if not bool(usable.all()):
-            gradient = torch.where(usable[:, None], gradient, 0)
-            margin = torch.where(usable, margin, 0)
+        gradient = torch.where(usable[:, None], gradient, 0)
+        margin = torch.where(usable, margin, 0)
         unit = 1 / torch.where(usable, slope, 1)
         excess = margin * unit
 
-        spare = gradient * self.radius
-        descent = -spare.sum(1) * unit
+        descent = torch.linalg.vecdot(gradient, clean - self.x) * unit
         crossing = 1 + excess / descent.clamp_min(tiny)
         off = torch.where(usable & (descent > 0), (crossing - 1).abs(), torch.inf)
         near = off < NEAR
         merit = torch.where(near, crossing * self.length * (1 + DOUBT * off.square()), torch.inf)
-        better = merit < self.merit
-        self.merit.copy_(torch.where(better, merit, self.merit))
-        self.crossing.copy_(torch.where(better, crossing, self.crossing))
-        self.candidate.lerp_(self.x, better.to(self.x.dtype)[:, None])
+        self.merit.copy_(torch.minimum(self.merit, merit))
+        self._record(merit, crossing)
 
         aim = torch.where(near, 0, excess)
-        move = self._project(margins, gradient, unit, descent, aim, lower, upper, spare)
+        move = self._project(clean, margins, gradient, unit, descent, aim, lower, upper) - self.x
         distance = vector_norm(move, dim=1)
         self.residual.copy_(torch.where(near, (distance + excess.abs()) / self.length.clamp_min(tiny), torch.inf))
         bend = (slope / self.slope - 1).abs()
         self.curved.copy_((bend > BEND[0]) & (bend < BEND[1]))
         self.slope.copy_(slope)
         weight = torch.where(near, momentum * self.weight + 1 - momentum, 0)
-        self.velocity.lerp_(move, torch.where(near & (self.weight > 0), (1 - momentum) / weight, 1)[:, None])
+        average = self.velocity.lerp(move, ((1 - momentum) / weight)[:, None])
+        self.velocity.copy_(torch.where((near & (self.weight > 0))[:, None], average, move))
         self.weight.copy_(weight)
         scale = torch.where(near, step, (self.cap / distance.clamp_min(tiny)).clamp_max(1)) * usable
         back = torch.where(near, torch.where(excess > 0, RETURN_GAIN, 1.0) * excess * unit, 0)
         self.x.addcmul_(scale[:, None], self.velocity).addcmul_(back[:, None], gradient, value=-1)
         self.x.clamp_(lower, upper)
-        torch.sub(self.x, self.clean, out=self.radius)
-        self.length.copy_(vector_norm(self.radius, dim=1))
+        self.length.copy_(vector_norm(self.x - clean, dim=1))
+
+    def _record(self, merit: Tensor, crossing: Tensor) -> None:
+        """Keep the iterates' rays where their merits [L] are the best of their images."""
+        best = self.rays.merit.scatter_reduce(0, self.row, merit, "amin")
+        wins = ((merit <= best[self.row]) & (merit < self.rays.merit[self.row])).nonzero().squeeze(1)
+        row = self.row[wins]
+        self.rays.ends.index_copy_(0, row, self.x.index_select(0, wins))
+        self.rays.crossing.index_copy_(0, row, crossing[wins])
+        self.rays.merit.copy_(best)
 
     def _project(
         self,
+        clean: Tensor,
         margins: Tensor,
         gradient: Tensor,
         unit: Tensor,
@@ -209,9 +244,8 @@ class Lanes:
         aim: Tensor,
         lower: float,
         upper: float,
-        spare: Tensor,
     ) -> Tensor:
-        """The moves [L, n] to the clean images' projections onto the linearised boundaries and the box.
+        """The clean images' projections [L, n] onto the linearised boundaries and the box.
 
         The boundary of the rival with the largest margin is taken to lie ``aim`` away; ``unit`` is one over the
         length of its gradient, ``descent`` what the radius gains along it. Those of the others keep their last
@@ -219,25 +253,30 @@ class Lanes:
 
         The one multiplier that m = 1 has is the last step's, corrected once by the chord from multiplier 0: pixels
         at a bound that the gradient points out of do not move at all, so the chord is nearly the tangent. What is
-        left of the error the next step sees. ``spare`` [L, n] is overwritten.
+        left of the error the next step sees.
         """
         if self.normals.shape[1]:
-            return self._project_polytope(margins, gradient, unit, aim, lower, upper).sub_(self.x)
+            return self._project_polytope(clean, margins, gradient, unit, aim, lower, upper)
+
+        def goal(multiplier: Tensor) -> Tensor:
+            return torch.addcmul(clean, (multiplier * unit)[:, None], gradient, value=-1).clamp_(lower, upper)
+
         multiplier = self.multipliers[:, 0]
-        move = torch.empty_like(self.x)
-        for corrected in (False, True):
-            torch.addcmul(self.clean, (multiplier * unit)[:, None], gradient, value=-1, out=move)
-            move.clamp_(lower, upper).sub_(self.x)
-            if corrected:
-                break
-            along = torch.mul(gradient, move, out=spare).sum(1) * unit
-            share = torch.where(multiplier > 0, (descent - along) / multiplier, 1).clamp(MIN_SHARE, 1)
-            multiplier = (multiplier + (along + aim) / share).clamp_min(0)
+        along = torch.linalg.vecdot(gradient, goal(multiplier) - self.x) * unit
+        share = torch.where(multiplier > 0, (descent - along) / multiplier, 1).clamp(MIN_SHARE, 1)
+        multiplier = (multiplier + (along + aim) / share).clamp_min(0)
         self.multipliers.copy_(multiplier[:, None])
-        return move
+        return goal(multiplier)
 
     def _project_polytope(
-        self, margins: Tensor, gradient: Tensor, unit: Tensor, aim: Tensor, lower: float, upper: float
+        self,
+        clean: Tensor,
+        margins: Tensor,
+        gradient: Tensor,
+        unit: Tensor,
+        aim: Tensor,
+        lower: float,
+        upper: float,
     ) -> Tensor:
         lanes, active = torch.arange(len(self), device=margins.device), margins.argmax(1)
         self.normals[lanes, active] = gradient
@@ -246,7 +285,12 @@ class Lanes:
         planes = torch.where(known[:, :, None], self.normals, 0)
         offsets = torch.einsum("lmn,ln->lm", planes, self.x) - torch.where(known, margins, 0)
         goal, multipliers = project_polytope(
-            self.clean, planes, offsets, lower, upper, iterations=12, start=self.multipliers
+            clean, planes, offsets, lower, upper, iterations=12, start=self.multipliers
         )
         self.multipliers.copy_(multipliers)
         return goal
+
+
+PER_LANE = tuple(field.name for field in fields(Lanes) if field.name not in ("rays", "moving"))
+ONLY_MOVING = ("x", "velocity")
+"""Attributes of `Lanes` that nobody asks for once a lane has stopped."""

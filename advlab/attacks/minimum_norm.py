@@ -5,27 +5,23 @@ Shapes: B images of a batch, n pixels, k classes, R rivals per image, L lanes.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from advlab.attacks import targets
+from advlab.attacks import starts, targets
 from advlab.attacks.blocks import blocks
-from advlab.attacks.boundary import Lanes
+from advlab.attacks.boundary import Lanes, Rays
+from advlab.attacks.closest import SAFETY, Closest
 from advlab.attacks.criterion import Criterion, rounding_margin
-from advlab.attacks.projection import project_halfspace, project_polytope
+from advlab.attacks.rays import along
 from advlab.attacks.result import Adversarial, Model, judge, require_within
 from advlab.errors import UserError
 
 MAX_RIVALS, MAX_RIVALS_TARGETED = 6, 9
 """Most classes whose boundaries are linearised at the clean image: those that may overtake the label; those that a
 target has to overtake."""
-RANKED_RIVALS = 5
-"""Of these, the nearest without the box are ranked by their distances within it."""
-SAFETY = 1.1
-"""Iterates aim at this multiple of the rounding margin beyond the boundary."""
 SECANT_STEPS = 4
 """Forward passes that place the final image on the boundary."""
 FIRST_STEP, LAST_STEP = 1.0, 0.03
@@ -36,8 +32,6 @@ MEMORY = 1 / 8
 """Share of a lane's steps over which moves are averaged: long searches can afford to smooth more."""
 CONVERGED = 5e-3
 """Lanes whose residual is below this stop; the distance is then within about its square of a local optimum."""
-STARTS = ((0, math.inf), (1, math.inf), (0, 0.4), (2, math.inf))
-"""The lanes of an image, most promising first: (rank of the rival, cap of the first steps in clean distances)."""
 ROUNDS = ((4, 0.6), (2, 0.4))
 """(lanes per image, share of the exploration's budget); the best lane gets what is left."""
 LONGEST_POLISH = 40
@@ -51,8 +45,6 @@ OVERSHOOT = 1.5
 """Multiple of the linearised distance to the boundary that a step covers where all lanes have missed it."""
 BEND_FIRST_STEP, BEND_RETREAT = 0.2, 1.1
 """First step and start of the descent that follows: gradients turn too fast there for long moves."""
-TARGETED_STARTS = (math.inf, 0.4)
-"""The same for a given target: the caps alone."""
 
 
 def minimum_norm(
@@ -65,7 +57,7 @@ def minimum_norm(
     seed: int = 0,
     index: Tensor | None = None,
     max_evaluations: int = 96,
-    batch_size: int = 256,
+    batch_size: int = 512,
 ) -> Adversarial:
     """Find the nearest image that the model misreads (or reads as ``target``).
 
@@ -110,9 +102,9 @@ def minimum_norm(
         with torch.enable_grad():
             search = _Search(model, images[rows], labels[rows], bounds, max_evaluations)
             policy = targets.choose(part, search.logits, labels[rows], seed=seed, index=position[rows])
-            search.run(Criterion(labels[rows], policy))
-        candidates[rows] = search.best.view_as(images[rows])
-        evaluations[rows] = search.spent
+            closest = search.run(Criterion(labels[rows], policy))
+        candidates[rows] = closest.x.view_as(images[rows])
+        evaluations[rows] = closest.evaluations
         if policy is not None:
             chosen[rows] = policy
     criterion = Criterion(labels, None if target == "nearest" else chosen)
@@ -127,37 +119,36 @@ class _Search:
     ) -> None:
         self.model = model
         self.shape = images.shape[1:]
-        self.clean = images.detach().flatten(1)
+        self.clean = images.detach().flatten(1).contiguous()
         self.labels = labels
-        self.lower, self.upper = bounds
+        self.bounds = float(bounds[0]), float(bounds[1])
         self.max_evaluations = max_evaluations
-        self.spent = torch.ones_like(labels)
         self.leaf = self.clean.clone().requires_grad_()
         self.graph = model(self.leaf.view(-1, *self.shape))
         self.logits = self.graph.detach()
-        self.best = self.clean.clone()
-        self.best_l2 = torch.full_like(self.clean[:, 0], torch.inf)
 
-    def run(self, criterion: Criterion) -> None:
+    def run(self, criterion: Criterion) -> Closest:
         """Spend the budget."""
-        self.criterion = criterion
+        count, far = torch.ones_like(self.labels), torch.full_like(self.clean[:, 0], torch.inf)
+        self.closest = Closest(criterion, self.clean.clone(), far, count)
+        self.rays = Rays(self.clean, self.clean.clone(), torch.ones_like(far), far.clone())
         margin = criterion.margin(self.logits)
         live = (margin >= 0).nonzero().squeeze(1)
         if not len(live):
-            return
+            return self.closest
         lanes = self._start(live)
-        budget = self.max_evaluations - int(self.spent.max()) - SECANT_STEPS
+        budget = self.max_evaluations - int(self.closest.evaluations.max()) - SECANT_STEPS
         second = int(RETREAT_SHARE * budget)
-        found = self._descend(lanes, self._plan(budget - second))
-        if second > 0:
-            parts = [found, self._descend(self._retreat(found), [(1, second)])]
-            missed = (~self.best_l2[found.row].isfinite()).nonzero().squeeze(1)
-            if len(missed):
-                through, steps = self._break_through(found.keep(missed), second)
-                back = self._retreat(through, BEND_RETREAT)
-                parts += [through, self._descend(back, [(1, second - steps)], BEND_FIRST_STEP)]
-            found = Lanes.join(parts)
-        self._finish(found)
+        self._descend(lanes, self._plan(budget - second))
+        if second > 1:
+            best = lanes.best(1)
+            known = self._probe(lanes.row[best])
+            self._descend(self._retreat(lanes, best[known]), [(1, second - 1)])
+            if not bool(known.all()):
+                for through, steps in self._break_through(lanes.keep(best[~known]), second - 1):
+                    self._descend(through, [(1, second - 1 - steps)], BEND_FIRST_STEP)
+        self._finish(live)
+        return self.closest
 
     def _plan(self, budget: int) -> list[tuple[int, int]]:
         """(lanes per image, steps) of each round of the first descent."""
@@ -172,33 +163,56 @@ class _Search:
             plan.append((1, budget))
         return plan
 
-    def _descend(self, lanes: Lanes, plan: list[tuple[int, int]], first_step: float = FIRST_STEP) -> Lanes:
-        """Move the lanes, dropping those that fall behind; returns those that converged and those left."""
-        settled = torch.full_like(self.best_l2, torch.inf)
-        done: list[Lanes] = []
+    def _descend(self, lanes: Lanes, plan: list[tuple[int, int]], first_step: float = FIRST_STEP) -> None:
+        """Move the lanes, retiring those that converge or fall behind; in the end all may move again."""
+        settled = torch.full_like(self.rays.merit, torch.inf)
         total = sum(steps for _, steps in plan)
         momentum = min(max(1 - 1 / (MEMORY * max(total, 1)), 0.5), 0.95)
         taken = 0
         for width, steps in plan:
-            chosen = self._best_lanes(lanes, width)
-            chosen = chosen[~(lanes.merit > HOPE * settled[lanes.row])[chosen]]
-            if len(chosen) < len(lanes):
-                lanes = lanes.keep(chosen)
+            behind = torch.ones_like(lanes.row[: lanes.moving], dtype=torch.bool)
+            behind[lanes.best(width)] = False
+            behind |= lanes.merit[: lanes.moving] > HOPE * settled[lanes.row[: lanes.moving]]
+            lanes.retire(behind.nonzero().squeeze(1))
+            moving = lanes.part(slice(lanes.moving))
             for _ in range(steps):
-                if not len(lanes):
+                if not len(moving):
                     break
                 step = first_step * (LAST_STEP / first_step) ** (taken / max(total - 1, 1))
-                lanes.advance(*self._evaluate_lanes(lanes), step, momentum, self.lower, self.upper)
+                several = list(blocks(len(moving), self.clean.shape[1], self.clean))
+                for some in (moving.part(rows) for rows in several) if len(several) > 1 else [moving]:
+                    margins, normal, _ = self._evaluate(some.row, some.x, some.length, some.rivals)
+                    some.advance(margins, normal, step, momentum, *self.bounds)
                 taken += 1
-                converged = (~(lanes.residual > CONVERGED)).nonzero().squeeze(1)
+                converged = (~(moving.residual > CONVERGED)).nonzero().squeeze(1)
                 if len(converged):
-                    row, merit = lanes.row[converged], lanes.merit[converged]
-                    settled.scatter_reduce_(0, row, merit, "amin")
-                    done.append(lanes.keep(converged[merit <= settled[row]]))
-                    lanes.remove(converged)
-        return Lanes.join([*done, lanes])
+                    settled.scatter_reduce_(0, moving.row[converged], moving.merit[converged], "amin")
+                    lanes.retire(converged)
+                    moving = lanes.part(slice(lanes.moving))
+        lanes.moving = len(lanes)
 
-    def _break_through(self, missed: Lanes, most: int) -> tuple[Lanes, int]:
+    def _probe(self, row: Tensor) -> Tensor:
+        """Whether [l] a point beyond the boundary is known of the images: found on the way, or now on their rays."""
+        missed = (~self.closest.l2[row].isfinite()).nonzero().squeeze(1)
+        if len(missed):
+            self._look(row[missed], *self._beyond(row[missed]))
+        return self.closest.l2[row].isfinite()
+
+    def _beyond(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Points [l, n] beyond the boundary on the images' rays, to first order, and their distances [l]."""
+        return along(self.clean, row, self.rays.ends[row], RETREAT * self.rays.crossing[row], *self.bounds)
+
+    def _retreat(self, lanes: Lanes, best: Tensor) -> Lanes:
+        """Fresh lanes, beyond the boundary on the rays of the images that the lanes ``best`` [l] belong to.
+
+        Where the boundary is smooth there, and the lane had converged, it would come back to the same point.
+        """
+        best = best[~(lanes.curved & (lanes.residual <= CONVERGED))[best]]
+        row = lanes.row[best]
+        known = lanes.normals[best], lanes.multipliers[best]
+        return starts.rest(self.rays, row, lanes.rivals[best], *self._beyond(row), *known)
+
+    def _break_through(self, missed: Lanes, most: int) -> Iterator[tuple[Lanes, int]]:
         """Go beyond the boundary from the clean images by steps that add up.
 
         A lane's every step starts at the clean image again: on a deep network, whose gradient turns on the way, it may
@@ -206,178 +220,77 @@ class _Search:
         et al. 2016), each towards the class that is nearest by then.
 
         Args:
-            missed: lanes of images for which no point beyond the boundary is known.
+            missed: a lane for each image for which no point beyond the boundary is known.
             most: steps.
 
-        Returns:
-            A lane for each image that was reached, its candidate beyond the boundary, and the number of steps taken.
+        Yields:
+            Fresh lanes, somewhat beyond the points found, and the number of steps that took.
         """
-        lanes = missed.keep(self._best_lanes(missed, 1))
-        row, x, steps = lanes.row, lanes.clean.clone(), 0
-        rivals = torch.full_like(self.labels, -1)
-        while len(row) and steps < most:
-            length = (x - self.clean[row]).norm(dim=1)
-            margins, normal, logits = self._evaluate(row, x, length, lambda to, logits: to.margin(logits)[:, None])
-            steps += 1
-            rivals[row] = self.criterion.rows(row).reached(logits)
+        x, length = self.clean[missed.row], torch.zeros_like(missed.length)
+        for steps in range(1, most + 1):
+            margins, normal, logits = self._evaluate(missed.row, x, length, None)
+            reached = self.closest.l2[missed.row].isfinite()
+            if bool(reached.any()):
+                found = missed.keep(reached.nonzero().squeeze(1))
+                row = found.row
+                if self.closest.criterion.target is None:
+                    found.rivals = self.closest.criterion.rows(row).strongest(logits[reached])[:, None]
+                scale = torch.full_like(found.length, BEND_RETREAT)
+                start = along(self.clean, row, self.closest.x[row], scale, *self.bounds)
+                yield starts.rest(self.rays, row, found.rivals, *start, found.normals, found.multipliers), steps
+            left = (~reached).nonzero().squeeze(1)
+            if not len(left):
+                break
+            missed, x, margins, normal = missed.keep(left), x[left], margins[left], normal[left]
             squared = torch.linalg.vecdot(normal, normal).clamp_min(torch.finfo(x.dtype).tiny)
             step = OVERSHOOT * margins / squared[:, None]
-            x = torch.addcmul(x, step, normal, value=-1).nan_to_num(0).clamp_(self.lower, self.upper)
-            left = (~self.best_l2[row].isfinite()).nonzero().squeeze(1)
-            row, x = row[left], x[left]
-        lanes = lanes.keep(self.best_l2[lanes.row].isfinite().nonzero().squeeze(1))
-        lanes.candidate, lanes.merit = self.best[lanes.row], self.best_l2[lanes.row]
-        lanes.crossing, lanes.residual = torch.ones_like(lanes.merit), torch.full_like(lanes.merit, torch.inf)
-        if self.criterion.target is None:
-            lanes.rivals = rivals[lanes.row][:, None]
-        return lanes, steps
-
-    def _retreat(self, found: Lanes, beyond: float = RETREAT) -> Lanes:
-        """A fresh lane per image that was reached, beyond the boundary on the ray of the best found.
-
-        Where the boundary is smooth there, and the lane had converged, it would come back to the same point.
-        """
-        best = found.keep(self._best_lanes(found, 1))
-        smooth = best.curved & (best.residual <= CONVERGED)
-        best = best.keep((self.best_l2[best.row].isfinite() & ~smooth).nonzero().squeeze(1))
-        scale = beyond * best.crossing[:, None]
-        x = torch.addcmul(best.clean, scale, best.candidate - best.clean).clamp_(self.lower, self.upper)
-        cap = torch.full_like(best.cap, torch.inf)
-        return Lanes.start(len(STARTS), best.row, best.rivals, best.clean, x, best.normals, best.multipliers, cap)
+            x = torch.addcmul(x, step, normal, value=-1).nan_to_num(0).clamp_(*self.bounds)
+            length = (x - self.clean[missed.row]).norm(dim=1)
 
     def _start(self, live: Tensor) -> Lanes:
         """Linearise the boundaries around the live images and take the first step of their lanes."""
-        away = self.labels if self.criterion.target is None else self.criterion.target
-        others = self.logits.scatter(1, away[:, None], -torch.inf)
-        most = MAX_RIVALS if self.criterion.target is None else MAX_RIVALS_TARGETED
+        criterion = self.closest.criterion
+        others = self.logits.scatter(1, criterion.away[:, None], -torch.inf)
+        most = MAX_RIVALS if criterion.target is None else MAX_RIVALS_TARGETED
         count = min(most, self.logits.shape[1] - 1, max(1, self.max_evaluations // 4))
         rivals = others.topk(count, dim=1).indices
-        gaps = self._gaps(self.graph, away, rivals)
-        gradients = [_gradient(gaps[:, j], self.leaf, retain=j < count - 1) for j in range(count)]
-        self.spent[live] = count
-        gaps = gaps.detach() + SAFETY * rounding_margin(self.logits)[:, None]
-        starts = self._nearest_starts if self.criterion.target is None else self._targeted_starts
-        parts = []
-        for some in blocks(len(live), count * self.clean.shape[1], self.clean):
-            row = live[some]
-            normals = torch.stack([gradient.index_select(0, row) for gradient in gradients], 1).nan_to_num_(0, 0, 0)
-            clean = self.clean.index_select(0, row)
-            parts += starts(row, rivals[row], clean, normals, gaps[row])
-        return Lanes.join(parts)
+        gaps = criterion.gaps(self.logits, rivals) + SAFETY * rounding_margin(self.logits)[:, None]
+        gaps = gaps.to(self.clean.dtype)
+        normals = [
+            _gradient(self.graph, criterion.weights(self.logits, rivals[:, j]), self.leaf, retain=j < count - 1)
+            for j in range(count)
+        ]
+        self.closest.evaluations[live] = count
+        begin = starts.towards_nearest if criterion.target is None else starts.towards_target
+        lanes = begin(self.rays, live, rivals[live], normals, gaps[live], *self.bounds)
+        self.rays.ends.index_copy_(0, live, lanes.x[: len(live)])
+        return lanes
 
-    def _targeted_starts(
-        self, row: Tensor, rivals: Tensor, clean: Tensor, normals: Tensor, gaps: Tensor
-    ) -> list[Lanes]:
-        """Lanes towards the linearised region of the target."""
-        offsets = torch.linalg.vecdot(normals, clean[:, None]) - gaps
-        goal, multipliers = project_polytope(clean, normals, offsets, self.lower, self.upper)
-        move = goal - clean
-        distance = move.norm(dim=1)
-        starts = []
-        for place, cap in enumerate(TARGETED_STARTS):
-            x = self._inside(clean + min(1.0, cap) * move)
-            starts.append(Lanes.start(place, row, rivals, clean, x, normals, multipliers, cap * distance))
-        return starts
-
-    def _nearest_starts(self, row: Tensor, rivals: Tensor, clean: Tensor, normals: Tensor, gaps: Tensor) -> list[Lanes]:
-        """Lanes towards the rivals whose linearised boundaries are nearest within the box."""
-        slopes = normals.norm(dim=2)
-        nearest = (gaps / slopes).nan_to_num(torch.inf).sort(1).indices[:, :RANKED_RIVALS]
-        rows = torch.arange(len(row), device=row.device)
-        rivals, gaps, slopes = (part.gather(1, nearest) for part in (rivals, gaps, slopes))
-        normals = normals[rows[:, None], nearest]
-        offsets = torch.linalg.vecdot(normals, clean[:, None]) - gaps
-        count = nearest.shape[1]
-        points, flat = clean.repeat_interleave(count, 0), normals.flatten(0, 1)
-        goals, multipliers = project_halfspace(points, flat, offsets.flatten(), self.lower, self.upper, iterations=3)
-        moves = goals.sub_(points).view_as(normals)
-        distances = moves.norm(dim=2)
-        missed = gaps + torch.linalg.vecdot(normals, moves) > 0.5 * gaps  # the box ends before that boundary
-        far = self.clean.shape[1] ** 0.5 * (self.upper - self.lower)
-        ranked = torch.where(missed, far + distances, distances).sort(1)
-        multipliers = multipliers.view_as(gaps) * slopes
-        shortest = distances.gather(1, ranked.indices[:, :1]).squeeze(1)
-        starts = []
-        for place, (rank, cap) in enumerate(STARTS):
-            if rank < count:
-                j = ranked.indices[:, rank]
-                longest = cap * shortest
-                share = (longest / distances[rows, j].clamp_min(torch.finfo(gaps.dtype).tiny)).clamp_max(1)
-                x = self._inside(torch.addcmul(clean, share[:, None], moves[rows, j]))
-                chosen = rivals[rows, j][:, None], normals[rows, :0], multipliers[rows, j][:, None]
-                starts.append(Lanes.start(place, row, chosen[0], clean, x, chosen[1], chosen[2], longest))
-        return starts
-
-    def _inside(self, x: Tensor) -> Tensor:
-        """``x``, which rounding alone may have carried out of the box, in place."""
-        return x.clamp_(self.lower, self.upper)
-
-    def _gaps(self, logits: Tensor, away: Tensor, rivals: Tensor) -> Tensor:
-        """[L, m]: margins to the rivals; untargeted, ``away`` is the label, and otherwise the target."""
-        gaps = logits.gather(1, away[:, None]) - logits.gather(1, rivals)
-        return gaps if self.criterion.target is None else -gaps
-
-    def _evaluate_lanes(self, lanes: Lanes) -> tuple[Tensor, Tensor]:
-        """Margins [L, m] to the lanes' rivals, and the gradient [L, n] of the largest; see `_evaluate`."""
-
-        def gaps(criterion: Criterion, logits: Tensor) -> Tensor:
-            away = criterion.labels if criterion.target is None else criterion.target
-            return self._gaps(logits, away, lanes.rivals)
-
-        margins, normal, _ = self._evaluate(lanes.row, lanes.x, lanes.length, gaps)
-        return margins, normal
-
-    def _evaluate(
-        self, row: Tensor, x: Tensor, l2: Tensor, margins: Callable[[Criterion, Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``margins`` makes of the rows' criterion and logits, [L, m], shifted by the rounding allowance; the
-        gradient [L, n] of the largest; the logits. Records what the evaluation finds.
-        """
-        criterion = self.criterion.rows(row)
+    def _evaluate(self, row: Tensor, x: Tensor, l2: Tensor, rivals: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Margins [L, m] to the rivals (None: the strongest), the gradient [L, n] of the largest, and the logits."""
         leaf = x.detach().requires_grad_()
-        logits = self.model(leaf.view(-1, *self.shape))
-        found = margins(criterion, logits)
-        normal = _gradient(found.amax(1), leaf)
-        self.spent.index_add_(0, row, torch.ones_like(row))
-        logits = logits.detach()
-        self._record(row, x, l2, logits, criterion)
-        return found.detach() + SAFETY * rounding_margin(logits)[:, None], normal, logits
+        graph = self.model(leaf.view(-1, *self.shape))
+        logits = graph.detach().contiguous()
+        margins, weights = self.closest.see(row, x, l2, logits, rivals)
+        return margins, _gradient(graph, weights, leaf), logits
 
-    def _record(self, row: Tensor, x: Tensor, l2: Tensor, logits: Tensor, criterion: Criterion) -> None:
-        """Keep the closest points that meet the criterion."""
-        l2 = torch.where(criterion.is_met_robustly(logits), l2, torch.inf)
-        closest = self.best_l2.scatter_reduce(0, row, l2, "amin")
-        wins = ((l2 <= closest[row]) & (l2 < self.best_l2[row])).nonzero().squeeze(1)
-        self.best.index_copy_(0, row[wins], x.index_select(0, wins))
-        self.best_l2 = closest
+    def _look(self, row: Tensor, x: Tensor, l2: Tensor) -> Tensor:
+        """Margins [L] at the points, by a forward pass alone."""
+        with torch.no_grad():
+            logits = self.model(x.view(-1, *self.shape)).contiguous()
+        return self.closest.see(row, x, l2, logits, None)[0].squeeze(1)
 
-    def _best_lanes(self, lanes: Lanes, width: int) -> Tensor:
-        """The places (LongTensor [l]) of the ``width`` lanes of smallest merit of every image."""
-        order = lanes.place.argsort(stable=True)
-        for key in (lanes.merit, lanes.row):
-            order = order[key[order].argsort(stable=True)]
-        row = lanes.row[order]
-        rank = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
-        return order[rank < width]
-
-    def _finish(self, lanes: Lanes) -> None:
+    def _finish(self, row: Tensor) -> None:
         """Put the best candidate of every image on the boundary, along its ray, by a safeguarded secant."""
-        best = lanes.keep(self._best_lanes(lanes, 1))
-        row, clean, radius = best.row, best.clean, best.crossing[:, None] * (best.candidate - best.clean)
-        steps = min(SECANT_STEPS, self.max_evaluations - int(self.spent.max()))
-        criterion = self.criterion.rows(row)
-        start = self.criterion.margin(self.logits)[row]
+        steps = min(SECANT_STEPS, self.max_evaluations - int(self.closest.evaluations.max()))
+        ends, crossing = self.rays.ends.index_select(0, row), self.rays.crossing[row]
+        start = self.closest.criterion.margin(self.logits)[row].to(crossing)
         low = torch.zeros_like(start)
         high = torch.full_like(start, torch.inf)
         scale = torch.ones_like(start)
         previous, previous_margin = low, start
         for _ in range(steps):
-            x = torch.addcmul(clean, scale[:, None], radius).clamp(self.lower, self.upper)
-            with torch.no_grad():
-                logits = self.model(x.view(-1, *self.shape))
-            self.spent[row] += 1
-            self._record(row, x, (x - clean).norm(dim=1), logits, criterion)
-            margin = criterion.margin(logits) + SAFETY * rounding_margin(logits)
+            margin = self._look(row, *along(self.clean, row, ends, scale * crossing, *self.bounds))
             outside = margin > 0
             low = torch.where(outside, torch.maximum(low, scale), low)
             high = torch.where(outside, high, torch.minimum(high, scale))
@@ -387,9 +300,9 @@ class _Search:
             scale = torch.where((guess > low) & (guess < high), guess, middle)
 
 
-def _gradient(values: Tensor, leaf: Tensor, *, retain: bool = False) -> Tensor:
-    """∂ Σ values/∂ leaf; zero where the model does not depend on its input."""
-    if not values.requires_grad:
+def _gradient(logits: Tensor, weights: Tensor, leaf: Tensor, *, retain: bool = False) -> Tensor:
+    """∂ Σ weights · logits/∂ leaf; zero where the model does not depend on its input."""
+    if not logits.requires_grad:
         return torch.zeros_like(leaf)
-    (gradient,) = torch.autograd.grad(values.sum(), leaf, retain_graph=retain, allow_unused=True)
-    return torch.zeros_like(leaf) if gradient is None else gradient.detach()
+    (gradient,) = torch.autograd.grad(logits, leaf, weights, retain_graph=retain, allow_unused=True)
+    return torch.zeros_like(leaf) if gradient is None else gradient.contiguous()

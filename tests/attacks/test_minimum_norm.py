@@ -1,7 +1,6 @@
 """The minimum-norm attack: the oracle's optimum on linear models and the contract of every attack."""
 
 import copy
-import dataclasses
 import sys
 from functools import partial
 
@@ -11,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from advlab.attacks.boundary import Lanes
+from advlab.attacks import kernels
+from advlab.attacks.boundary import ONLY_MOVING, PER_LANE, Lanes, Rays
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.minimum_norm import minimum_norm
 from advlab.attacks.oracle import linear_minimum
@@ -367,16 +367,78 @@ def test_blocks_for_the_cache_change_nothing(name, target, monkeypatch):
     torch.testing.assert_close(parts.l2, whole.l2, rtol=1e-6, atol=0)
 
 
-def test_removed_lanes_leave_the_others_as_they_are():
-    rows, pixels = torch.arange(7), torch.rand(7, 3)
-    gone = torch.tensor([0, 3, 6])
+def lanes_of(rows: Tensor, pixels: Tensor) -> Lanes:
+    count, size = pixels.shape
+    rays = Rays(pixels.clone(), pixels.clone(), torch.ones(count), torch.full((count,), torch.inf))
+    lengths, numbers = torch.rand(count), torch.arange(count)
+    lanes = Lanes.start(
+        rays, rows.clone(), numbers, rows[:, None].clone(), pixels.clone(), lengths, torch.zeros(count, 0, size),
+        torch.rand(count, 1), torch.rand(count),
+    )  # fmt: skip
+    lanes.velocity.copy_(torch.rand(count, size))
+    return lanes
 
-    def lanes():
-        start = pixels.clone(), torch.zeros(7, 0, 3), torch.ones(7, 1), torch.ones(7)
-        return Lanes.start(0, rows.clone(), rows[:, None].clone(), pixels.clone(), *start)
 
-    left = lanes()
-    left.remove(gone)
-    assert sorted(left.row.tolist()) == [1, 2, 4, 5]
-    for field in dataclasses.fields(left):
-        assert torch.equal(getattr(left, field.name), getattr(lanes(), field.name)[left.row])
+@pytest.mark.parametrize("gone", [[0, 3, 6], [6], [5, 6], list(range(7)), []])
+def test_retired_lanes_leave_the_others_as_they_are(gone):
+    before = lanes_of(torch.arange(7), torch.rand(7, 3))
+    after = before.keep(torch.arange(7))
+    after.retire(torch.tensor(gone, dtype=torch.int64))
+    assert after.moving == 7 - len(gone)
+    assert sorted(after.row[: after.moving].tolist()) == sorted(set(range(7)) - set(gone))
+    assert sorted(after.row[after.moving :].tolist()) == gone
+    for name in PER_LANE:
+        count = after.moving if name in ONLY_MOVING else 7
+        assert torch.equal(getattr(after, name)[:count], getattr(before, name)[after.row[:count]])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("target", ["nearest", "random"])
+@pytest.mark.parametrize("budget", [1, 3, 7, 40, 96])
+def test_compiled_loops_do_what_the_array_operations_do(name, target, budget, monkeypatch):
+    model, images, labels = case(name, 48, torch.float64)
+    compiled = minimum_norm(model, images, labels, target, max_evaluations=budget)
+    monkeypatch.setattr(kernels, "fit", lambda *_: False)
+    arrays = minimum_norm(model, images, labels, target, max_evaluations=budget)
+    assert torch.equal(compiled.success, arrays.success)
+    assert torch.equal(compiled.evaluations, arrays.evaluations)
+    torch.testing.assert_close(compiled.l2, arrays.l2, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(compiled.images, arrays.images, rtol=0, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.sampled_from([torch.float32, torch.float64]))
+def test_a_compiled_step_is_the_step_of_arrays(seed, dtype):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=dtype)
+
+    count, size = 12, 30
+    images, rows = draw(5, size), torch.randint(5, (count,), generator=generator)
+    gradient, margins = draw(count, size) - 0.5, draw(count, 1) - 0.3
+    gradient[0], gradient[1, 3], margins[2], gradient[3] = 0, torch.nan, torch.inf, 1e30
+    x = (images[rows] + 0.3 * (draw(count, size) - 0.5)).clamp(0, 1)
+    x[4] = images[rows[4]]
+    start = x, (x - images[rows]).norm(dim=1), x.new_empty(count, 0, size), draw(count, 1), draw(count)
+    both = []
+    for fits in (True, False):
+        rays = Rays(images, images.clone(), images.new_ones(5), images.new_full((5,), torch.inf))
+        lanes = Lanes.start(rays, rows, torch.arange(count), rows[:, None], *(part.clone() for part in start))
+        lanes.velocity.zero_()
+        with pytest.MonkeyPatch.context() as patch:
+            if not fits:
+                patch.setattr(kernels, "fit", lambda *_: False)
+            for step in (1.0, 0.5):
+                lanes.advance(step * margins, gradient, step, 0.8, 0.0, 1.0)
+        both.append(lanes)
+    close = {torch.float32: 2e-4, torch.float64: 1e-9}[dtype]
+    for name in PER_LANE:
+        one, other = getattr(both[0], name), getattr(both[1], name)
+        if name == "velocity":
+            known = both[0].weight > 0
+            one, other = one[known], other[known]
+        if name != "curved":
+            torch.testing.assert_close(one, other, rtol=close, atol=close, equal_nan=True)
+    for name in ("ends", "crossing", "merit"):
+        torch.testing.assert_close(getattr(both[0].rays, name), getattr(both[1].rays, name), rtol=close, atol=close)

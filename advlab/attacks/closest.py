@@ -1,0 +1,69 @@
+"""The closest point of every image that met the criterion, out of all points at which the model was evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from advlab.attacks import kernels
+from advlab.attacks.criterion import Criterion, rounding_margin, rounding_share
+
+SAFETY = 1.1
+"""Iterates aim at this multiple of the rounding margin beyond the boundary."""
+
+
+@dataclass(slots=True)
+class Closest:
+    """A record of B images with n pixels.
+
+    Attributes:
+        criterion: of the B images.
+        x: [B, n], the closest point that met it robustly; the clean image before the first.
+        l2: [B], its distance; infinite before the first.
+        evaluations: [B] int64.
+    """
+
+    criterion: Criterion
+    x: Tensor
+    l2: Tensor
+    evaluations: Tensor
+
+    def see(self, row: Tensor, x: Tensor, l2: Tensor, logits: Tensor, rivals: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Count and judge evaluated points, and keep those that are closer than what is known.
+
+        Args:
+            row: [L] int64, the images that the points belong to; an image may have several.
+            x: [L, n], the points.
+            l2: [L], their distances.
+            logits: [L, k], detached.
+            rivals: [L, m] int64, the classes whose margins are asked for; None for the strongest of each point.
+
+        Returns:
+            The margins [L, m], positive on the clean side, `SAFETY` times the rounding allowance beyond the boundary;
+            and the weights [L, k] of the logits in the largest of a point's margins.
+        """
+        away = self.criterion.away
+        targeted = self.criterion.target is not None
+        if kernels.fit(x, l2, logits, self.x):
+            given = rivals if rivals is not None else row.new_empty(len(row), 0)
+            margins, weights = x.new_empty(len(row), max(1, given.shape[1])), torch.empty_like(logits)
+            known = self.x, self.l2, self.evaluations
+            share = rounding_share(logits.dtype)
+            kernels.call(
+                kernels.see, logits, away, targeted, row, given, x, l2, share, SAFETY, *known, margins, weights
+            )
+            return margins, weights
+        criterion = self.criterion.rows(row)
+        self.evaluations.index_add_(0, row, torch.ones_like(row))
+        l2 = torch.where(criterion.is_met_robustly(logits), l2, torch.inf)
+        closest = self.l2.scatter_reduce(0, row, l2, "amin")
+        wins = ((l2 <= closest[row]) & (l2 < self.l2[row])).nonzero().squeeze(1)
+        self.x.index_copy_(0, row[wins], x.index_select(0, wins))
+        self.l2.copy_(closest)
+        if rivals is None:
+            rivals = criterion.strongest(logits)[:, None]
+        margins = criterion.gaps(logits, rivals)
+        weights = criterion.weights(logits, rivals.gather(1, margins.argmax(1, keepdim=True)).squeeze(1))
+        return (margins + SAFETY * rounding_margin(logits)[:, None]).to(x.dtype), weights

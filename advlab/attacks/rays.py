@@ -1,0 +1,103 @@
+"""Points on rays from clean images, and how far linearised boundaries are from them within the box."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from advlab.attacks import kernels
+from advlab.attacks.projection import project_halfspace
+
+NEWTON_STEPS = 3
+"""Of the projections that `reach` makes: the next linearisation corrects what they leave."""
+
+
+def reach(
+    images: Tensor, row: Tensor, normals: Tensor, gaps: Tensor, lower: float, upper: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Project images onto {x: gap + a·(x − image) ≤ 0} and the box.
+
+    Args:
+        images: [B, n], within the box.
+        row: [l] int64, the images asked about.
+        normals: [B, n], a; images whose normal is zero or not finite do not move.
+        gaps: [l].
+        lower, upper: of the box.
+
+    Returns:
+        Multipliers, lengths of the moves, and what they gain along the normal, each [l].
+    """
+    if kernels.fit(images, normals, gaps):
+        multipliers, lengths, gains = torch.empty_like(gaps), torch.empty_like(gaps), torch.empty_like(gaps)
+        found = multipliers, lengths, gains
+        kernels.call(kernels.reach, images, row, normals, gaps, lower, upper, NEWTON_STEPS, *found)
+        return found
+    clean, normal = images[row], normals[row]
+    usable = normal.isfinite().all(1) & gaps.isfinite() & (normal != 0).any(1)
+    normal, gaps = torch.where(usable[:, None], normal, 0), torch.where(usable, gaps, 0)
+    offsets = torch.linalg.vecdot(normal, clean) - gaps
+    goals, multipliers = project_halfspace(clean, normal, offsets, lower, upper, iterations=NEWTON_STEPS)
+    move = goals - clean
+    return multipliers, move.norm(dim=1), torch.linalg.vecdot(normal, move)
+
+
+def toward(
+    images: Tensor,
+    row: Tensor,
+    choice: Tensor,
+    normals: list[Tensor],
+    multipliers: Tensor,
+    shares: Tensor,
+    lower: float,
+    upper: float,
+) -> tuple[Tensor, Tensor]:
+    """Go a share of the way to the clean images' projections.
+
+    Args:
+        images: [B, n].
+        row: [L] int64, the images.
+        choice: [L] int64, which of the normals.
+        normals: R tensors [B, n].
+        multipliers: [L], of the projection onto the chosen boundary; see `reach`.
+        shares: [L].
+        lower, upper: of the box.
+
+    Returns:
+        The points [L, n] and their distances [L] from the clean images.
+    """
+    x, length = images.new_empty(len(row), images.shape[1]), torch.empty_like(shares)
+    for j, normal in enumerate(normals):
+        lanes = (choice == j).nonzero().squeeze(1)
+        if kernels.fit(images, normal, multipliers):
+            kernels.call(kernels.toward, images, row, lanes, normal, multipliers, shares, lower, upper, x, length)
+            continue
+        some = row[lanes]
+        clean, dual = images[some], multipliers[lanes, None]
+        goal = (clean - torch.where(dual > 0, dual * normal[some], 0)).clamp_(lower, upper)
+        x[lanes] = torch.lerp(clean, goal, shares[lanes, None]).clamp_(lower, upper)
+        length[lanes] = (x[lanes] - clean).norm(dim=1)
+    return x, length
+
+
+def along(
+    images: Tensor, row: Tensor, ends: Tensor, scale: Tensor, lower: float, upper: float
+) -> tuple[Tensor, Tensor]:
+    """Points ``image + scale (end − image)``, clipped to the box.
+
+    Args:
+        images: [B, n].
+        row: [L] int64, the images.
+        ends: [L, n].
+        scale: [L].
+        lower, upper: of the box.
+
+    Returns:
+        The points [L, n] and their distances [L] from the clean images.
+    """
+    if kernels.fit(images, ends, scale):
+        x, length = torch.empty_like(ends), torch.empty_like(scale)
+        kernels.call(kernels.along, images, row, ends, scale, lower, upper, x, length)
+        return x, length
+    clean = images[row]
+    x = torch.addcmul(clean, scale[:, None], ends - clean).clamp_(lower, upper)
+    return x, (x - clean).norm(dim=1)

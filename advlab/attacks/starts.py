@@ -1,0 +1,88 @@
+"""Where the lanes of `minimum_norm` begin: on the boundaries linearised at the clean images.
+
+Shapes: B images of a batch, n pixels, R rivals per image, of which l images are still to be misread.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from advlab.attacks.blocks import blocks
+from advlab.attacks.boundary import Lanes, Rays
+from advlab.attacks.projection import project_polytope
+from advlab.attacks.rays import along, reach, toward
+
+STARTS = ((0, math.inf), (1, math.inf), (0, 0.4), (2, math.inf))
+"""The lanes of an image, most promising first: (rank of the rival, cap of the first steps in clean distances)."""
+TARGETED_STARTS = (math.inf, 0.4)
+"""The same for a given target: the caps alone."""
+
+
+def rest(
+    rays: Rays, row: Tensor, rivals: Tensor, x: Tensor, length: Tensor, normals: Tensor, multipliers: Tensor
+) -> Lanes:
+    """One lane per image, at x [l, n], free to take steps of any length."""
+    cap = torch.full_like(length, torch.inf)
+    return Lanes.start(rays, row, torch.zeros_like(row), rivals, x, length, normals, multipliers, cap)
+
+
+def towards_nearest(
+    rays: Rays, row: Tensor, rivals: Tensor, normals: list[Tensor], gaps: Tensor, lower: float, upper: float
+) -> Lanes:
+    """Lanes towards the rivals whose linearised boundaries are nearest within the box.
+
+    Args:
+        rays: from the B images.
+        row: [l] int64, the images to start from.
+        rivals: [l, R] int64.
+        normals: R gradients [B, n] of the margins.
+        gaps: [l, R], the margins.
+        lower, upper: of the box.
+    """
+    images = rays.images
+    met = [
+        reach(images, row, normal, gap.contiguous(), lower, upper) for normal, gap in zip(normals, gaps.T, strict=True)
+    ]
+    multipliers, distances, gains = (torch.stack(parts, 1) for parts in zip(*met, strict=True))
+    missed = ~(gains < -0.5 * gaps)  # the box ends before that boundary
+    far = images.shape[1] ** 0.5 * (upper - lower)
+    order = torch.where(missed, far + distances, distances).argsort(1)
+    slopes = torch.stack([normal.norm(dim=1) for normal in normals], 1)[row]
+    shortest = distances.gather(1, order[:, :1]).squeeze(1)
+    chosen = [(order[:, rank], cap * shortest) for rank, cap in STARTS if rank < len(normals)]
+    choice, cap = torch.cat([j for j, _ in chosen]), torch.cat([cap for _, cap in chosen])
+    lanes = torch.arange(len(row), device=row.device).repeat(len(chosen))
+    place = torch.arange(len(chosen), device=row.device).repeat_interleave(len(row))
+    tiny = torch.finfo(gaps.dtype).tiny
+    share = (cap / distances[lanes, choice].clamp_min(tiny)).clamp_max(1)
+    dual = multipliers[lanes, choice]
+    x, length = toward(images, row[lanes], choice, normals, dual, share, lower, upper)
+    per_unit = (dual * slopes[lanes, choice]).nan_to_num(0, 0)[:, None]
+    none = x.new_empty(len(lanes), 0, x.shape[1])
+    return Lanes.start(rays, row[lanes], place, rivals[lanes, choice][:, None], x, length, none, per_unit, cap)
+
+
+def towards_target(
+    rays: Rays, row: Tensor, rivals: Tensor, normals: list[Tensor], gaps: Tensor, lower: float, upper: float
+) -> Lanes:
+    """Lanes towards the linearised region of the target; arguments as for `towards_nearest`."""
+    images, planes, goals, multipliers = rays.images, [], [], []
+    for some in blocks(len(row), len(normals) * images.shape[1], images):
+        clean = images[row[some]]
+        plane = torch.stack([normal.index_select(0, row[some]) for normal in normals], 1).nan_to_num_(0, 0, 0)
+        offsets = torch.linalg.vecdot(plane, clean[:, None]) - gaps[some]
+        goal, multiplier = project_polytope(clean, plane, offsets, lower, upper)
+        planes.append(plane)
+        goals.append(goal)
+        multipliers.append(multiplier)
+    goal, count = torch.cat(goals), len(TARGETED_STARTS)
+    distance = (goal - images[row]).norm(dim=1)
+    cap = torch.cat([cap * distance for cap in TARGETED_STARTS])
+    share = torch.cat([torch.full_like(distance, min(1.0, cap)) for cap in TARGETED_STARTS])
+    place = torch.arange(count, device=row.device).repeat_interleave(len(row))
+    x, length = along(images, row.repeat(count), goal.repeat(count, 1), share, lower, upper)
+    plane, multiplier = torch.cat(planes).repeat(count, 1, 1), torch.cat(multipliers).repeat(count, 1)
+    return Lanes.start(rays, row.repeat(count), place, rivals.repeat(count, 1), x, length, plane, multiplier, cap)
