@@ -10,6 +10,8 @@ from torch import Tensor
 
 OVERSHOOT = 1.15
 """An extrapolation goes this much farther than the secant says, so as to end on the other side of the root."""
+PATIENCE = 3
+"""Extrapolations that may fall short; the shortest step allowed doubles with every further one."""
 
 
 class Bracket:
@@ -27,8 +29,9 @@ class Bracket:
     def __init__(self, point: Tensor, width: float, stride: float) -> None:
         """Start every function at its ``point`` [B]; while one side is unknown, no step is longer than ``stride``."""
         self.width, self.stride = width, max(stride, width)
-        # point, low, high, weights of the values at low and high, last point and value, side of the root it was on
-        self._state = torch.full((len(point), 8), torch.nan, dtype=torch.float64, device=point.device)
+        # point, low, high, weights of the values at low and high, last point and value, side of the root it was on,
+        # points on that side in a row
+        self._state = torch.full((len(point), 9), torch.nan, dtype=torch.float64, device=point.device)
         self.point, self.low, self.high = self._state[:, :3].unbind(1)
         self.point.copy_(point)
         self.low.fill_(-torch.inf)
@@ -43,17 +46,19 @@ class Bracket:
 
         A value of zero is below the root, NaN is above. An end that a new value contradicts is forgotten.
         """
-        point, low, high, at_low, at_high, last, at_last, last_side = self._state[rows].unbind(1)
+        point, low, high, at_low, at_high, last, at_last, last_side, streak = self._state[rows].unbind(1)
         value = value.double()
         below = value <= 0
         side = 1 - 2 * below.double()
+        streak = torch.where(side == last_side, streak, 0) + 1
         weight = 1 - 0.5 * (side == last_side)  # an end that stays a second time loses half of its weight
         at_low, at_high = torch.where(below, value, weight * at_low), torch.where(below, weight * at_high, value)
         low = torch.where(below, point, low.masked_fill(low >= point, -torch.inf))
         high = torch.where(below, high.masked_fill(high <= point, torch.inf), point)
 
         slope = (value - at_last) / (point - last)
-        length = (OVERSHOOT * value / slope).abs().clamp(self.width, self.stride)
+        shortest = self.width * (streak - PATIENCE).clamp_min(0).exp2()
+        length = torch.maximum((OVERSHOOT * value / slope).abs(), shortest).clamp_max(self.stride)
         outside = point - side * torch.where(slope > 0, length, self.stride)
         secant = (low * at_high - high * at_low) / (at_high - at_low)
         secant = torch.where((secant > low) & (secant < high), secant, (low + high) / 2)
@@ -61,4 +66,4 @@ class Bracket:
         secant = torch.where(secant - low < near, low + edge, secant)
         secant = torch.where(high - secant < near, high - edge, secant)
         next_point = torch.where((high - low).isfinite(), secant, outside)
-        self._state[rows] = torch.stack((next_point, low, high, at_low, at_high, point, value, side), 1)
+        self._state[rows] = torch.stack((next_point, low, high, at_low, at_high, point, value, side, streak), 1)

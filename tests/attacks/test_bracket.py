@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -36,6 +36,7 @@ def find(
     width=st.floats(1e-3, 0.5),
     shape=st.sampled_from(["linear", "saturating", "cubic", "exponential", "sign"]),
 )
+@example(root=-7.0, start=3.0, steepness=6.0, width=0.125, shape="exponential")
 def test_closes_in_on_the_root(root: float, start: float, steepness: float, width: float, shape: str) -> None:
     def function(point: Tensor) -> Tensor:
         t = steepness * (point - root)
