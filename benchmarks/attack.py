@@ -37,6 +37,8 @@ from matplotlib.ticker import NullFormatter
 DEFAULT_METHODS = tuple(name for name in METHODS if name != "cw-9x1000")
 LINEAR_ONLY = ("advlab-96-float64",)
 """Methods for models whose optimum is known; in double precision the rounding allowance vanishes."""
+SCIPY = "scipy"
+"""Methods that start so attack a few images, one at a time."""
 FIRST_SEED = 1000
 """Of the image draws; the attack's constants were tuned on images that seed 0 draws."""
 WITHIN = 1.001
@@ -113,7 +115,7 @@ def load_or_measure(
     if path.exists():
         kept = np.load(path)
         return Cell(kept["distances"], float(kept["evaluations"]), float(kept["seconds"]))
-    if method == "scipy":
+    if method.startswith(SCIPY):
         images, labels = images[: config.scipy_images], labels[: config.scipy_images]
     cell = measure(method, network, images, labels, config.batch_size)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +136,9 @@ def local_optimality(distances: np.ndarray, envelope: np.ndarray, cap: float) ->
 def summarise(cells: dict[str, list[Cell]], optimum: np.ndarray | None, cap: float) -> list[dict[str, Any]]:
     """One row per method, over all draws of one model; SciPy is compared on its own images."""
     whole = {
-        name: np.concatenate([cell.distances for cell in draws]) for name, draws in cells.items() if name != "scipy"
+        name: np.concatenate([cell.distances for cell in draws])
+        for name, draws in cells.items()
+        if not name.startswith(SCIPY)
     }
     envelope = np.min(list(whole.values()), axis=0)
     peers = [value for name, value in whole.items() if not name.startswith("advlab")]
@@ -142,7 +146,7 @@ def summarise(cells: dict[str, list[Cell]], optimum: np.ndarray | None, cap: flo
     rows = []
     for name, draws in cells.items():
         distances = np.concatenate([cell.distances for cell in draws])
-        chosen = _subset(draws, cells) if name == "scipy" else np.arange(len(envelope))
+        chosen = _subset(draws, cells) if name.startswith(SCIPY) else np.arange(len(envelope))
         best, rivals = envelope[chosen], peer_envelope[chosen]
         attacked = best > 0
         hit = np.isfinite(distances)
@@ -173,7 +177,7 @@ def summarise(cells: dict[str, list[Cell]], optimum: np.ndarray | None, cap: flo
 
 
 def _subset(draws: Sequence[Cell], cells: dict[str, list[Cell]]) -> np.ndarray:
-    size = next(len(cell.distances) for name, others in cells.items() if name != "scipy" for cell in others)
+    size = next(len(cell.distances) for name, others in cells.items() if not name.startswith(SCIPY) for cell in others)
     return np.concatenate([draw * size + np.arange(len(cell.distances)) for draw, cell in enumerate(draws)])
 
 
@@ -214,7 +218,7 @@ def plot(summary: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Mean distortion against evaluations and against time, one column per model."""
     figure, axes = plt.subplots(2, len(summary), figsize=(4 * len(summary), 7), squeeze=False)
     for column, (model, rows) in enumerate(summary.items()):
-        best = min(row["mean_l2"] for row in rows if row["method"] != "scipy")
+        best = min(row["mean_l2"] for row in rows if not row["method"].startswith(SCIPY))
         for axis, key, unit in (
             (axes[0, column], "evaluations", "evaluations"),
             (axes[1, column], "ms_per_image", "ms"),
@@ -276,8 +280,9 @@ def run(config: Config) -> dict[str, list[dict[str, Any]]]:
 
 def global_optimality(summary: dict[str, list[dict[str, Any]]]) -> str:
     """AttackBench's Ξ per method: the mean of ξ over the models."""
-    common = set.intersection(*({row["method"] for row in rows} for rows in summary.values())) - {"scipy"}
+    common = set.intersection(*({row["method"] for row in rows} for rows in summary.values()))
     names = [row["method"] for row in next(iter(summary.values())) if row["method"] in common]
+    names = [name for name in names if not name.startswith(SCIPY)]
     values = {
         name: np.mean([row["optimality"] for rows in summary.values() for row in rows if row["method"] == name])
         for name in names
