@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from advlab import compiled
 from advlab.attacks import kernels
 from advlab.attacks.blocks import blocks
 from advlab.attacks.projection import project_polytope
@@ -173,8 +174,8 @@ class Lanes:
             lower: of the box.
             upper: of the box.
         """
-        if not self.normals.shape[1] and kernels.fit(self.x, margins, gradient):
-            kernels.call(
+        if not self.normals.shape[1] and compiled.fits(self.x, margins, gradient):
+            compiled.run(
                 kernels.advance,
                 *(self.rays.images, self.rays.ends, self.rays.crossing, self.rays.merit),
                 *(self.row, self.x, self.length, self.velocity, self.weight, self.cap, self.slope),

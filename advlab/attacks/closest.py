@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advlab import compiled
 from advlab.attacks import kernels
 from advlab.attacks.criterion import Criterion, rounding_margin, rounding_share
 
@@ -46,12 +47,12 @@ class Closest:
         """
         away = self.criterion.away
         targeted = self.criterion.target is not None
-        if kernels.fit(x, l2, logits, self.x):
+        if compiled.fits(x, l2, logits, self.x):
             given = rivals if rivals is not None else row.new_empty(len(row), 0)
             margins, weights = x.new_empty(len(row), max(1, given.shape[1])), torch.empty_like(logits)
             known = self.x, self.l2, self.evaluations
             share = rounding_share(logits.dtype)
-            kernels.call(
+            compiled.run(
                 kernels.see, logits, away, targeted, row, given, x, l2, share, SAFETY, *known, margins, weights
             )
             return margins, weights

@@ -1,9 +1,8 @@
 """Loops over lanes, compiled for the processor, that do what `boundary`, `closest` and `rays` do with whole arrays.
 
 One lane's image, gradient and averages fit the processor's first cache, so a lane is read and written once a step
-where operations on whole arrays pass over all lanes some twenty times. Any other device, and any type but float32
-and float64, takes the arrays' path; the two are tested against each other. Numba compiles on first use and keeps
-the result on disk.
+where operations on whole arrays pass over all lanes some twenty times. What `compiled.fits` refuses takes the
+arrays' path; the two are tested against each other.
 
 Shapes: B images of a batch, n pixels, k classes, L lanes. Arguments that are called like attributes of
 `boundary.Lanes` and `boundary.Rays` are these.
@@ -12,34 +11,13 @@ Shapes: B images of a batch, n pixels, k classes, L lanes. Arguments that are ca
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-Array = np.ndarray[Any, Any]
-
-
-def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
-    """Numba's version of a loop, kept on disk where there is a folder to write to."""
-    options: dict[str, Any] = {
-        "nogil": True,
-        "error_model": "numpy",
-        "fastmath": {"reassoc", "contract", "arcp", "nsz"},  # sums in any order; NaN and infinity keep their meaning
-    }
-    try:
-        return numba.njit(cache=True, **options)(loop)
-    except RuntimeError:  # neither this folder nor the user's cache can be written
-        return numba.njit(**options)(loop)
-
-
-def fit(*tensors: Tensor) -> bool:
-    """Whether the loops can take these tensors: on the CPU, all of one type, float32 or float64."""
-    kind = tensors[0].dtype
-    return kind in (torch.float32, torch.float64) and all(t.dtype == kind and t.device.type == "cpu" for t in tensors)
+from advlab.compiled import Array, loop
 
 
 def exchange_rows(tensors: Iterable[Tensor], one: Tensor, other: Tensor) -> None:
@@ -64,12 +42,7 @@ def _move_rows(tensors: Iterable[Tensor], source: Tensor, to: Tensor, *, exchang
             tensor[source] = kept
 
 
-def call(loop: Callable[..., Any], *arguments: Tensor | float | bool) -> None:
-    """Run one of the loops below on tensors, in place."""
-    loop(*(item.numpy() if isinstance(item, Tensor) else item for item in arguments))
-
-
-@_compiled
+@loop
 def advance(
     images: Array,
     ends: Array,
@@ -172,7 +145,7 @@ def advance(
         length[lane] = math.sqrt(far)
 
 
-@_compiled
+@loop
 def see(
     logits: Array,
     away: Array,
@@ -222,7 +195,7 @@ def see(
         weights[lane, rival] -= sign
 
 
-@_compiled
+@loop
 def reach(
     images: Array,
     row: Array,
@@ -265,7 +238,7 @@ def reach(
         multiplier[place], distance[place], along[place] = dual, math.sqrt(squared), gain
 
 
-@_compiled
+@loop
 def toward(
     images: Array,
     row: Array,
@@ -291,7 +264,7 @@ def toward(
         length[lane] = math.sqrt(far)
 
 
-@_compiled
+@loop
 def along(
     images: Array, row: Array, ends: Array, scale: Array, lower: float, upper: float, x: Array, length: Array
 ) -> None:
@@ -306,7 +279,7 @@ def along(
         length[lane] = math.sqrt(far)
 
 
-@_compiled
+@loop
 def _move(array: Array, source: Array, to: Array, exchange: bool) -> None:
     for pair in range(len(source)):
         giver, taker = array[source[pair]], array[to[pair]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from advlab import compiled
 from advlab.attacks import kernels
 from advlab.attacks.projection import project_halfspace
 
@@ -27,10 +28,10 @@ def reach(
     Returns:
         Multipliers, lengths of the moves, and what they gain along the normal, each [l].
     """
-    if kernels.fit(images, normals, gaps):
+    if compiled.fits(images, normals, gaps):
         multipliers, lengths, gains = torch.empty_like(gaps), torch.empty_like(gaps), torch.empty_like(gaps)
         found = multipliers, lengths, gains
-        kernels.call(kernels.reach, images, row, normals, gaps, lower, upper, NEWTON_STEPS, *found)
+        compiled.run(kernels.reach, images, row, normals, gaps, lower, upper, NEWTON_STEPS, *found)
         return found
     clean, normal = images[row], normals[row]
     usable = normal.isfinite().all(1) & gaps.isfinite() & (normal != 0).any(1)
@@ -68,8 +69,8 @@ def toward(
     x, length = images.new_empty(len(row), images.shape[1]), torch.empty_like(shares)
     for j, normal in enumerate(normals):
         lanes = (choice == j).nonzero().squeeze(1)
-        if kernels.fit(images, normal, multipliers):
-            kernels.call(kernels.toward, images, row, lanes, normal, multipliers, shares, lower, upper, x, length)
+        if compiled.fits(images, normal, multipliers):
+            compiled.run(kernels.toward, images, row, lanes, normal, multipliers, shares, lower, upper, x, length)
             continue
         some = row[lanes]
         clean, dual = images[some], multipliers[lanes, None]
@@ -94,9 +95,9 @@ def along(
     Returns:
         The points [L, n] and their distances [L] from the clean images.
     """
-    if kernels.fit(images, ends, scale):
+    if compiled.fits(images, ends, scale):
         x, length = torch.empty_like(ends), torch.empty_like(scale)
-        kernels.call(kernels.along, images, row, ends, scale, lower, upper, x, length)
+        compiled.run(kernels.along, images, row, ends, scale, lower, upper, x, length)
         return x, length
     clean = images[row]
     x = torch.addcmul(clean, scale[:, None], ends - clean).clamp_(lower, upper)

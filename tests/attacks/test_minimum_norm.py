@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from advlab.attacks import kernels
+from advlab import compiled
 from advlab.attacks.boundary import ONLY_MOVING, PER_LANE, Lanes, Rays
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.minimum_norm import minimum_norm
@@ -397,13 +397,13 @@ def test_retired_lanes_leave_the_others_as_they_are(gone):
 @pytest.mark.parametrize("budget", [1, 3, 7, 40, 96])
 def test_compiled_loops_do_what_the_array_operations_do(name, target, budget, monkeypatch):
     model, images, labels = case(name, 48, torch.float64)
-    compiled = minimum_norm(model, images, labels, target, max_evaluations=budget)
-    monkeypatch.setattr(kernels, "fit", lambda *_: False)
+    loops = minimum_norm(model, images, labels, target, max_evaluations=budget)
+    monkeypatch.setattr(compiled, "fits", lambda *_: False)
     arrays = minimum_norm(model, images, labels, target, max_evaluations=budget)
-    assert torch.equal(compiled.success, arrays.success)
-    assert torch.equal(compiled.evaluations, arrays.evaluations)
-    torch.testing.assert_close(compiled.l2, arrays.l2, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(compiled.images, arrays.images, rtol=0, atol=1e-5)
+    assert torch.equal(loops.success, arrays.success)
+    assert torch.equal(loops.evaluations, arrays.evaluations)
+    torch.testing.assert_close(loops.l2, arrays.l2, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(loops.images, arrays.images, rtol=0, atol=1e-5)
 
 
 @settings(deadline=None, max_examples=60)
@@ -428,7 +428,7 @@ def test_a_compiled_step_is_the_step_of_arrays(seed, dtype):
         lanes.velocity.zero_()
         with pytest.MonkeyPatch.context() as patch:
             if not fits:
-                patch.setattr(kernels, "fit", lambda *_: False)
+                patch.setattr(compiled, "fits", lambda *_: False)
             for step in (1.0, 0.5):
                 lanes.advance(step * margins, gradient, step, 0.8, 0.0, 1.0)
         both.append(lanes)

@@ -1,0 +1,184 @@
+"""Loops over problems, compiled for the processor, that do what `step`, `batch` and `curvature` do with whole arrays.
+
+A problem's curvature memory is the bulk of what a round reads; a loop brings it into the cache once a round, where
+operations on whole arrays read all memories three times. What `compiled.fits` refuses takes the arrays' path; the two
+are tested against each other.
+
+Shapes: L live problems, M slots of the circular memory, N variables. Arguments that are called like attributes of
+`batch.Batch` and `curvature.Curvature` are these; boxes may have one row for all problems.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from advlab.compiled import Array, loop
+
+
+@loop
+def trial(x: Array, direction: Array, step: Array, lower: Array, upper: Array, point: Array) -> None:
+    """P(x + step · direction); see `Batch.trial`."""
+    for row in range(len(x)):
+        low, high = lower[min(row, len(lower) - 1)], upper[min(row, len(upper) - 1)]
+        for i in range(x.shape[1]):
+            moved = x[row, i] + direction[row, i] * step[row]
+            if math.isnan(moved):
+                moved = x.dtype.type(0)
+            point[row, i] = min(max(moved, low[i]), high[i])
+
+
+@loop
+def compare(
+    x: Array,
+    gradient: Array,
+    x_trial: Array,
+    gradient_trial: Array,
+    pairs: Array,
+    slot: int,
+    slope: Array,
+    s_y: Array,
+    y_y: Array,
+    total: Array,
+) -> None:
+    """The newest pair of every problem and its products; see `step.judge`. ``total`` sums up the new gradients."""
+    zero = x.dtype.type(0)
+    for row in range(len(x)):
+        along, both, square, everything = zero, zero, zero, zero
+        y, s = pairs[row, slot, 0], pairs[row, slot, 1]
+        for i in range(x.shape[1]):
+            fresh = gradient_trial[row, i]
+            step = x_trial[row, i] - x[row, i]
+            change = fresh - gradient[row, i]
+            if step == zero or not math.isfinite(change):
+                change = zero
+            s[i], y[i] = step, change
+            everything += fresh
+            along += step * gradient[row, i]
+            both += step * change
+            square += change * change
+        slope[row], s_y[row], y_y[row], total[row] = along, both, square, everything
+
+
+@loop
+def move(x: Array, gradient: Array, x_trial: Array, gradient_trial: Array, accepted: Array) -> None:
+    """Take the trial points over where they are accepted; see `Batch.move`."""
+    zero = x.dtype.type(0)
+    for row in range(len(x)):
+        if accepted[row]:
+            for i in range(x.shape[1]):
+                fresh = gradient_trial[row, i]
+                x[row, i] = x_trial[row, i]
+                gradient[row, i] = fresh if math.isfinite(fresh) else zero
+
+
+@loop
+def cauchy(
+    x: Array, gradient: Array, gamma: Array, lower: Array, upper: Array, downhill: Array, free: Array, residual: Array
+) -> None:
+    """Steps downhill, who is free, and ‖P(x − g) − x‖_∞; see `step.cauchy`."""
+    zero, one = x.dtype.type(0), x.dtype.type(1)
+    for row in range(len(x)):
+        low, high = lower[min(row, len(lower) - 1)], upper[min(row, len(upper) - 1)]
+        largest, scale = zero, gamma[row]
+        for i in range(x.shape[1]):
+            at, slope = x[row, i], gradient[row, i]
+            down = -scale * slope
+            point = at + down
+            downhill[row, i] = down
+            free[row, i] = one if min(max(point, low[i]), high[i]) == point else zero
+            largest = max(largest, abs(min(max(at - slope, low[i]), high[i]) - at))
+        residual[row] = largest
+
+
+@loop
+def direct(
+    learnt: Array,
+    gradient: Array,
+    downhill: Array,
+    free: Array,
+    pairs: Array,
+    lag: Array,
+    t: Array,
+    sy: Array,
+    yy: Array,
+    ss: Array,
+    gamma: Array,
+    empty: Array,
+    shiftable: bool,
+    newest: int,
+    used: int,
+    direction: Array,
+) -> None:
+    """Learn the newest pairs and choose the next directions; see `step.direct`."""
+    kind = gradient.dtype.type
+    zero, one, n = kind(0), kind(1), gradient.shape[1]
+    y_y, s_y = np.empty(used, gradient.dtype), np.empty(used, gradient.dtype)
+    y_g, s_g = np.empty(used, gradient.dtype), np.empty(used, gradient.dtype)
+    u, on_y, w = np.empty(used, gradient.dtype), np.empty(used, gradient.dtype), np.empty(used, gradient.dtype)
+    pulled = np.empty(n, gradient.dtype)
+    for row in range(len(gradient)):
+        for i in range(n):
+            pulled[i] = gradient[row, i] * free[row, i]
+        y, s, own = pairs[row, newest, 0], pairs[row, newest, 1], lag[row, newest]
+        for slot in range(used):
+            past_y, past_s = pairs[row, slot, 0], pairs[row, slot, 1]
+            a, b, c, d, e, f = zero, zero, zero, zero, zero, zero
+            for i in range(n):
+                a += y[i] * past_y[i]
+                b += y[i] * past_s[i]
+                c += s[i] * past_y[i]
+                d += s[i] * past_s[i]
+                e += pulled[i] * past_y[i]
+                f += pulled[i] * past_s[i]
+            # an empty slot may hold anything
+            a = a if math.isfinite(a) else zero
+            b = b if math.isfinite(b) else zero
+            c = c if math.isfinite(c) else zero
+            d = d if math.isfinite(d) else zero
+            e = e if math.isfinite(e) else zero
+            f = f if math.isfinite(f) else zero
+            y_y[slot], s_y[slot] = a + lag[row, slot] * b, b
+            if shiftable:
+                crossed = c + lag[row, slot] * d
+                y_y[slot] += own * crossed
+                s_y[slot] += own * d
+                sy[row, newest, slot] = crossed
+                ss[row, newest, slot] = ss[row, slot, newest] = d
+            y_g[slot], s_g[slot] = e + lag[row, slot] * f, f
+        for slot in range(used):
+            sy[row, slot, newest] = s_y[slot]
+            yy[row, newest, slot] = yy[row, slot, newest] = y_y[slot]
+        if learnt[row]:
+            for j in range(used):
+                u[j] = zero
+                for k in range(used):
+                    u[j] += t[row, j, k] * s_y[k]
+            u[newest] = -one
+            for j in range(used):
+                t[row, j, newest] = -u[j] / s_y[newest]
+            gamma[row] = s_y[newest] / y_y[newest]
+            empty[row] = False
+
+        scale = gamma[row]
+        for j in range(used):
+            u[j] = zero
+            for k in range(used):
+                u[j] += t[row, j, k] * s_g[k]
+            on_y[j] = scale * u[j]
+        for j in range(used):
+            w[j] = scale * y_g[j] - sy[row, j, j] * u[j]
+            for k in range(used):
+                w[j] -= yy[row, j, k] * on_y[k]
+        for i in range(n):
+            pulled[i] = zero
+        for j in range(used):
+            on_s = lag[row, j] * on_y[j]
+            for k in range(used):
+                on_s += t[row, k, j] * w[k]
+            past_y, past_s, part = pairs[row, j, 0], pairs[row, j, 1], on_y[j]
+            for i in range(n):
+                pulled[i] += part * past_y[i] + on_s * past_s[i]
+        for i in range(n):
+            direction[row, i] = downhill[row, i] + free[row, i] * pulled[i]
