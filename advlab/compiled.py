@@ -6,7 +6,7 @@ it is done with it. Compilation takes place on first use, a second or so per loo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numba
@@ -40,3 +40,35 @@ def fits(*tensors: Tensor) -> bool:
 def run(function: Callable[..., None], *arguments: Tensor | float | bool) -> None:
     """Run a loop on tensors, in place."""
     function(*(item.numpy() if isinstance(item, Tensor) else item for item in arguments))
+
+
+def exchange_rows(tensors: Iterable[Tensor], one: Tensor, other: Tensor) -> None:
+    """Exchange rows of the tensors [L, ...], pair by pair, in place; no row may be named twice."""
+    _move_rows(tensors, one, other, exchange=True)
+
+
+def copy_rows(tensors: Iterable[Tensor], source: Tensor, to: Tensor) -> None:
+    """Copy rows of the tensors [L, ...] over others of the same, pair by pair; no row may be named twice."""
+    _move_rows(tensors, source, to, exchange=False)
+
+
+def _move_rows(tensors: Iterable[Tensor], source: Tensor, to: Tensor, *, exchange: bool) -> None:
+    known = torch.float32, torch.float64, torch.int64, torch.bool
+    for tensor in tensors:
+        if tensor.device.type == "cpu" and tensor.dtype in known and tensor.numel():
+            _move(tensor.numpy().reshape(len(tensor), -1), source.numpy(), to.numpy(), exchange)
+            continue
+        kept = tensor[to]
+        tensor[to] = tensor[source]
+        if exchange:
+            tensor[source] = kept
+
+
+@loop
+def _move(array: Array, source: Array, to: Array, exchange: bool) -> None:
+    for pair in range(len(source)):
+        giver, taker = array[source[pair]], array[to[pair]]
+        for i in range(array.shape[1]):
+            kept, taker[i] = taker[i], giver[i]
+            if exchange:
+                giver[i] = kept

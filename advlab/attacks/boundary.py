@@ -146,8 +146,8 @@ class Lanes:
         moving = self.moving - len(lanes)
         stays = torch.ones_like(self.row[: self.moving], dtype=torch.bool).index_fill_(0, lanes, False)
         source, to = moving + stays[moving:].nonzero().squeeze(1), lanes[lanes < moving]
-        kernels.exchange_rows((getattr(self, name) for name in PER_LANE if name not in ONLY_MOVING), source, to)
-        kernels.copy_rows((getattr(self, name) for name in ONLY_MOVING), source, to)
+        compiled.exchange_rows((getattr(self, name) for name in PER_LANE if name not in ONLY_MOVING), source, to)
+        compiled.copy_rows((getattr(self, name) for name in ONLY_MOVING), source, to)
         self.moving = moving
 
     def best(self, width: int) -> Tensor:

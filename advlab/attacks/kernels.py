@@ -11,35 +11,10 @@ Shapes: B images of a batch, n pixels, k classes, L lanes. Arguments that are ca
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from advlab.compiled import Array, loop
-
-
-def exchange_rows(tensors: Iterable[Tensor], one: Tensor, other: Tensor) -> None:
-    """Exchange rows of the tensors [L, ...], pair by pair, in place; no row may be named twice."""
-    _move_rows(tensors, one, other, exchange=True)
-
-
-def copy_rows(tensors: Iterable[Tensor], source: Tensor, to: Tensor) -> None:
-    """Copy rows of the tensors [L, ...] over others of the same, pair by pair; no row may be named twice."""
-    _move_rows(tensors, source, to, exchange=False)
-
-
-def _move_rows(tensors: Iterable[Tensor], source: Tensor, to: Tensor, *, exchange: bool) -> None:
-    known = torch.float32, torch.float64, torch.int64, torch.bool
-    for tensor in tensors:
-        if tensor.device.type == "cpu" and tensor.dtype in known and tensor.numel():
-            _move(tensor.numpy().reshape(len(tensor), -1), source.numpy(), to.numpy(), exchange)
-            continue
-        kept = tensor[to]
-        tensor[to] = tensor[source]
-        if exchange:
-            tensor[source] = kept
 
 
 @loop
@@ -280,10 +255,16 @@ def along(
 
 
 @loop
-def _move(array: Array, source: Array, to: Array, exchange: bool) -> None:
-    for pair in range(len(source)):
-        giver, taker = array[source[pair]], array[to[pair]]
-        for i in range(array.shape[1]):
-            kept, taker[i] = taker[i], giver[i]
-            if exchange:
-                giver[i] = kept
+def penalise(
+    x: Array, clean: Array, row: Array, weight: Array, plain: bool, rounded: float, squared: Array, gradient: Array
+) -> None:
+    """Squared distances, and their weighted gradients on top of the losses'; see `penalised.Problems`."""
+    zero = x.dtype.type(0)
+    for place in range(len(row)):
+        total, image = zero, clean[row[place]]
+        for i in range(x.shape[1]):
+            total += (x[place, i] - image[i]) * (x[place, i] - image[i])
+        squared[place] = total
+        factor = x.dtype.type(1 / math.sqrt(total + rounded * rounded) if plain else 2) * weight[place]
+        for i in range(x.shape[1]):
+            gradient[place, i] += factor * (x[place, i] - image[i])

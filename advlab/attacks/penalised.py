@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.linalg import vecdot
 from torch.nn import functional
 
+from advlab import compiled
+from advlab.attacks import kernels
 from advlab.attacks.criterion import Criterion, rounding_margin
 from advlab.attacks.result import Model
 from advlab.optim import lbfgsb
@@ -163,12 +165,22 @@ class Problems:
         logits, self.loss = logits.detach(), losses.detach()
         margin = criterion.margin(logits)
         self.excess = _excess(margin, logits)
+        c = self.c[original].to(x.dtype)
+        squared, gradient = self._penalise(original, x, c, gradient)
+        self._note(original, x, margin, squared)
+        return self.loss + c * self.penalty.distance(squared)[0], gradient
+
+    def _penalise(self, original: Tensor, x: Tensor, c: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """‖x − clean‖₂² [b], and the gradient [b, n] of the loss with that of c times the distance added."""
+        if compiled.fits(x, self.clean, gradient):
+            squared, gradient = torch.empty_like(c), gradient.contiguous()
+            plain = self.penalty.norm == "plain"
+            compiled.run(kernels.penalise, x, self.clean, original, c, plain, ROUNDED, squared, gradient)
+            return squared, gradient
         perturbation = x - self.clean.index_select(0, original)
         squared = vecdot(perturbation, perturbation)
-        self._note(original, x, margin, squared)
-        distance, slope = self.penalty.distance(squared)
-        c = self.c[original].to(x.dtype)
-        return self.loss + c * distance, torch.addcmul(gradient, perturbation, (c * slope)[:, None])
+        slope = self.penalty.distance(squared)[1]
+        return squared, torch.addcmul(gradient, perturbation, (c * slope)[:, None])
 
     def _note(self, original: Tensor, x: Tensor, margin: Tensor, squared: Tensor) -> None:
         """Keep x [b, n] where it beats the best so far."""

@@ -8,6 +8,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from advlab import compiled
+from advlab.optim import kernels
 from advlab.optim.curvature import Curvature
 
 
@@ -93,6 +95,10 @@ class Batch:
 
     def trial(self) -> Tensor:
         """The next points to evaluate, [L, N], exactly within the box."""
+        if compiled.fits(self.x):
+            point = torch.empty_like(self.x)
+            compiled.run(kernels.trial, self.x, self.direction, self.step, self.lower, self.upper, point)
+            return point
         point = torch.addcmul(self.x, self.direction, self.step[:, None])
         return self.clip_(point.nan_to_num_(0))  # a direction can overflow; such a trial is refused like any bad one
 
@@ -102,6 +108,9 @@ class Batch:
 
     def move(self, x_trial: Tensor, gradient: Tensor, accepted: Tensor) -> None:
         """Make the trial points the iterates where ``accepted`` [L]; the others stay."""
+        if compiled.fits(self.x, gradient):
+            compiled.run(kernels.move, self.x, self.gradient, x_trial, gradient, accepted)
+            return
         refused = (~accepted).nonzero().squeeze(1)
         # nearly all are accepted as a rule, so the few are copied and not the many; x_trial itself is the caller's
         self.x = x_trial.index_copy(0, refused, self.x.index_select(0, refused))
@@ -130,8 +139,8 @@ class Batch:
         self.rows = self.rows.clone()
         shared = ("lower", "upper") if self.shared_box else ()
         for owner in (self, self.curvature):
-            for field in fields(owner):
-                tensor = getattr(owner, field.name)
-                if isinstance(tensor, Tensor) and field.name not in shared:
-                    tensor[gaps] = tensor[movers]
-                    setattr(owner, field.name, tensor[:num_live])
+            names = [field.name for field in fields(owner) if field.name not in shared]
+            held = {name: value for name in names if isinstance(value := getattr(owner, name), Tensor)}
+            compiled.copy_rows(held.values(), movers, gaps)
+            for name, tensor in held.items():
+                setattr(owner, name, tensor[:num_live])

@@ -1,7 +1,7 @@
 """One step of every live problem: judge the trial points, learn from them, choose the next ones.
 
-Plain tensor functions without a host synchronisation. Passes over [L, N] are what a step costs, so masks of that
-shape are 0/1 in the problem's own dtype, which vectorises where bool does not.
+Tensor functions without a host synchronisation. Passes over [L, N] are what a step costs; on the CPU loops make them
+(`kernels`), elsewhere masks of that shape are 0/1 in the problem's own dtype, which vectorises where bool does not.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
+from advlab import compiled
+from advlab.optim import kernels
 from advlab.optim.batch import Batch, Status
 
 ARMIJO = 1e-4
@@ -66,14 +68,8 @@ def judge(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits
     """
     dtype = torch.finfo(value.dtype)
     new = batch.evaluations == 0
-    finite = value.isfinite() & gradient.sum(1).isfinite()
-    y, s = batch.curvature.next_slot().unbind(1)
-    s.copy_(x_trial).sub_(batch.x)
-    y.copy_(gradient).sub_(batch.gradient)
-    y.mul_(torch.ne(s, 0, out=torch.empty_like(x_trial)))  # a variable that stayed says nothing about this face
-    y.nan_to_num_(0, 0, 0)
-    slope, s_y, y_y = vecdot(s, batch.gradient), vecdot(s, y), vecdot(y, y)
-
+    slope, s_y, y_y, total = _compare(batch, x_trial, gradient)
+    finite = value.isfinite() & total.isfinite()
     accepted, decrease, noise = _sufficient(batch, value, slope, s_y)
     accepted = finite & (new | accepted)
     # The curvature between x and a refused point is as true as that between two iterates.
@@ -89,6 +85,23 @@ def judge(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits
         s_y=s_y,
         y_y=y_y,
     )
+
+
+def _compare(batch: Batch, x_trial: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Write the newest pairs; sᵀ times the old gradient, sᵀy, yᵀy, and the sum of the new gradient, [L] each."""
+    curvature = batch.curvature
+    pair = curvature.next_slot()
+    if compiled.fits(batch.x, x_trial, gradient):
+        slope, s_y, y_y, total = batch.x.new_empty(4, len(x_trial)).unbind()
+        trial = batch.x, batch.gradient, x_trial, gradient
+        compiled.run(kernels.compare, *trial, curvature.pairs, curvature.slot, slope, s_y, y_y, total)
+        return slope, s_y, y_y, total
+    y, s = pair.unbind(1)
+    s.copy_(x_trial).sub_(batch.x)
+    y.copy_(gradient).sub_(batch.gradient)
+    y.mul_(torch.ne(s, 0, out=torch.empty_like(x_trial)))  # a variable that stayed says nothing about this face
+    y.nan_to_num_(0, 0, 0)
+    return vecdot(s, batch.gradient), vecdot(s, y), vecdot(y, y), gradient.sum(1)
 
 
 def settle(batch: Batch, value: Tensor, judged: Judgement, limits: Limits) -> Tensor:
@@ -114,8 +127,8 @@ def settle(batch: Batch, value: Tensor, judged: Judgement, limits: Limits) -> Te
     curvature.forget(restart)
     learnt = learnt & ~restart
     curvature.gamma = torch.where(learnt, judged.s_y / judged.y_y, curvature.gamma)
-    batch.downhill, batch.free = cauchy(batch.x, batch.gradient, curvature.gamma, batch.lower, batch.upper)
-    residual = batch.clip_(batch.x - batch.gradient).sub_(batch.x).abs_().amax(1)
+    box = batch.lower, batch.upper
+    batch.downhill, batch.free, residual = cauchy(batch.x, batch.gradient, curvature.gamma, *box)
 
     longer = torch.where(learnt, 1, LENGTHEN * batch.step)
     shorter = torch.where(retry, 1, torch.where(judged.finite, 0.5, 0.1) * batch.step)
@@ -158,8 +171,7 @@ def revise(batch: Batch, learnt: Tensor, places: Tensor, value: Tensor, gradient
     gamma = torch.where(convex, s_y / y_y, curvature.gamma[places])
     x = batch.x.index_select(0, places)
     box = (batch.lower, batch.upper) if batch.shared_box else (batch.lower[places], batch.upper[places])
-    downhill, free = cauchy(x, gradient, gamma, *box)
-    residual = ((x - gradient).clamp_(*box) - x).abs().amax(1)
+    downhill, free, residual = cauchy(x, gradient, gamma, *box)
     knows = convex | ~curvature.empty[places]
     curvature.gamma[places] = gamma
     batch.downhill.index_copy_(0, places, downhill)
@@ -176,21 +188,32 @@ def revise(batch: Batch, learnt: Tensor, places: Tensor, value: Tensor, gradient
 def direct(batch: Batch, learnt: Tensor) -> None:
     """Learn the newest pairs where ``learnt`` [L] and choose the next directions: −(H g_F)_F, and −γg off F."""
     curvature = batch.curvature
+    if compiled.fits(batch.gradient):
+        memory = curvature.pairs, curvature.lag, curvature.t, curvature.sy, curvature.yy, curvature.ss
+        state = curvature.gamma, curvature.empty, curvature.shiftable, curvature.slot, curvature.used
+        here = learnt, batch.gradient, batch.downhill, batch.free
+        compiled.run(kernels.direct, *here, *memory, *state, batch.direction)
+        return
     curvature.learn(learnt)
     y_g, s_g = curvature.products((batch.gradient * batch.free)[:, None])
     correction = curvature.correction(y_g[:, 0], s_g[:, 0])
     batch.direction = torch.addcmul(batch.downhill, batch.free, correction)
 
 
-def cauchy(x: Tensor, gradient: Tensor, gamma: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """−γ · gradient, and 1 where x − γ · gradient lies within the box, both [L, N].
+def cauchy(x: Tensor, gradient: Tensor, gamma: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """−γ · gradient, 1 where x − γ · gradient lies within the box, both [L, N], and ‖P(x − gradient) − x‖_∞ [L].
 
     On a model of curvature 1/γ the generalised Cauchy point is P(x − γg); the variables it clips are not free.
     """
+    if compiled.fits(x, gradient, gamma):
+        downhill, free, residual = torch.empty_like(x), torch.empty_like(x), torch.empty_like(gamma)
+        compiled.run(kernels.cauchy, x, gradient, gamma, lower, upper, downhill, free, residual)
+        return downhill, free, residual
     downhill = gradient * -gamma[:, None]
     point = x + downhill
     free = point.clamp(lower, upper)
-    return downhill, torch.eq(free, point, out=free)
+    residual = (x - gradient).clamp_(lower, upper).sub_(x).abs_().amax(1)
+    return downhill, torch.eq(free, point, out=free), residual
 
 
 def _sufficient(batch: Batch, value: Tensor, slope: Tensor, s_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

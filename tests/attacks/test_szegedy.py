@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.optimize import Bounds, minimize
 from torch import Tensor, nn
 from torch.nn import functional
 
+from advlab import compiled
 from advlab.attacks import targets
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.szegedy import LITERAL_C, Loss, Norm, szegedy_lbfgs
@@ -184,3 +186,17 @@ def test_scipy_solves_the_same_problems(sigmoid: nn.Module, mnist_test: Dataset)
     slow = szegedy_lbfgs(sigmoid, images, labels, "random", reference="scipy")
     assert slow.success.all()
     torch.testing.assert_close(fast.l2, slow.l2, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("norm", ["squared", "plain"])
+def test_compiled_loops_attack_as_the_array_operations_do(
+    norm: Norm, sigmoid: nn.Module, mnist_test: Dataset, right: Right, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = right(sigmoid, mnist_test, 40)
+    model, images = copy.deepcopy(sigmoid).double(), images.double()
+    loops = szegedy_lbfgs(model, images, labels, norm=norm)
+    monkeypatch.setattr(compiled, "fits", lambda *_: False)
+    arrays = szegedy_lbfgs(model, images, labels, norm=norm)
+    assert torch.equal(loops.success, arrays.success)
+    torch.testing.assert_close(loops.l2, arrays.l2, rtol=1e-3, atol=0)
+    assert abs(float(loops.l2.mean() / arrays.l2.mean()) - 1) < 1e-4

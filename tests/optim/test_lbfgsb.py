@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize as scipy_minimize
 from torch import Tensor
 
+from advlab import compiled
 from advlab.errors import UserError
 from advlab.optim import lbfgsb
 from advlab.optim.lbfgsb import Status
@@ -237,6 +238,25 @@ def test_waiting_problems_get_the_same_answers(max_live: int, shared_box: bool) 
     torch.testing.assert_close(live.x, whole.x, rtol=0, atol=1e-6)
     torch.testing.assert_close(live.iterations, whole.iterations)
     torch.testing.assert_close(live.evaluations, whole.evaluations)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    num=st.integers(1, 9),
+    n=st.integers(1, 25),
+    history=st.integers(1, 6),
+    live=st.integers(1, 9),
+)
+def test_compiled_loops_do_what_the_array_operations_do(seed: int, num: int, n: int, history: int, live: int) -> None:
+    problem, _, _ = quadratic(seed, num, n, 100.0)
+    loops = problem.minimize(history=history, max_live=live, max_iter=6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "fits", lambda *_: False)
+        arrays = problem.minimize(history=history, max_live=live, max_iter=6)
+    assert torch.equal(loops.evaluations, arrays.evaluations)
+    torch.testing.assert_close(loops.x, arrays.x, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(loops.grad, arrays.grad, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("max_live", [None, 3])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from advlab import compiled
 from advlab.optim import lbfgsb
 from advlab.optim.lbfgsb import Progress, Revision, Status
 
@@ -94,3 +95,16 @@ def test_the_caller_can_stop_a_problem() -> None:
     assert (found.status[1::2] == Status.STOPPED).all()
     assert (found.evaluations[1::2] == 1).all()
     assert (found.status[::2] == Status.CONVERGED).all()
+
+
+@pytest.mark.parametrize("history", [1, 4])
+def test_compiled_loops_follow_the_path_of_the_array_operations(history: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def follow() -> lbfgsb.Result:
+        path, start = Path(5), torch.zeros(5, N, dtype=torch.float64)
+        return lbfgsb.minimize(path, start, -0.5, 0.5, history, 500, 1e-6, 0, revise_objective=path.revise)
+
+    loops = follow()
+    monkeypatch.setattr(compiled, "fits", lambda *_: False)
+    arrays = follow()
+    torch.testing.assert_close(loops.evaluations, arrays.evaluations, rtol=0.02, atol=1)  # roundings over 100 steps
+    torch.testing.assert_close(loops.x, arrays.x, rtol=0, atol=1e-5)
