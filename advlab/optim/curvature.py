@@ -25,6 +25,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advlab import compiled
+from advlab.optim import kernels
+
 
 @dataclass(slots=True)
 class Curvature:
@@ -121,6 +124,10 @@ class Curvature:
             places: [K] int64.
             by: [K], of either sign.
         """
+        if compiled.fits(self.t, by):
+            memory = self.lag, self.t, self.sy, self.yy, self.ss, self.gamma, self.empty
+            compiled.run(kernels.shift, places, by, *memory, self.slot, self.used)
+            return
         used = slice(self.used)
         sy, yy, ss = (matrix[places, used, used] for matrix in (self.sy, self.yy, self.ss))
         by = by[:, None, None]

@@ -182,3 +182,103 @@ def direct(
                 pulled[i] += part * past_y[i] + on_s * past_s[i]
         for i in range(n):
             direction[row, i] = downhill[row, i] + free[row, i] * pulled[i]
+
+
+@loop
+def shift(
+    places: Array,
+    by: Array,
+    lag: Array,
+    t: Array,
+    sy: Array,
+    yy: Array,
+    ss: Array,
+    gamma: Array,
+    empty: Array,
+    newest: int,
+    used: int,
+) -> None:
+    """Add multiples of I to Hessians; see `Curvature.shift`."""
+    kind = sy.dtype.type
+    zero, one, eps = kind(0), kind(1), kind(np.finfo(sy.dtype).eps)
+    inverse, kept, order = np.empty((used, used), sy.dtype), np.empty(used, np.bool_), np.empty(used, np.int64)
+    for place in range(len(places)):
+        row, more = places[place], by[place]
+        lag_of, t_of, sy_of, yy_of, ss_of = lag[row], t[row], sy[row], yy[row], ss[row]
+        for i in range(used):
+            lag_of[i] += more
+            for j in range(i, used):  # of sy, both (i, j) and (j, i) are read before either is written
+                both = yy_of[i, j] + more * (sy_of[i, j] + sy_of[j, i]) + more * more * ss_of[i, j]
+                yy_of[i, j] = yy_of[j, i] = both
+                sy_of[i, j] += more * ss_of[i, j]
+                if i != j:
+                    sy_of[j, i] += more * ss_of[j, i]
+        last = -1
+        for age in range(used):  # the oldest first
+            slot = (newest + 1 + age) % used
+            order[age] = slot
+            kept[age] = t_of[slot, slot] > zero and sy_of[slot, slot] > eps * ss_of[slot, slot]
+            if kept[age]:
+                last = slot
+        for column in range(used):  # R⁻¹, upper triangular, by back substitution
+            for i in range(used):
+                inverse[i, column] = zero
+            if not kept[column]:
+                continue
+            inverse[column, column] = one / sy_of[order[column], order[column]]
+            for i in range(column - 1, -1, -1):
+                if kept[i]:
+                    total = zero
+                    for k in range(i + 1, column + 1):
+                        total += sy_of[order[i], order[k]] * inverse[k, column]
+                    inverse[i, column] = -total / sy_of[order[i], order[i]]
+        for i in range(used):
+            for j in range(used):
+                t_of[order[i], order[j]] = inverse[i, j]
+        gamma[row] = sy_of[last, last] / yy_of[last, last] if last >= 0 else one
+        empty[row] = last < 0
+
+
+@loop
+def revise(
+    places: Array,
+    by: Array,
+    fresh: Array,
+    learnt: Array,
+    x: Array,
+    gradient: Array,
+    downhill: Array,
+    free: Array,
+    lower: Array,
+    upper: Array,
+    pairs: Array,
+    slot: int,
+    gamma: Array,
+    residual: Array,
+) -> None:
+    """Take over new gradients [K, N] and what follows from them; see `step.revise`. ``learnt`` [L] is corrected."""
+    kind = x.dtype.type
+    zero, one, eps = kind(0), kind(1), kind(np.finfo(x.dtype).eps)
+    for place in range(len(places)):
+        row, more = places[place], by[place]
+        low, high = lower[min(row, len(lower) - 1)], upper[min(row, len(upper) - 1)]
+        y, s = pairs[row, slot, 0], pairs[row, slot, 1]
+        s_s, s_y, y_y = zero, zero, zero
+        for i in range(x.shape[1]):
+            s_s += s[i] * s[i]
+            s_y += s[i] * y[i]
+            y_y += y[i] * y[i]
+        y_y += more * (kind(2) * s_y + more * s_s)
+        s_y += more * s_s
+        learnt[row] = learnt[row] and s_y > eps * s_s
+        if learnt[row]:
+            gamma[row] = s_y / y_y
+        scale, largest = gamma[row], zero
+        for i in range(x.shape[1]):
+            at, slope = x[row, i], fresh[place, i]
+            down = -scale * slope
+            point = at + down
+            gradient[row, i], downhill[row, i] = slope, down
+            free[row, i] = one if min(max(point, low[i]), high[i]) == point else zero
+            largest = max(largest, abs(min(max(at - slope, low[i]), high[i]) - at))
+        residual[place] = largest

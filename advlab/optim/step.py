@@ -163,6 +163,25 @@ def revise(batch: Batch, learnt: Tensor, places: Tensor, value: Tensor, gradient
     """
     curvature = batch.curvature
     curvature.shift(places, shift)
+    learnt, residual = _take_over(batch, learnt, places, gradient, shift)
+    knows = (learnt | ~curvature.empty)[places]
+    batch.value[places] = value
+    batch.step[places] = torch.where(knows, 1, 1 / residual.clamp(min=1))
+    batch.trials[places] = 0
+    batch.begun[places] = batch.iterations[places]
+    batch.status[places] = int(Status.RUNNING)
+    return learnt
+
+
+def _take_over(batch: Batch, learnt: Tensor, places: Tensor, gradient: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Correct the newest pairs, γ and the active sets; ``learnt`` [L] of :func:`revise`, and ‖P(x − g) − x‖_∞ [K]."""
+    curvature = batch.curvature
+    if compiled.fits(batch.x, gradient, shift):
+        learnt, residual = learnt.clone(), torch.empty_like(shift)
+        state = batch.x, batch.gradient, batch.downhill, batch.free, batch.lower, batch.upper
+        memory = curvature.pairs, curvature.slot, curvature.gamma
+        compiled.run(kernels.revise, places, shift, gradient, learnt, *state, *memory, residual)
+        return learnt, residual
     y, s = curvature.pairs[places, curvature.slot].unbind(1)
     s_s, s_y = vecdot(s, s), vecdot(s, y)
     y_y = vecdot(y, y) + shift * (2 * s_y + shift * s_s)
@@ -172,17 +191,11 @@ def revise(batch: Batch, learnt: Tensor, places: Tensor, value: Tensor, gradient
     x = batch.x.index_select(0, places)
     box = (batch.lower, batch.upper) if batch.shared_box else (batch.lower[places], batch.upper[places])
     downhill, free, residual = cauchy(x, gradient, gamma, *box)
-    knows = convex | ~curvature.empty[places]
     curvature.gamma[places] = gamma
     batch.downhill.index_copy_(0, places, downhill)
     batch.free.index_copy_(0, places, free)
-    batch.value[places] = value
     batch.gradient.index_copy_(0, places, gradient)
-    batch.step[places] = torch.where(knows, 1, 1 / residual.clamp(min=1))
-    batch.trials[places] = 0
-    batch.begun[places] = batch.iterations[places]
-    batch.status[places] = int(Status.RUNNING)
-    return learnt.index_copy(0, places, convex)
+    return learnt.index_copy(0, places, convex), residual
 
 
 def direct(batch: Batch, learnt: Tensor) -> None:
