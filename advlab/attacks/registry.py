@@ -19,7 +19,7 @@ ATTACKS = {
     "minimum-norm": "advlab.attacks.minimum_norm:minimum_norm",
 }
 
-REVISION = 3
+REVISION = 4
 """To be raised whenever a change of code changes what an attack returns: examples made before are then made again."""
 
 
