@@ -6,28 +6,62 @@ it is done with it. Compilation takes place on first use, a second or so per loo
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 
 
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},  # sums in any order; NaN and infinity keep their meaning
+}
+
+
 def loop(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile a function of arrays and numbers that writes its results into its arguments."""
-    options: dict[str, Any] = {
-        "nogil": True,
-        "error_model": "numpy",
-        "fastmath": {"reassoc", "contract", "arcp", "nsz"},  # sums in any order; NaN and infinity keep their meaning
-    }
+    """Compile a function of arrays and numbers that writes its results into its arguments.
+
+    Nothing checks shapes or indices inside: callers do. Numba does not notice in its cache that options or helpers in
+    other files have changed; delete ``__pycache__`` then.
+    """
     try:
-        return numba.njit(cache=True, **options)(function)
+        compiled = numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # neither the source's folder nor the user's cache can be written
-        return numba.njit(**options)(function)
+        return numba.njit(**_OPTIONS)(function)
+    _guard_cache(compiled)
+    return compiled
+
+
+def helper(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function that loops of the same file call."""
+    return numba.njit(**_OPTIONS)(function)
+
+
+def _guard_cache(compiled: Any) -> None:
+    """Let one process at a time save what it compiled, and go on where saving fails.
+
+    Numba numbers the files of a function's signatures by its index, which it reads and writes in turn: two processes
+    that save different signatures at once, as workers on a fresh machine do, can give both the same file.
+    """
+    cache = compiled._cache
+    save = cache.save_overload
+
+    def save_alone(*arguments: Any) -> None:
+        with contextlib.suppress(OSError):  # a full disk, or a folder that is read-only by now
+            Path(cache.cache_path).mkdir(parents=True, exist_ok=True)
+            with FileLock(Path(cache.cache_path) / f"{compiled.__name__}.lock"):
+                save(*arguments)
+
+    cache.save_overload = save_alone
 
 
 def fits(*tensors: Tensor) -> bool:
@@ -55,7 +89,7 @@ def copy_rows(tensors: Iterable[Tensor], source: Tensor, to: Tensor) -> None:
 def _move_rows(tensors: Iterable[Tensor], source: Tensor, to: Tensor, *, exchange: bool) -> None:
     known = torch.float32, torch.float64, torch.int64, torch.bool
     for tensor in tensors:
-        if tensor.device.type == "cpu" and tensor.dtype in known and tensor.numel():
+        if tensor.dtype in known and tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.numel():
             _move(tensor.numpy().reshape(len(tensor), -1), source.numpy(), to.numpy(), exchange)
             continue
         kept = tensor[to]

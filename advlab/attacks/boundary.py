@@ -24,7 +24,7 @@ iterates stay beyond, where a descent ends in better minima of networks with kin
 NEAR = 1.0
 """An iterate is near the boundary when the first-order crossing of its ray lies within this share of its length."""
 DOUBT = 4.0
-"""Weight of the squared relative gap between an iterate and its first-order crossing in the merit of the crossing."""
+"""Weight of the squared relative gap between an iterate and its first-order crossing in the doubt of the crossing."""
 
 BEND = (1e-5, 1e-3)
 """Relative changes of the length of the gradient, from one iterate to the next, between which the boundary is taken to
@@ -41,13 +41,21 @@ class Rays:
         images: [B, n], the clean images.
         ends: [B, n], the iterate on the ray.
         crossing: [B], where the ray crosses, in lengths of that iterate's perturbation, to first order.
-        merit: [B], the distance of that crossing, enlarged in doubt; infinite before the first.
+        doubt: [B], by which that is to be enlarged: the farther from the iterate, the more.
+        merit: [B], the distance of the crossing, enlarged; infinite before the first.
     """
 
     images: Tensor
     ends: Tensor
     crossing: Tensor
+    doubt: Tensor
     merit: Tensor
+
+    @classmethod
+    def unknown(cls, images: Tensor) -> Rays:
+        """No rays yet from the images [B, n]."""
+        one = torch.ones_like(images[:, 0])
+        return cls(images, images.clone(), one, one.clone(), torch.full_like(one, torch.inf))
 
 
 @dataclass(slots=True)
@@ -68,8 +76,8 @@ class Lanes:
         cap: [L], the longest step allowed while far from the boundary.
         slope: [L], the length of the last gradient.
         curved: [L] bool, by its change the boundary is smooth and curved there.
-        normals: [L, m, n], the latest gradient of each rival's margin; only kept where m > 1.
-        multipliers: [L, m], of the last projection (a warm start); per unit normal where m = 1.
+        normals: [L, m, n], the latest gradient of each rival's margin, for a target; [L, 0, n] without.
+        multipliers: [L, m], of the last projection (a warm start); per unit normal without a target.
         merit: [L], the merit of the best ray that the lane has met.
         residual: [L], how far the iterate is from a smooth optimum: the lengths of the projected move and of the
             excess over the boundary, relative to the distance. The distance itself is off by about its square.
@@ -177,7 +185,7 @@ class Lanes:
         if not self.normals.shape[1] and compiled.fits(self.x, margins, gradient):
             compiled.run(
                 kernels.advance,
-                *(self.rays.images, self.rays.ends, self.rays.crossing, self.rays.merit),
+                *(self.rays.images, self.rays.ends, self.rays.crossing, self.rays.doubt, self.rays.merit),
                 *(self.row, self.x, self.length, self.velocity, self.weight, self.cap, self.slope),
                 *(self.curved, self.multipliers, self.merit, self.residual),
                 *(margins, gradient, step, momentum, lower, upper),
@@ -205,9 +213,10 @@ class Lanes:
         crossing = 1 + excess / descent.clamp_min(tiny)
         off = torch.where(usable & (descent > 0), (crossing - 1).abs(), torch.inf)
         near = off < NEAR
-        merit = torch.where(near, crossing * self.length * (1 + DOUBT * off.square()), torch.inf)
+        doubt = 1 + DOUBT * off.square()
+        merit = torch.where(near, crossing * self.length * doubt, torch.inf)
         self.merit.copy_(torch.minimum(self.merit, merit))
-        self._record(merit, crossing)
+        self._record(merit, crossing, doubt)
 
         aim = torch.where(near, 0, excess)
         move = self._project(clean, margins, gradient, unit, descent, aim, lower, upper) - self.x
@@ -226,13 +235,14 @@ class Lanes:
         self.x.clamp_(lower, upper)
         self.length.copy_(vector_norm(self.x - clean, dim=1))
 
-    def _record(self, merit: Tensor, crossing: Tensor) -> None:
+    def _record(self, merit: Tensor, crossing: Tensor, doubt: Tensor) -> None:
         """Keep the iterates' rays where their merits [L] are the best of their images."""
         best = self.rays.merit.scatter_reduce(0, self.row, merit, "amin")
         wins = ((merit <= best[self.row]) & (merit < self.rays.merit[self.row])).nonzero().squeeze(1)
         row = self.row[wins]
         self.rays.ends.index_copy_(0, row, self.x.index_select(0, wins))
         self.rays.crossing.index_copy_(0, row, crossing[wins])
+        self.rays.doubt.index_copy_(0, row, doubt[wins])
         self.rays.merit.copy_(best)
 
     def _project(
@@ -252,7 +262,7 @@ class Lanes:
         length of its gradient, ``descent`` what the radius gains along it. Those of the others keep their last
         gradients, moved to where they agree with the rivals' present margins.
 
-        The one multiplier that m = 1 has is the last step's, corrected once by the chord from multiplier 0: pixels
+        Without a target the one multiplier is the last step's, corrected once by the chord from multiplier 0: pixels
         at a bound that the gradient points out of do not move at all, so the chord is nearly the tangent. What is
         left of the error the next step sees.
         """

@@ -1,4 +1,4 @@
-"""Loops over lanes, compiled for the processor, that do what `boundary`, `closest` and `rays` do with whole arrays.
+"""Loops over lanes, compiled for the processor, that do what `boundary`, `closest`, `rays` and `penalised` do.
 
 One lane's image, gradient and averages fit the processor's first cache, so a lane is read and written once a step
 where operations on whole arrays pass over all lanes some twenty times. What `compiled.fits` refuses takes the
@@ -14,7 +14,13 @@ import math
 
 import numpy as np
 
-from advlab.compiled import Array, loop
+from advlab.compiled import Array, helper, loop
+
+
+@helper
+def _projected(clean: float, shift: float, normal: float, lower: float, upper: float) -> float:
+    """A pixel of the clean image's projection: clip(clean − shift · normal)."""
+    return min(max(clean - shift * normal, lower), upper)
 
 
 @loop
@@ -22,6 +28,7 @@ def advance(
     images: Array,
     ends: Array,
     crossing: Array,
+    doubt: Array,
     best: Array,
     row: Array,
     x: Array,
@@ -42,7 +49,7 @@ def advance(
     upper: float,
     return_gain: float,
     near_within: float,
-    doubt: float,
+    doubt_weight: float,
     bend_from: float,
     bend_to: float,
     min_share: float,
@@ -72,17 +79,18 @@ def advance(
         off = abs(across - one) if descent > zero else infinite
         near = off < kind(near_within)
         if near:
-            reached = across * length[lane] * (one + kind(doubt) * off * off)
+            enlarged = one + kind(doubt_weight) * off * off
+            reached = across * length[lane] * enlarged
             merit[lane] = min(merit[lane], reached)
             if reached < best[row[lane]]:
-                best[row[lane]], crossing[row[lane]] = reached, across
+                best[row[lane]], crossing[row[lane]], doubt[row[lane]] = reached, across, enlarged
                 for i in range(n):
                     ends[row[lane], i] = at[i]
 
         multiplier = multipliers[lane, 0]
         shift, along = multiplier * unit, zero
         for i in range(n):
-            along += normal[i] * (min(max(clean[i] - shift * normal[i], lower), upper) - at[i])
+            along += normal[i] * (_projected(clean[i], shift, normal[i], lower, upper) - at[i])
         along *= unit
         share = one
         if multiplier > zero:
@@ -102,7 +110,7 @@ def advance(
             weight[lane] = total
             back = excess * unit * (kind(return_gain) if excess > zero else one)
             for i in range(n):
-                move = min(max(clean[i] - shift * normal[i], lower), upper) - at[i]
+                move = _projected(clean[i], shift, normal[i], lower, upper) - at[i]
                 moved += move * move
                 average[i] += fresh * (move - average[i])
                 at[i] = min(max(at[i] + step * average[i] - back * normal[i], lower), upper)
@@ -111,7 +119,7 @@ def advance(
         else:
             weight[lane] = zero
             for i in range(n):
-                average[i] = min(max(clean[i] - shift * normal[i], lower), upper) - at[i]
+                average[i] = _projected(clean[i], shift, normal[i], lower, upper) - at[i]
                 moved += average[i] * average[i]
             scale = min(cap[lane] / max(kind(math.sqrt(moved)), tiny), one)
             for i in range(n):
@@ -179,9 +187,9 @@ def reach(
     lower: float,
     upper: float,
     newton_steps: int,
-    multiplier: Array,
-    distance: Array,
-    along: Array,
+    multipliers: Array,
+    lengths: Array,
+    gains: Array,
 ) -> None:
     """How far the linearised boundaries are within the box; see `rays.reach`."""
     kind = images.dtype.type
@@ -192,25 +200,24 @@ def reach(
         slope = zero
         for i in range(n):
             slope += normal[i] * normal[i]
-        multiplier[place], distance[place], along[place] = zero, zero, zero
+        multipliers[place], lengths[place], gains[place] = zero, kind(np.inf), zero
         if not (slope > zero and math.isfinite(slope) and math.isfinite(gap)):
             continue
         dual = max(gap / slope, zero)
         for _ in range(newton_steps):
             gain, slope = zero, zero
             for i in range(n):
-                moved = clean[i] - dual * normal[i]
-                boxed = min(max(moved, lower), upper)
+                boxed = _projected(clean[i], dual, normal[i], lower, upper)
                 gain += normal[i] * (boxed - clean[i])
-                slope += normal[i] * normal[i] if boxed == moved else zero
+                slope += normal[i] * normal[i] if boxed == clean[i] - dual * normal[i] else zero
             if slope > zero:
                 dual = max(dual + (gap + gain) / slope, zero)
         gain, squared = zero, zero
         for i in range(n):
-            move = min(max(clean[i] - dual * normal[i], lower), upper) - clean[i]
+            move = _projected(clean[i], dual, normal[i], lower, upper) - clean[i]
             gain += normal[i] * move
             squared += move * move
-        multiplier[place], distance[place], along[place] = dual, math.sqrt(squared), gain
+        multipliers[place], lengths[place], gains[place] = dual, math.sqrt(squared), gain
 
 
 @loop
@@ -233,7 +240,7 @@ def toward(
         clean, normal, at, far = images[row[lane]], normals[row[lane]], x[lane], kind(0)
         dual, part = multiplier[lane], share[lane]
         for i in range(images.shape[1]):
-            move = min(max(clean[i] - dual * normal[i], lower), upper) - clean[i] if dual > kind(0) else kind(0)
+            move = _projected(clean[i], dual, normal[i], lower, upper) - clean[i] if dual > kind(0) else kind(0)
             at[i] = min(max(clean[i] + part * move, lower), upper)
             far += (at[i] - clean[i]) * (at[i] - clean[i])
         length[lane] = math.sqrt(far)
@@ -256,9 +263,17 @@ def along(
 
 @loop
 def penalise(
-    x: Array, clean: Array, row: Array, weight: Array, plain: bool, rounded: float, squared: Array, gradient: Array
+    x: Array,
+    clean: Array,
+    row: Array,
+    weight: Array,
+    plain: bool,
+    rounded: float,
+    losses: Array,
+    squared: Array,
+    gradient: Array,
 ) -> None:
-    """Squared distances, and their weighted gradients on top of the losses'; see `penalised.Problems`."""
+    """Squared distances, and their weighted gradients added to those of the losses; see `penalised.Problems`."""
     zero = x.dtype.type(0)
     for place in range(len(row)):
         total, image = zero, clean[row[place]]
@@ -267,4 +282,4 @@ def penalise(
         squared[place] = total
         factor = x.dtype.type(1 / math.sqrt(total + rounded * rounded) if plain else 2) * weight[place]
         for i in range(x.shape[1]):
-            gradient[place, i] += factor * (x[place, i] - image[i])
+            gradient[place, i] = losses[place, i] + factor * (x[place, i] - image[i])

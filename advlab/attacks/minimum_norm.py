@@ -16,14 +16,16 @@ from advlab.attacks.boundary import Lanes, Rays
 from advlab.attacks.closest import SAFETY, Closest
 from advlab.attacks.criterion import Criterion, rounding_margin
 from advlab.attacks.rays import along
-from advlab.attacks.result import Adversarial, Model, judge, require_within
+from advlab.attacks.result import Adversarial, Model, judge, outside_inference_mode, require_within
 from advlab.errors import UserError
 
-MAX_RIVALS, MAX_RIVALS_TARGETED = 6, 9
-"""Most classes whose boundaries are linearised at the clean image: those that may overtake the label; those that a
+MAX_RIVALS = 9
+"""Most classes whose boundaries are linearised at the clean image: those that may overtake the label, or those that a
 target has to overtake."""
 SECANT_STEPS = 4
 """Forward passes that place the final image on the boundary."""
+MISSED = 0.05
+"""Share of the clean image's margin that may be left where a ray is expected to cross the boundary."""
 FIRST_STEP, LAST_STEP = 1.0, 0.03
 """The step decays geometrically between these over a descent."""
 HOPE = 1.05
@@ -47,6 +49,7 @@ BEND_FIRST_STEP, BEND_RETREAT = 0.2, 1.1
 """First step and start of the descent that follows: gradients turn too fast there for long moves."""
 
 
+@outside_inference_mode
 def minimum_norm(
     model: Model,
     images: Tensor,
@@ -124,14 +127,14 @@ class _Search:
         self.bounds = float(bounds[0]), float(bounds[1])
         self.max_evaluations = max_evaluations
         self.leaf = self.clean.clone().requires_grad_()
-        self.graph = model(self.leaf.view(-1, *self.shape))
+        self.graph = self._logits(self.leaf)
         self.logits = self.graph.detach()
 
     def run(self, criterion: Criterion) -> Closest:
         """Spend the budget."""
         count, far = torch.ones_like(self.labels), torch.full_like(self.clean[:, 0], torch.inf)
         self.closest = Closest(criterion, self.clean.clone(), far, count)
-        self.rays = Rays(self.clean, self.clean.clone(), torch.ones_like(far), far.clone())
+        self.rays = Rays.unknown(self.clean)
         margin = criterion.margin(self.logits)
         live = (margin >= 0).nonzero().squeeze(1)
         if not len(live):
@@ -179,8 +182,8 @@ class _Search:
                 if not len(moving):
                     break
                 step = first_step * (LAST_STEP / first_step) ** (taken / max(total - 1, 1))
-                several = list(blocks(len(moving), self.clean.shape[1], self.clean))
-                for some in (moving.part(rows) for rows in several) if len(several) > 1 else [moving]:
+                for rows in blocks(len(moving), self.clean.shape[1], self.clean):
+                    some = moving.part(rows)
                     margins, normal, _ = self._evaluate(some.row, some.x, some.length, some.rivals)
                     some.advance(margins, normal, step, momentum, *self.bounds)
                 taken += 1
@@ -251,8 +254,7 @@ class _Search:
         """Linearise the boundaries around the live images and take the first step of their lanes."""
         criterion = self.closest.criterion
         others = self.logits.scatter(1, criterion.away[:, None], -torch.inf)
-        most = MAX_RIVALS if criterion.target is None else MAX_RIVALS_TARGETED
-        count = min(most, self.logits.shape[1] - 1, max(1, self.max_evaluations // 4))
+        count = min(MAX_RIVALS, self.logits.shape[1] - 1, max(1, self.max_evaluations // 4))
         rivals = others.topk(count, dim=1).indices
         gaps = criterion.gaps(self.logits, rivals) + SAFETY * rounding_margin(self.logits)[:, None]
         gaps = gaps.to(self.clean.dtype)
@@ -269,7 +271,7 @@ class _Search:
     def _evaluate(self, row: Tensor, x: Tensor, l2: Tensor, rivals: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Margins [L, m] to the rivals (None: the strongest), the gradient [L, n] of the largest, and the logits."""
         leaf = x.detach().requires_grad_()
-        graph = self.model(leaf.view(-1, *self.shape))
+        graph = self._logits(leaf)
         logits = graph.detach().contiguous()
         margins, weights = self.closest.see(row, x, l2, logits, rivals)
         return margins, _gradient(graph, weights, leaf), logits
@@ -277,20 +279,35 @@ class _Search:
     def _look(self, row: Tensor, x: Tensor, l2: Tensor) -> Tensor:
         """Margins [L] at the points, by a forward pass alone."""
         with torch.no_grad():
-            logits = self.model(x.view(-1, *self.shape)).contiguous()
+            logits = self._logits(x).detach().contiguous()
         return self.closest.see(row, x, l2, logits, None)[0].squeeze(1)
 
+    def _logits(self, x: Tensor) -> Tensor:
+        """The model's logits [L, k] of points [L, n]."""
+        logits = self.model(x.view(-1, *self.shape))
+        if logits.ndim != 2 or len(logits) != len(x):
+            raise UserError(
+                f"the model returned shape {tuple(logits.shape)} for {len(x)} images; it must be [{len(x)}, classes]."
+            )
+        return logits
+
     def _finish(self, row: Tensor) -> None:
-        """Put the best candidate of every image on the boundary, along its ray, by a safeguarded secant."""
+        """Put the best candidate of every image on the boundary, along its ray, by a safeguarded secant.
+
+        A ray that was promising to first order may not cross where it should. Where a closest point is known, the
+        search goes on along its ray then.
+        """
         steps = min(SECANT_STEPS, self.max_evaluations - int(self.closest.evaluations.max()))
         ends, crossing = self.rays.ends.index_select(0, row), self.rays.crossing[row]
+        known, distance = self.closest.x.index_select(0, row), self.closest.l2[row]
         start = self.closest.criterion.margin(self.logits)[row].to(crossing)
         low = torch.zeros_like(start)
         high = torch.full_like(start, torch.inf)
-        scale = torch.ones_like(start)
+        scale = self.rays.doubt[row]
         previous, previous_margin = low, start
-        for _ in range(steps):
-            margin = self._look(row, *along(self.clean, row, ends, scale * crossing, *self.bounds))
+        for step in range(steps):
+            x, length = along(self.clean, row, ends, scale * crossing, *self.bounds)
+            margin = self._look(row, x, length)
             outside = margin > 0
             low = torch.where(outside, torch.maximum(low, scale), low)
             high = torch.where(outside, high, torch.minimum(high, scale))
@@ -298,6 +315,12 @@ class _Search:
             middle = torch.where(high.isfinite(), (low + high) / 2, 1.02 * scale)
             previous, previous_margin = scale, margin
             scale = torch.where((guess > low) & (guess < high), guess, middle)
+            if step == 0:
+                missed = distance.isfinite() & (margin > MISSED * start)
+                ends = torch.where(missed[:, None], known, ends)
+                crossing, high = torch.where(missed, 1, crossing), torch.where(missed, 1, high)
+                low, previous = torch.where(missed, 0, low), torch.where(missed, 0, previous)
+                previous_margin, scale = torch.where(missed, start, margin), torch.where(missed, 0.5, scale)
 
 
 def _gradient(logits: Tensor, weights: Tensor, leaf: Tensor, *, retain: bool = False) -> Tensor:

@@ -107,7 +107,7 @@ class Problems:
         self.penalty, self.solver = penalty, solver
         width = bounds[1] - bounds[0]
         self.lower, self.width = (bounds[0], width) if 0 < width < math.inf else (0.0, 1.0)
-        self.clean = self._from_box(images).flatten(1)
+        self.clean = self._from_box(images).detach().flatten(1)
         self.already = criterion.is_met(logits)
         self.best = self.clean.clone()
         self.best_margin = criterion.margin(logits)
@@ -173,10 +173,10 @@ class Problems:
     def _penalise(self, original: Tensor, x: Tensor, c: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """‖x − clean‖₂² [b], and the gradient [b, n] of the loss with that of c times the distance added."""
         if compiled.fits(x, self.clean, gradient):
-            squared, gradient = torch.empty_like(c), gradient.contiguous()
+            squared, whole = torch.empty_like(c), torch.empty_like(x)
             plain = self.penalty.norm == "plain"
-            compiled.run(kernels.penalise, x, self.clean, original, c, plain, ROUNDED, squared, gradient)
-            return squared, gradient
+            compiled.run(kernels.penalise, x, self.clean, original, c, plain, ROUNDED, gradient, squared, whole)
+            return squared, whole
         perturbation = x - self.clean.index_select(0, original)
         squared = vecdot(perturbation, perturbation)
         slope = self.penalty.distance(squared)[1]

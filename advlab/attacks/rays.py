@@ -21,7 +21,7 @@ def reach(
     Args:
         images: [B, n], within the box.
         row: [l] int64, the images asked about.
-        normals: [B, n], a; images whose normal is zero or not finite do not move.
+        normals: [B, n], a; boundaries whose normal is zero or not finite are infinitely far.
         gaps: [l].
         lower, upper: of the box.
 
@@ -39,7 +39,7 @@ def reach(
     offsets = torch.linalg.vecdot(normal, clean) - gaps
     goals, multipliers = project_halfspace(clean, normal, offsets, lower, upper, iterations=NEWTON_STEPS)
     move = goals - clean
-    return multipliers, move.norm(dim=1), torch.linalg.vecdot(normal, move)
+    return multipliers, torch.where(usable, move.norm(dim=1), torch.inf), torch.linalg.vecdot(normal, move)
 
 
 def toward(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
@@ -39,6 +41,26 @@ class Adversarial:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+Arguments = ParamSpec("Arguments")
+
+
+def outside_inference_mode(
+    attack: Callable[Concatenate[Model, Tensor, Tensor, Arguments], Adversarial],
+) -> Callable[Concatenate[Model, Tensor, Tensor, Arguments], Adversarial]:
+    """Let an attack take gradients though its caller is in `torch.inference_mode`, on copies of what was made there."""
+
+    @functools.wraps(attack)
+    def run(
+        model: Model, images: Tensor, labels: Tensor, *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Adversarial:
+        if not (torch.is_inference_mode_enabled() or images.is_inference()):
+            return attack(model, images, labels, *args, **kwargs)
+        with torch.inference_mode(False):
+            return attack(model, images.clone(), labels.clone(), *args, **kwargs)
+
+    return run
 
 
 def require_within(images: Tensor, bounds: tuple[float, float]) -> None:

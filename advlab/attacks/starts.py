@@ -17,6 +17,9 @@ from advlab.attacks.rays import along, reach, toward
 
 STARTS = ((0, math.inf), (1, math.inf), (0, 0.4), (2, math.inf))
 """The lanes of an image, most promising first: (rank of the rival, cap of the first steps in clean distances)."""
+STRONGEST, DOUBT = 6, 1.1
+"""Rivals other than the strongest must be nearer by this factor to rank before them: linearisations far from a network
+with kinks say less than the logits."""
 TARGETED_STARTS = (math.inf, 0.4)
 """The same for a given target: the caps alone."""
 
@@ -37,7 +40,7 @@ def towards_nearest(
     Args:
         rays: from the B images.
         row: [l] int64, the images to start from.
-        rivals: [l, R] int64.
+        rivals: [l, R] int64, the strongest first.
         normals: R gradients [B, n] of the margins.
         gaps: [l, R], the margins.
         lower, upper: of the box.
@@ -49,7 +52,8 @@ def towards_nearest(
     multipliers, distances, gains = (torch.stack(parts, 1) for parts in zip(*met, strict=True))
     missed = ~(gains < -0.5 * gaps)  # the box ends before that boundary
     far = images.shape[1] ** 0.5 * (upper - lower)
-    order = torch.where(missed, far + distances, distances).argsort(1)
+    doubt = torch.where(torch.arange(len(normals), device=row.device) < STRONGEST, 1.0, DOUBT)
+    order = (doubt * torch.where(missed, far + distances, distances)).argsort(1)
     slopes = torch.stack([normal.norm(dim=1) for normal in normals], 1)[row]
     shortest = distances.gather(1, order[:, :1]).squeeze(1)
     chosen = [(order[:, rank], cap * shortest) for rank, cap in STARTS if rank < len(normals)]
@@ -57,7 +61,7 @@ def towards_nearest(
     lanes = torch.arange(len(row), device=row.device).repeat(len(chosen))
     place = torch.arange(len(chosen), device=row.device).repeat_interleave(len(row))
     tiny = torch.finfo(gaps.dtype).tiny
-    share = (cap / distances[lanes, choice].clamp_min(tiny)).clamp_max(1)
+    share = (cap / distances[lanes, choice].clamp_min(tiny)).nan_to_num(1).clamp_max(1)
     dual = multipliers[lanes, choice]
     x, length = toward(images, row[lanes], choice, normals, dual, share, lower, upper)
     per_unit = (dual * slopes[lanes, choice]).nan_to_num(0, 0)[:, None]

@@ -14,12 +14,13 @@ from torch import Tensor
 from advlab.attacks import constant, targets
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.penalised import Loss, Norm, Penalty, Problems, Solver
-from advlab.attacks.result import Adversarial, Model, judge, require_within
+from advlab.attacks.result import Adversarial, Model, judge, outside_inference_mode, require_within
 
 LITERAL_C = 1e-4
 """The constant of ``paper_literal``: a small one, since the smallest that succeeds does not exist."""
 
 
+@outside_inference_mode
 def szegedy_lbfgs(
     model: Model,
     images: Tensor,

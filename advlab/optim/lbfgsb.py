@@ -56,7 +56,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The live problems after a round, row i for problem rows[i].
+    """The live problems after a round, row i for problem rows[i]; clone what is to outlive the round.
 
     Attributes:
         rows: [b] int64.
@@ -165,8 +165,7 @@ def minimize(
             revision = revise_objective(_progress(batch, judged.accepted, learnt))
             batch.status[revision.stop] = int(Status.STOPPED)
             if len(revision.places):
-                changed = (revision.value, revision.gradient, revision.shift)
-                learnt = revise(batch, learnt, revision.places, *(tensor.to(start.dtype) for tensor in changed))
+                learnt = revise(batch, learnt, revision.places, *_changed(revision, batch.x))
         direct(batch, learnt)
         stopped = (batch.status != Status.RUNNING).nonzero().squeeze(1)
         if not len(stopped):
@@ -262,6 +261,21 @@ def _evaluate(fun: Objective, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             f"return values {tuple(x.shape[:1])} and gradients {tuple(x.shape)}."
         )
     return value.detach().to(x.dtype), gradient.detach().to(x.dtype)
+
+
+def _changed(revision: Revision, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, gradient and shift of a revision, checked, in the type of the iterates x [L, n]."""
+    count, changed = len(revision.places), (revision.value, revision.gradient, revision.shift)
+    shapes, expected = [tuple(part.shape) for part in changed], [(count,), (count, x.shape[1]), (count,)]
+    if shapes != expected:
+        raise UserError(
+            "revise_objective returned value, gradient and shift of shapes {}, {} and {} for {} places; "
+            "return {}, {} and {}.".format(*shapes, count, *expected)
+        )
+    if x.device.type == "cpu" and not 0 <= int(revision.places.min()) <= int(revision.places.max()) < len(x):
+        raise UserError(f"revise_objective named places {revision.places.tolist()} of {len(x)} live problems.")
+    value, gradient, shift = (part.detach().to(x.dtype) for part in changed)
+    return value, gradient, shift
 
 
 def _progress(batch: Batch, accepted: Tensor, learnt: Tensor) -> Progress:

@@ -369,7 +369,7 @@ def test_blocks_for_the_cache_change_nothing(name, target, monkeypatch):
 
 def lanes_of(rows: Tensor, pixels: Tensor) -> Lanes:
     count, size = pixels.shape
-    rays = Rays(pixels.clone(), pixels.clone(), torch.ones(count), torch.full((count,), torch.inf))
+    rays = Rays.unknown(pixels.clone())
     lengths, numbers = torch.rand(count), torch.arange(count)
     lanes = Lanes.start(
         rays, rows.clone(), numbers, rows[:, None].clone(), pixels.clone(), lengths, torch.zeros(count, 0, size),
@@ -423,7 +423,7 @@ def test_a_compiled_step_is_the_step_of_arrays(seed, dtype):
     start = x, (x - images[rows]).norm(dim=1), x.new_empty(count, 0, size), draw(count, 1), draw(count)
     both = []
     for fits in (True, False):
-        rays = Rays(images, images.clone(), images.new_ones(5), images.new_full((5,), torch.inf))
+        rays = Rays.unknown(images)
         lanes = Lanes.start(rays, rows, torch.arange(count), rows[:, None], *(part.clone() for part in start))
         lanes.velocity.zero_()
         with pytest.MonkeyPatch.context() as patch:
@@ -440,5 +440,43 @@ def test_a_compiled_step_is_the_step_of_arrays(seed, dtype):
             one, other = one[known], other[known]
         if name != "curved":
             torch.testing.assert_close(one, other, rtol=close, atol=close, equal_nan=True)
-    for name in ("ends", "crossing", "merit"):
+    for name in ("ends", "crossing", "doubt", "merit"):
         torch.testing.assert_close(getattr(both[0].rays, name), getattr(both[1].rays, name), rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("target", ["nearest", "random"])
+def test_a_model_of_the_wrong_shape_is_named(target):
+    model, images, labels = case("smooth", 4)
+    with pytest.raises(UserError, match="returned shape"):
+        minimum_norm(lambda x: model(x[:1]), images, labels, target)
+
+
+def test_a_model_that_differentiates_within_is_attacked():
+    model, images, labels = case("smooth", 4)
+
+    def inner(x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return model(x)
+
+    torch.testing.assert_close(minimum_norm(inner, images, labels).l2, minimum_norm(model, images, labels).l2)
+
+
+def test_inference_mode_changes_nothing():
+    model, images, labels = case("smooth", 4)
+    outside = minimum_norm(model, images, labels)
+    with torch.inference_mode():
+        inside = minimum_norm(model, images.clone(), labels.clone())
+    assert outside.success.all()
+    torch.testing.assert_close(inside.l2, outside.l2)
+
+
+@pytest.mark.parametrize("budget", [10, 96])
+def test_a_class_without_a_gradient_is_no_rival(budget):
+    def model(x: Tensor) -> Tensor:
+        first, dead = torch.ones(len(x)) + 0 * x[:, 0], 0.5 + 0 * x[:, 0]
+        return torch.stack((first, dead, 0.2 + 4 * (x[:, 0] - 0.4).clamp_min(0) ** 2), 1)
+
+    images, labels = torch.tensor([[0.45, 0.5, 0.5]]), torch.zeros(1, dtype=torch.int64)
+    found = minimum_norm(model, images, labels, max_evaluations=budget)
+    assert found.success.all()
+    assert float(found.l2) == pytest.approx(0.4 + 0.2**0.5 - 0.45, abs=1e-4)

@@ -200,3 +200,34 @@ def test_compiled_loops_attack_as_the_array_operations_do(
     assert torch.equal(loops.success, arrays.success)
     torch.testing.assert_close(loops.l2, arrays.l2, rtol=1e-3, atol=0)
     assert abs(float(loops.l2.mean() / arrays.l2.mean()) - 1) < 1e-4
+
+
+def test_inference_mode_and_images_that_require_gradients_change_nothing(
+    softmax: nn.Module, mnist_test: Dataset, right: Right
+) -> None:
+    images, labels = right(softmax, mnist_test, 4)
+    plain = szegedy_lbfgs(softmax, images, labels)
+    graded = szegedy_lbfgs(softmax, images.clone().requires_grad_(), labels)
+    with torch.inference_mode():
+        inside = szegedy_lbfgs(softmax, images.clone(), labels.clone())
+    assert torch.equal(plain.images, graded.images.detach())
+    assert torch.equal(plain.images, inside.images)
+
+
+def test_the_buffers_of_a_model_stay_its_own(softmax: nn.Module, mnist_test: Dataset, right: Right) -> None:
+    images, labels = right(softmax, mnist_test, 3)
+    kept: list[Tensor] = []
+
+    class Keeps(torch.autograd.Function):
+        @staticmethod
+        def forward(context: object, x: Tensor) -> Tensor:  # noqa: ARG004
+            return x.clone()
+
+        @staticmethod
+        def backward(context: object, gradient: Tensor) -> Tensor:  # noqa: ARG004
+            kept.extend((gradient, gradient.clone()))
+            return gradient
+
+    szegedy_lbfgs(lambda x: softmax(Keeps.apply(x)), images, labels)
+    assert kept
+    assert all(torch.equal(given, copied) for given, copied in zip(kept[::2], kept[1::2], strict=True))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from advlab import compiled
+from advlab.errors import UserError
 from advlab.optim import lbfgsb
 from advlab.optim.lbfgsb import Progress, Revision, Status
 
@@ -108,3 +109,18 @@ def test_compiled_loops_follow_the_path_of_the_array_operations(history: int, mo
     arrays = follow()
     torch.testing.assert_close(loops.evaluations, arrays.evaluations, rtol=0.02, atol=1)  # roundings over 100 steps
     torch.testing.assert_close(loops.x, arrays.x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mistake", ["gradient", "shift", "place"])
+def test_revisions_of_the_wrong_shape_are_named(mistake: str) -> None:
+    def wrong(progress: Progress) -> Revision:
+        places = torch.arange(len(progress.rows))
+        if mistake == "place":
+            places = places + 1
+        gradient = progress.gradient[:1] if mistake == "gradient" else progress.gradient
+        shift = torch.ones(1 if mistake == "shift" else len(places), dtype=torch.float64)
+        return Revision(places, progress.value, gradient, shift, NONE)
+
+    path = Path(4)
+    with pytest.raises(UserError, match="revise_objective"):
+        lbfgsb.minimize(path, torch.zeros(4, N, dtype=torch.float64), -0.5, 0.5, revise_objective=wrong)
