@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advlab.attacks import starts, targets
-from advlab.attacks.blocks import blocks
+from advlab.attacks.blocks import block_rows, blocks
 from advlab.attacks.boundary import Lanes, Rays
 from advlab.attacks.closest import SAFETY, Closest
 from advlab.attacks.criterion import Criterion, rounding_margin
@@ -60,7 +60,7 @@ def minimum_norm(
     seed: int = 0,
     index: Tensor | None = None,
     max_evaluations: int = 96,
-    batch_size: int = 512,
+    batch_size: int | None = None,
 ) -> Adversarial:
     """Find the nearest image that the model misreads (or reads as ``target``).
 
@@ -81,7 +81,8 @@ def minimum_norm(
         index: [B] int64, the images' positions in the data set, for the ``random`` policy.
         max_evaluations: budget per image. A forward pass counts as one, with or without its backward pass; the
             gradients of R rivals at the clean image count as R. The final verdict (one forward pass) is not counted.
-        batch_size: images searched at once; bounds the memory, and small batches stay in the processor's cache.
+        batch_size: images searched at once, which bounds the memory (default: 1.5 MiB of them on the CPU, for its
+            cache, and 64 MiB elsewhere).
 
     Returns:
         Images read so already are returned unchanged at distance 0, and so are, without success, those for which
@@ -91,6 +92,8 @@ def minimum_norm(
         UserError: images outside ``bounds``, a budget below 1, an unknown policy or unusable targets.
     """
     require_within(images, bounds)
+    if batch_size is None:
+        batch_size = block_rows(images[:1].numel(), images)
     if max_evaluations < 1 or batch_size < 1:
         raise UserError(
             f"max_evaluations={max_evaluations} and batch_size={batch_size} must both be at least 1; raise them."
