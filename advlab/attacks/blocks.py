@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from torch import Tensor
 
 BLOCK_BYTES, BLOCK_BYTES_ELSEWHERE = 3 * 2**19, 2**26
-"""Size of one array of a block on the CPU, and on other devices. On the CPU 500 images of MNIST: what convolutions make of
-more leaves the cache, and with fewer the calls cost more than the work. Elsewhere 100 photos: what a deep network makes
-of them stays within the memory."""
+"""Size of one array of a block on the CPU, and on other devices.
+
+On the CPU 500 images of MNIST: what convolutions make of more leaves the cache, and with fewer the calls cost more than
+the work. Elsewhere 100 photos: what a deep network makes of them stays within the memory.
+"""
 
 
 def block_rows(width: int, like: Tensor) -> int:

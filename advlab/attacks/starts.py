@@ -17,7 +17,7 @@ from advlab.attacks.rays import along, reach, toward
 
 STARTS = ((0, math.inf), (1, math.inf), (0, 0.4), (2, math.inf))
 """The lanes of an image, most promising first: (rank of the rival, cap of the first steps in clean distances)."""
-STRONGEST, DOUBT = 6, 1.1
+STRONGEST, HANDICAP = 6, 1.1
 """Rivals other than the strongest must be nearer by this factor to rank before them: linearisations far from a network
 with kinks say less than the logits."""
 TARGETED_STARTS = (math.inf, 0.4)
@@ -52,8 +52,8 @@ def towards_nearest(
     multipliers, distances, gains = (torch.stack(parts, 1) for parts in zip(*met, strict=True))
     missed = ~(gains < -0.5 * gaps)  # the box ends before that boundary
     far = images.shape[1] ** 0.5 * (upper - lower)
-    doubt = torch.where(torch.arange(len(normals), device=row.device) < STRONGEST, 1.0, DOUBT)
-    order = (doubt * torch.where(missed, far + distances, distances)).argsort(1)
+    handicap = torch.where(torch.arange(len(normals), device=row.device) < STRONGEST, 1.0, HANDICAP)
+    order = (handicap * torch.where(missed, far + distances, distances)).argsort(1)
     slopes = torch.stack([normal.norm(dim=1) for normal in normals], 1)[row]
     shortest = distances.gather(1, order[:, :1]).squeeze(1)
     chosen = [(order[:, rank], cap * shortest) for rank, cap in STARTS if rank < len(normals)]
