@@ -36,3 +36,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find advlab benchmarks sweeps tests -name __pycache__ -prune -exec rm -rf {} +
