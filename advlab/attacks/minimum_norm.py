@@ -24,8 +24,9 @@ MAX_RIVALS = 9
 target has to overtake."""
 SECANT_STEPS = 4
 """Forward passes that place the final image on the boundary."""
-MISSED = 0.05
-"""Share of the clean image's margin that may be left where a ray is expected to cross the boundary."""
+LOOKS, MISSED = 2, 0.05
+"""So many of them may fall short on a ray that promised to cross, where a closest point is known already; and the share
+of the clean image's margin that may be left then."""
 FIRST_STEP, LAST_STEP = 1.0, 0.03
 """The step decays geometrically between these over a descent."""
 HOPE = 1.05
@@ -297,8 +298,8 @@ class _Search:
     def _finish(self, row: Tensor) -> None:
         """Put the best candidate of every image on the boundary, along its ray, by a safeguarded secant.
 
-        A ray that was promising to first order may not cross where it should. Where a closest point is known, the
-        search goes on along its ray then.
+        A ray that was promising to first order may cross later or not at all. Where a closest point is known, and the
+        ray has no hope of less, the search goes on along the ray of that point.
         """
         steps = min(SECANT_STEPS, self.max_evaluations - int(self.closest.evaluations.max()))
         ends, crossing = self.rays.ends.index_select(0, row), self.rays.crossing[row]
@@ -318,12 +319,14 @@ class _Search:
             middle = torch.where(high.isfinite(), (low + high) / 2, 1.02 * scale)
             previous, previous_margin = scale, margin
             scale = torch.where((guess > low) & (guess < high), guess, middle)
-            if step == 0:
-                missed = distance.isfinite() & (margin > MISSED * start)
-                ends = torch.where(missed[:, None], known, ends)
-                crossing, high = torch.where(missed, 1, crossing), torch.where(missed, 1, high)
-                low, previous = torch.where(missed, 0, low), torch.where(missed, 0, previous)
-                previous_margin, scale = torch.where(missed, start, margin), torch.where(missed, 0.5, scale)
+            if step < LOOKS:
+                ahead = scale * length / previous  # of the next look
+                given_up = (margin > MISSED * start) if step + 1 == LOOKS else torch.zeros_like(outside)
+                missed = distance.isfinite() & high.isinf() & (given_up | ~(ahead < distance))
+                ends, distance = torch.where(missed[:, None], known, ends), distance.masked_fill(missed, torch.inf)
+                crossing, high = crossing.masked_fill(missed, 1), high.masked_fill(missed, 1)
+                low, previous = low.masked_fill(missed, 0), previous.masked_fill(missed, 0)
+                previous_margin, scale = torch.where(missed, start, margin), scale.masked_fill(missed, 0.5)
 
 
 def _gradient(logits: Tensor, weights: Tensor, leaf: Tensor, *, retain: bool = False) -> Tensor:
