@@ -188,6 +188,7 @@ def reach(
     upper: float,
     newton_steps: int,
     multipliers: Array,
+    slopes: Array,
     lengths: Array,
     gains: Array,
 ) -> None:
@@ -200,10 +201,10 @@ def reach(
         slope = zero
         for i in range(n):
             slope += normal[i] * normal[i]
-        multipliers[place], lengths[place], gains[place] = zero, kind(np.inf), zero
+        multipliers[place], slopes[place], lengths[place], gains[place] = zero, zero, kind(np.inf), zero
         if not (slope > zero and math.isfinite(slope) and math.isfinite(gap)):
             continue
-        dual = max(gap / slope, zero)
+        slopes[place], dual = math.sqrt(slope), max(gap / slope, zero)
         for _ in range(newton_steps):
             gain, slope = zero, zero
             for i in range(n):

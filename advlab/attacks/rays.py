@@ -15,7 +15,7 @@ NEWTON_STEPS = 3
 
 def reach(
     images: Tensor, row: Tensor, normals: Tensor, gaps: Tensor, lower: float, upper: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Project images onto {x: gap + a·(x − image) ≤ 0} and the box.
 
     Args:
@@ -26,11 +26,10 @@ def reach(
         lower, upper: of the box.
 
     Returns:
-        Multipliers, lengths of the moves, and what they gain along the normal, each [l].
+        Multipliers, lengths of the normals, lengths of the moves, and what they gain along the normal, each [l].
     """
     if compiled.fits(images, normals, gaps):
-        multipliers, lengths, gains = torch.empty_like(gaps), torch.empty_like(gaps), torch.empty_like(gaps)
-        found = multipliers, lengths, gains
+        found = torch.empty_like(gaps), torch.empty_like(gaps), torch.empty_like(gaps), torch.empty_like(gaps)
         compiled.run(kernels.reach, images, row, normals, gaps, lower, upper, NEWTON_STEPS, *found)
         return found
     clean, normal = images[row], normals[row]
@@ -39,7 +38,8 @@ def reach(
     offsets = torch.linalg.vecdot(normal, clean) - gaps
     goals, multipliers = project_halfspace(clean, normal, offsets, lower, upper, iterations=NEWTON_STEPS)
     move = goals - clean
-    return multipliers, torch.where(usable, move.norm(dim=1), torch.inf), torch.linalg.vecdot(normal, move)
+    lengths = torch.where(usable, move.norm(dim=1), torch.inf)
+    return multipliers, normal.norm(dim=1), lengths, torch.linalg.vecdot(normal, move)
 
 
 def toward(

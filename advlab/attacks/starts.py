@@ -49,12 +49,11 @@ def towards_nearest(
     met = [
         reach(images, row, normal, gap.contiguous(), lower, upper) for normal, gap in zip(normals, gaps.T, strict=True)
     ]
-    multipliers, distances, gains = (torch.stack(parts, 1) for parts in zip(*met, strict=True))
+    multipliers, slopes, distances, gains = (torch.stack(parts, 1) for parts in zip(*met, strict=True))
     missed = ~(gains < -0.5 * gaps)  # the box ends before that boundary
     far = images.shape[1] ** 0.5 * (upper - lower)
     handicap = torch.where(torch.arange(len(normals), device=row.device) < STRONGEST, 1.0, HANDICAP)
     order = (handicap * torch.where(missed, far + distances, distances)).argsort(1)
-    slopes = torch.stack([normal.norm(dim=1) for normal in normals], 1)[row]
     shortest = distances.gather(1, order[:, :1]).squeeze(1)
     chosen = [(order[:, rank], cap * shortest) for rank, cap in STARTS if rank < len(normals)]
     choice, cap = torch.cat([j for j, _ in chosen]), torch.cat([cap for _, cap in chosen])
@@ -64,7 +63,7 @@ def towards_nearest(
     share = (cap / distances[lanes, choice].clamp_min(tiny)).nan_to_num(1).clamp_max(1)
     dual = multipliers[lanes, choice]
     x, length = toward(images, row[lanes], choice, normals, dual, share, lower, upper)
-    per_unit = (dual * slopes[lanes, choice]).nan_to_num(0, 0)[:, None]
+    per_unit = (dual * slopes[lanes, choice])[:, None]
     none = x.new_empty(len(lanes), 0, x.shape[1])
     return Lanes.start(rays, row[lanes], place, rivals[lanes, choice][:, None], x, length, none, per_unit, cap)
 
