@@ -76,6 +76,17 @@ def run(function: Callable[..., None], *arguments: Tensor | float | bool) -> Non
     function(*(item.numpy() if isinstance(item, Tensor) else item for item in arguments))
 
 
+def vacate(count: int, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of ``count`` rows move where once those at ``places`` [k] int64 are given up, so that the first stay.
+
+    Returns:
+        The rows to move, which are among the last k, and the places that they take, among the others.
+    """
+    left = count - len(places)
+    stays = torch.ones(count, dtype=torch.bool, device=places.device).index_fill_(0, places, False)
+    return left + stays[left:].nonzero().squeeze(1), places[places < left]
+
+
 def exchange_rows(tensors: Iterable[Tensor], one: Tensor, other: Tensor) -> None:
     """Exchange rows of the tensors [L, ...], pair by pair, in place; no row may be named twice."""
     _move_rows(tensors, one, other, exchange=True)

@@ -17,6 +17,7 @@ from advlab import compiled
 from advlab.attacks import kernels
 from advlab.attacks.blocks import blocks
 from advlab.attacks.projection import project_polytope
+from advlab.attacks.rays import Rays
 
 RETURN_GAIN = 2.5
 """From the clean side a step covers this multiple of the linearised distance to the boundary, from beyond it once:
@@ -31,31 +32,6 @@ BEND = (1e-5, 1e-3)
 be curved there: on a linear piece it changes by rounding alone, across a kink by more."""
 MIN_SHARE = 0.01
 """Smallest share of a squared normal that a correction of the multiplier assumes inside the box."""
-
-
-@dataclass(slots=True)
-class Rays:
-    """From each of B images, the ray that crosses the boundary closest to it of all that lanes have met.
-
-    Attributes:
-        images: [B, n], the clean images.
-        ends: [B, n], the iterate on the ray.
-        crossing: [B], where the ray crosses, in lengths of that iterate's perturbation, to first order.
-        doubt: [B], by which that is to be enlarged: the farther from the iterate, the more.
-        merit: [B], the distance of the crossing, enlarged; infinite before the first.
-    """
-
-    images: Tensor
-    ends: Tensor
-    crossing: Tensor
-    doubt: Tensor
-    merit: Tensor
-
-    @classmethod
-    def unknown(cls, images: Tensor) -> Rays:
-        """No rays yet from the images [B, n]."""
-        one = torch.ones_like(images[:, 0])
-        return cls(images, images.clone(), one, one.clone(), torch.full_like(one, torch.inf))
 
 
 @dataclass(slots=True)
@@ -151,12 +127,10 @@ class Lanes:
 
         What `ONLY_MOVING` names is lost of them.
         """
-        moving = self.moving - len(lanes)
-        stays = torch.ones_like(self.row[: self.moving], dtype=torch.bool).index_fill_(0, lanes, False)
-        source, to = moving + stays[moving:].nonzero().squeeze(1), lanes[lanes < moving]
+        source, to = compiled.vacate(self.moving, lanes)
         compiled.exchange_rows((getattr(self, name) for name in PER_LANE if name not in ONLY_MOVING), source, to)
         compiled.copy_rows((getattr(self, name) for name in ONLY_MOVING), source, to)
-        self.moving = moving
+        self.moving -= len(lanes)
 
     def best(self, width: int) -> Tensor:
         """The places (LongTensor [l]) of the ``width`` moving lanes of smallest merit of every image."""

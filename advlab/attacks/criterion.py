@@ -29,9 +29,13 @@ class Criterion:
         """[B] int64: the class on one side of every margin: the target or, untargeted, the label."""
         return self.labels if self.target is None else self.target
 
+    def others(self, logits: Tensor) -> Tensor:
+        """[B, k]: the logits, that of `away` put out of the running."""
+        return logits.scatter(1, self.away[:, None], -torch.inf)
+
     def strongest(self, logits: Tensor) -> Tensor:
         """[B] int64: the class with the largest logit but for `away`."""
-        return logits.scatter(1, self.away[:, None], -torch.inf).argmax(1)
+        return self.others(logits).argmax(1)
 
     def gaps(self, logits: Tensor, rivals: Tensor) -> Tensor:
         """[B, m]: the margins to the rivals [B, m] int64 alone: z_y − z_j, or z_j − z_t for a target."""
@@ -51,7 +55,7 @@ class Criterion:
         Targeted: max_{j≠t} z_j − z_t. Untargeted: z_y − max_{j≠y} z_j.
         """
         chosen = logits.gather(1, self.away[:, None]).squeeze(1)
-        others = logits.scatter(1, self.away[:, None], -torch.inf).amax(1)
+        others = self.others(logits).amax(1)
         return chosen - others if self.target is None else others - chosen
 
     def is_met(self, logits: Tensor) -> Tensor:

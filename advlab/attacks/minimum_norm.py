@@ -12,10 +12,10 @@ from torch import Tensor
 
 from advlab.attacks import starts, targets
 from advlab.attacks.blocks import block_rows, blocks
-from advlab.attacks.boundary import Lanes, Rays
+from advlab.attacks.boundary import Lanes
 from advlab.attacks.closest import SAFETY, Closest
 from advlab.attacks.criterion import Criterion, rounding_margin
-from advlab.attacks.rays import along
+from advlab.attacks.rays import Rays, along
 from advlab.attacks.result import Adversarial, Model, judge, outside_inference_mode, require_within
 from advlab.errors import UserError
 
@@ -257,9 +257,8 @@ class _Search:
     def _start(self, live: Tensor) -> Lanes:
         """Linearise the boundaries around the live images and take the first step of their lanes."""
         criterion = self.closest.criterion
-        others = self.logits.scatter(1, criterion.away[:, None], -torch.inf)
         count = min(MAX_RIVALS, self.logits.shape[1] - 1, max(1, self.max_evaluations // 4))
-        rivals = others.topk(count, dim=1).indices
+        rivals = criterion.others(self.logits).topk(count, dim=1).indices
         gaps = criterion.gaps(self.logits, rivals) + SAFETY * rounding_margin(self.logits)[:, None]
         gaps = gaps.to(self.clean.dtype)
         normals = [

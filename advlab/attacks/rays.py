@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,31 @@ from advlab.attacks.projection import project_halfspace
 
 NEWTON_STEPS = 3
 """Of the projections that `reach` makes: the next linearisation corrects what they leave."""
+
+
+@dataclass(slots=True)
+class Rays:
+    """From each of B images, the ray that crosses the boundary closest to it of all that lanes have met.
+
+    Attributes:
+        images: [B, n], the clean images.
+        ends: [B, n], the iterate on the ray.
+        crossing: [B], where the ray crosses, in lengths of that iterate's perturbation, to first order.
+        doubt: [B], by which that is to be enlarged: the farther from the iterate, the more.
+        merit: [B], the distance of the crossing, enlarged; infinite before the first.
+    """
+
+    images: Tensor
+    ends: Tensor
+    crossing: Tensor
+    doubt: Tensor
+    merit: Tensor
+
+    @classmethod
+    def unknown(cls, images: Tensor) -> Rays:
+        """No rays yet from the images [B, n]."""
+        one = torch.ones_like(images[:, 0])
+        return cls(images, images.clone(), one, one.clone(), torch.full_like(one, torch.inf))
 
 
 def reach(

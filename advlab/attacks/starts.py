@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from advlab.attacks.blocks import blocks
-from advlab.attacks.boundary import Lanes, Rays
+from advlab.attacks.boundary import Lanes
 from advlab.attacks.projection import project_polytope
-from advlab.attacks.rays import along, reach, toward
+from advlab.attacks.rays import Rays, along, reach, toward
 
 STARTS = ((0, math.inf), (1, math.inf), (0, 0.4), (2, math.inf))
 """The lanes of an image, most promising first: (rank of the rival, cap of the first steps in clean distances)."""

@@ -133,9 +133,7 @@ class Batch:
     def remove(self, places: Tensor) -> None:
         """Give up ``places`` [K]: the last problems move into the gaps, so the cost is K rows and not L."""
         num_live = len(self.rows) - len(places)
-        stays = torch.ones_like(self.rows, dtype=torch.bool).index_fill(0, places, False)
-        gaps = places[places < num_live]
-        movers = num_live + stays[num_live:].nonzero().squeeze(1)
+        movers, gaps = compiled.vacate(len(self.rows), places)
         self.rows = self.rows.clone()
         shared = ("lower", "upper") if self.shared_box else ()
         for owner in (self, self.curvature):

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from advlab.compiled import Array, loop
+from advlab.compiled import Array, helper, loop
 
 
 @loop
@@ -73,23 +73,28 @@ def move(x: Array, gradient: Array, x_trial: Array, gradient_trial: Array, accep
                 gradient[row, i] = fresh if math.isfinite(fresh) else zero
 
 
+@helper
+def _aim(at: Array, slope: Array, scale: float, low: Array, high: Array, downhill: Array, free: Array) -> float:
+    """Write one problem's step downhill and who is free; ‖P(x − g) − x‖_∞."""
+    zero, one = at.dtype.type(0), at.dtype.type(1)
+    largest = zero
+    for i in range(len(at)):
+        down = -scale * slope[i]
+        point = at[i] + down
+        downhill[i] = down
+        free[i] = one if min(max(point, low[i]), high[i]) == point else zero
+        largest = max(largest, abs(min(max(at[i] - slope[i], low[i]), high[i]) - at[i]))
+    return largest
+
+
 @loop
 def cauchy(
     x: Array, gradient: Array, gamma: Array, lower: Array, upper: Array, downhill: Array, free: Array, residual: Array
 ) -> None:
     """Steps downhill, who is free, and ‖P(x − g) − x‖_∞; see `step.cauchy`."""
-    zero, one = x.dtype.type(0), x.dtype.type(1)
     for row in range(len(x)):
         low, high = lower[min(row, len(lower) - 1)], upper[min(row, len(upper) - 1)]
-        largest, scale = zero, gamma[row]
-        for i in range(x.shape[1]):
-            at, slope = x[row, i], gradient[row, i]
-            down = -scale * slope
-            point = at + down
-            downhill[row, i] = down
-            free[row, i] = one if min(max(point, low[i]), high[i]) == point else zero
-            largest = max(largest, abs(min(max(at - slope, low[i]), high[i]) - at))
-        residual[row] = largest
+        residual[row] = _aim(x[row], gradient[row], gamma[row], low, high, downhill[row], free[row])
 
 
 @loop
@@ -258,7 +263,7 @@ def revise(
 ) -> None:
     """Take over new gradients [K, N] and what follows from them; see `step.revise`. ``learnt`` [L] is corrected."""
     kind = x.dtype.type
-    zero, one, eps = kind(0), kind(1), kind(np.finfo(x.dtype).eps)
+    zero, eps = kind(0), kind(np.finfo(x.dtype).eps)
     for place in range(len(places)):
         row, more = places[place], by[place]
         low, high = lower[min(row, len(lower) - 1)], upper[min(row, len(upper) - 1)]
@@ -273,12 +278,5 @@ def revise(
         learnt[row] = learnt[row] and s_y > eps * s_s
         if learnt[row]:
             gamma[row] = s_y / y_y
-        scale, largest = gamma[row], zero
-        for i in range(x.shape[1]):
-            at, slope = x[row, i], fresh[place, i]
-            down = -scale * slope
-            point = at + down
-            gradient[row, i], downhill[row, i] = slope, down
-            free[row, i] = one if min(max(point, low[i]), high[i]) == point else zero
-            largest = max(largest, abs(min(max(at - slope, low[i]), high[i]) - at))
-        residual[place] = largest
+        gradient[row] = fresh[place]
+        residual[place] = _aim(x[row], fresh[place], gamma[row], low, high, downhill[row], free[row])

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advlab import compiled
-from advlab.attacks.boundary import ONLY_MOVING, PER_LANE, Lanes, Rays
+from advlab.attacks.boundary import ONLY_MOVING, PER_LANE, Lanes
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.minimum_norm import minimum_norm
 from advlab.attacks.oracle import linear_minimum
+from advlab.attacks.rays import Rays
 from advlab.errors import UserError
 
 
