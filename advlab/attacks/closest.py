@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advlab import compiled
 from advlab.attacks import kernels
-from advlab.attacks.criterion import Criterion, rounding_margin, rounding_share
+from advlab.attacks.criterion import Criterion
 
 SAFETY = 1.1
 """Iterates aim at this multiple of the rounding margin beyond the boundary."""
@@ -24,12 +24,14 @@ class Closest:
         x: [B, n], the closest point that met it robustly; the clean image before the first.
         l2: [B], its distance; infinite before the first.
         evaluations: [B] int64.
+        rounding: [B], the allowance for it in the margins.
     """
 
     criterion: Criterion
     x: Tensor
     l2: Tensor
     evaluations: Tensor
+    rounding: Tensor
 
     def see(self, row: Tensor, x: Tensor, l2: Tensor, logits: Tensor, rivals: Tensor | None) -> tuple[Tensor, Tensor]:
         """Count and judge evaluated points, and keep those that are closer than what is known.
@@ -47,18 +49,16 @@ class Closest:
         """
         away = self.criterion.away
         targeted = self.criterion.target is not None
-        if compiled.fits(x, l2, logits, self.x):
+        if compiled.fits(x, l2, logits, self.x, self.rounding):
             given = rivals if rivals is not None else row.new_empty(len(row), 0)
             margins, weights = x.new_empty(len(row), max(1, given.shape[1])), torch.empty_like(logits)
             known = self.x, self.l2, self.evaluations
-            share = rounding_share(logits.dtype)
-            compiled.run(
-                kernels.see, logits, away, targeted, row, given, x, l2, share, SAFETY, *known, margins, weights
-            )
+            judged = logits, away, targeted, self.rounding
+            compiled.run(kernels.see, *judged, row, given, x, l2, SAFETY, *known, margins, weights)
             return margins, weights
-        criterion = self.criterion.rows(row)
+        criterion, rounding = self.criterion.rows(row), self.rounding[row]
         self.evaluations.index_add_(0, row, torch.ones_like(row))
-        l2 = torch.where(criterion.is_met_robustly(logits), l2, torch.inf)
+        l2 = torch.where(criterion.is_met_robustly(logits, rounding), l2, torch.inf)
         closest = self.l2.scatter_reduce(0, row, l2, "amin")
         wins = ((l2 <= closest[row]) & (l2 < self.l2[row])).nonzero().squeeze(1)
         self.x.index_copy_(0, row[wins], x.index_select(0, wins))
@@ -67,4 +67,4 @@ class Closest:
             rivals = criterion.strongest(logits)[:, None]
         margins = criterion.gaps(logits, rivals)
         weights = criterion.weights(logits, rivals.gather(1, margins.argmax(1, keepdim=True)).squeeze(1))
-        return (margins + SAFETY * rounding_margin(logits)[:, None]).to(x.dtype), weights
+        return margins + SAFETY * rounding[:, None], weights

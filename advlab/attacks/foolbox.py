@@ -13,13 +13,16 @@ from foolbox.distances import l2
 from torch import Tensor, nn
 
 from advlab.attacks import targets
+from advlab.attacks.arguments import checked
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.minimum_norm import minimum_norm
-from advlab.attacks.result import Adversarial, Model, judge
+from advlab.attacks.model import Model
+from advlab.attacks.result import Adversarial, judge
 from advlab.attacks.szegedy import szegedy_lbfgs
 from advlab.errors import UserError
 
 
+@checked
 def run(
     name: str,
     model: Model,

@@ -133,11 +133,11 @@ def see(
     logits: Array,
     away: Array,
     targeted: bool,
+    allowance: Array,
     row: Array,
     rivals: Array,
     x: Array,
     l2: Array,
-    allowance: float,
     safety: float,
     closest: Array,
     closest_l2: Array,
@@ -152,14 +152,13 @@ def see(
     for lane in range(len(row)):
         image, z = row[lane], logits[lane]
         own = away[image]
-        strongest, largest, sound = -1, kind(0), True
+        strongest, sound = -1, True
         for j in range(classes):
-            largest = max(largest, abs(z[j]))
             sound = sound and not math.isnan(z[j])
             weights[lane, j] = kind(0)
             if j != own and (strongest < 0 or z[j] > z[strongest]):
                 strongest = j
-        rounding = kind(allowance) * largest if sound else kind(np.nan)
+        rounding = allowance[image] if sound else kind(np.nan)
         evaluations[image] += 1
         met = strongest >= 0 and sign * (z[own] - z[strongest]) <= -rounding
         if met and l2[lane] < closest_l2[image]:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from advlab.attacks import starts, targets
+from advlab.attacks.arguments import checked
 from advlab.attacks.blocks import block_rows, blocks
 from advlab.attacks.boundary import Lanes
 from advlab.attacks.closest import SAFETY, Closest
 from advlab.attacks.criterion import Criterion, rounding_margin
+from advlab.attacks.model import Classifier, Model, gradient
 from advlab.attacks.rays import Rays, along
-from advlab.attacks.result import Adversarial, Model, judge, outside_inference_mode, require_within
+from advlab.attacks.result import Adversarial, judge
 from advlab.errors import UserError
 
 MAX_RIVALS = 9
@@ -50,7 +52,7 @@ BEND_FIRST_STEP, BEND_RETREAT = 0.2, 1.1
 """First step and start of the descent that follows: gradients turn too fast there for long moves."""
 
 
-@outside_inference_mode
+@checked
 def minimum_norm(
     model: Model,
     images: Tensor,
@@ -92,7 +94,7 @@ def minimum_norm(
     Raises:
         UserError: images outside ``bounds``, a budget below 1, an unknown policy or unusable targets.
     """
-    require_within(images, bounds)
+    assert isinstance(model, Classifier)
     if batch_size is None:
         batch_size = block_rows(images[:1].numel(), images)
     if max_evaluations < 1 or batch_size < 1:
@@ -122,13 +124,13 @@ class _Search:
     """One batch: the budget and the best point of every image."""
 
     def __init__(
-        self, model: Model, images: Tensor, labels: Tensor, bounds: tuple[float, float], max_evaluations: int
+        self, model: Classifier, images: Tensor, labels: Tensor, bounds: tuple[float, float], max_evaluations: int
     ) -> None:
         self.model = model
         self.shape = images.shape[1:]
         self.clean = images.detach().flatten(1).contiguous()
         self.labels = labels
-        self.bounds = float(bounds[0]), float(bounds[1])
+        self.bounds = bounds
         self.max_evaluations = max_evaluations
         self.leaf = self.clean.clone().requires_grad_()
         self.graph = self._logits(self.leaf)
@@ -137,7 +139,8 @@ class _Search:
     def run(self, criterion: Criterion) -> Closest:
         """Spend the budget."""
         count, far = torch.ones_like(self.labels), torch.full_like(self.clean[:, 0], torch.inf)
-        self.closest = Closest(criterion, self.clean.clone(), far, count)
+        rounding = rounding_margin(self.logits, self.model.precision)
+        self.closest = Closest(criterion, self.clean.clone(), far, count, rounding)
         self.rays = Rays.unknown(self.clean)
         margin = criterion.margin(self.logits)
         live = (margin >= 0).nonzero().squeeze(1)
@@ -259,10 +262,9 @@ class _Search:
         criterion = self.closest.criterion
         count = min(MAX_RIVALS, self.logits.shape[1] - 1, max(1, self.max_evaluations // 4))
         rivals = criterion.others(self.logits).topk(count, dim=1).indices
-        gaps = criterion.gaps(self.logits, rivals) + SAFETY * rounding_margin(self.logits)[:, None]
-        gaps = gaps.to(self.clean.dtype)
+        gaps = criterion.gaps(self.logits, rivals) + SAFETY * self.closest.rounding[:, None]
         normals = [
-            _gradient(self.graph, criterion.weights(self.logits, rivals[:, j]), self.leaf, retain=j < count - 1)
+            gradient(self.graph, self.leaf, criterion.weights(self.logits, rivals[:, j]), retain=j < count - 1)
             for j in range(count)
         ]
         self.closest.evaluations[live] = count
@@ -277,7 +279,7 @@ class _Search:
         graph = self._logits(leaf)
         logits = graph.detach().contiguous()
         margins, weights = self.closest.see(row, x, l2, logits, rivals)
-        return margins, _gradient(graph, weights, leaf), logits
+        return margins, gradient(graph, leaf, weights), logits
 
     def _look(self, row: Tensor, x: Tensor, l2: Tensor) -> Tensor:
         """Margins [L] at the points, by a forward pass alone."""
@@ -287,12 +289,7 @@ class _Search:
 
     def _logits(self, x: Tensor) -> Tensor:
         """The model's logits [L, k] of points [L, n]."""
-        logits = self.model(x.view(-1, *self.shape))
-        if logits.ndim != 2 or len(logits) != len(x):
-            raise UserError(
-                f"the model returned shape {tuple(logits.shape)} for {len(x)} images; it must be [{len(x)}, classes]."
-            )
-        return logits
+        return self.model(x.view(-1, *self.shape))
 
     def _finish(self, row: Tensor) -> None:
         """Put the best candidate of every image on the boundary, along its ray, by a safeguarded secant.
@@ -326,11 +323,3 @@ class _Search:
                 crossing, high = crossing.masked_fill(missed, 1), high.masked_fill(missed, 1)
                 low, previous = low.masked_fill(missed, 0), previous.masked_fill(missed, 0)
                 previous_margin, scale = torch.where(missed, start, margin), scale.masked_fill(missed, 0.5)
-
-
-def _gradient(logits: Tensor, weights: Tensor, leaf: Tensor, *, retain: bool = False) -> Tensor:
-    """∂ Σ weights · logits/∂ leaf; zero where the model does not depend on its input."""
-    if not logits.requires_grad:
-        return torch.zeros_like(leaf)
-    (gradient,) = torch.autograd.grad(logits, leaf, weights, retain_graph=retain, allow_unused=True)
-    return torch.zeros_like(leaf) if gradient is None else gradient.contiguous()

@@ -18,7 +18,7 @@ from torch.nn import functional
 from advlab import compiled
 from advlab.attacks import kernels
 from advlab.attacks.criterion import Criterion, rounding_margin
-from advlab.attacks.result import Model
+from advlab.attacks.model import Classifier, gradient
 from advlab.optim import lbfgsb
 from advlab.optim import reference as reference_solver
 
@@ -88,6 +88,7 @@ class Problems:
         best: [B, n] in the unit box, the closest success so far, or the point nearest to success while there is none.
         best_distance: [B] float64, its ‖x' − x‖₂; inf without success.
         best_c: [B] float64, the constant in force when it was found.
+        rounding: [B], how far margins must be below zero to count as success whatever the batch.
         loss, excess: [b], of the points that the last call of the objective evaluated: loss(x', l), and the margin of
             the logits beyond what counts as success.
         evaluations: [B] int64.
@@ -95,7 +96,7 @@ class Problems:
 
     def __init__(
         self,
-        model: Model,
+        model: Classifier,
         images: Tensor,
         criterion: Criterion,
         logits: Tensor,
@@ -111,6 +112,7 @@ class Problems:
         self.already = criterion.is_met(logits)
         self.best = self.clean.clone()
         self.best_margin = criterion.margin(logits)
+        self.rounding = rounding_margin(logits, model.precision)
         rows, device = len(images), images.device
         self.best_distance = torch.full((rows,), torch.inf, dtype=torch.float64, device=device)
         self.best_distance[self.already] = 0.0
@@ -143,7 +145,7 @@ class Problems:
         minimiser = self.minimize(live, start).x
         with torch.no_grad():
             logits = self.model(self._to_box(minimiser))
-        return minimiser, _excess(self.criterion.rows(live).margin(logits), logits)
+        return minimiser, self.criterion.rows(live).margin(logits) + self.rounding[live]
 
     def minimize(self, live: Tensor, start: Tensor, revise_objective: lbfgsb.Revise | None = None) -> lbfgsb.Result:
         """Run the solver on the rows ``live`` and count what it spends."""
@@ -161,14 +163,14 @@ class Problems:
         with torch.enable_grad():
             logits = self.model(self._to_box(leaf))
             losses = self.penalty.losses(logits, criterion)
-            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        logits, self.loss = logits.detach(), losses.detach()
-        margin = criterion.margin(logits)
-        self.excess = _excess(margin, logits)
+            slope = gradient(losses, leaf)
+        self.loss = losses.detach()
+        margin = criterion.margin(logits.detach())
+        self.excess = margin + self.rounding[original]
         c = self.c[original].to(x.dtype)
-        squared, gradient = self._penalise(original, x, c, gradient)
+        squared, slope = self._penalise(original, x, c, slope)
         self._note(original, x, margin, squared)
-        return self.loss + c * self.penalty.distance(squared)[0], gradient
+        return self.loss + c * self.penalty.distance(squared)[0], slope
 
     def _penalise(self, original: Tensor, x: Tensor, c: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """‖x − clean‖₂² [b], and the gradient [b, n] of the loss with that of c times the distance added."""
@@ -202,8 +204,3 @@ class Problems:
         """Points x [b, n] of the unit box as images [b, ...]."""
         images = x.view(-1, *self.images.shape[1:])
         return images if (self.lower, self.width) == (0, 1) else images * self.width + self.lower
-
-
-def _excess(margin: Tensor, logits: Tensor) -> Tensor:
-    """[b]: positive until the attack succeeds by more than the rounding of another batch could undo."""
-    return margin + rounding_margin(logits)

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from advlab.attacks.result import Adversarial, Model
+from advlab.attacks.model import Model
+from advlab.attacks.result import Adversarial
 from advlab.errors import UserError
 
 ATTACKS = {

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
 
 from advlab.attacks.criterion import Criterion
-from advlab.errors import UserError
-
-Model = Callable[[Tensor], Tensor]
-"""Anything that maps images [B, ...] to logits [B, k]."""
+from advlab.attacks.model import Classifier, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,36 +37,6 @@ class Adversarial:
         return len(self.images)
 
 
-Arguments = ParamSpec("Arguments")
-
-
-def outside_inference_mode(
-    attack: Callable[Concatenate[Model, Tensor, Tensor, Arguments], Adversarial],
-) -> Callable[Concatenate[Model, Tensor, Tensor, Arguments], Adversarial]:
-    """Let an attack take gradients though its caller is in `torch.inference_mode`, on copies of what was made there."""
-
-    @functools.wraps(attack)
-    def run(
-        model: Model, images: Tensor, labels: Tensor, *args: Arguments.args, **kwargs: Arguments.kwargs
-    ) -> Adversarial:
-        if not (torch.is_inference_mode_enabled() or images.is_inference()):
-            return attack(model, images, labels, *args, **kwargs)
-        with torch.inference_mode(False):
-            return attack(model, images.clone(), labels.clone(), *args, **kwargs)
-
-    return run
-
-
-def require_within(images: Tensor, bounds: tuple[float, float]) -> None:
-    """Raise a UserError when an image leaves the box: its distance from the box would count as distortion."""
-    low, high = bounds
-    if bool(((images < low) | (images > high)).any()):
-        raise UserError(
-            f"images span {float(images.min()):g}..{float(images.max()):g}, outside bounds={bounds}; "
-            "scale them or pass their bounds."
-        )
-
-
 @torch.no_grad()
 def judge(
     model: Model,
@@ -88,12 +52,18 @@ def judge(
 
     Args:
         model: images [B, ...] → logits [B, k].
-        clean, candidates: [B, ...].
+        clean, candidates: [B, ...]; they are judged, and returned, in the type of the images that the model gets.
         criterion: of the B rows.
         evaluations: [B] int64.
         c: [B], if the attack has a penalty constant.
         batch_size: images judged at once; bounds the memory.
+
+    Raises:
+        UserError: a model that cannot be used; see `Classifier`.
     """
+    if len(clean):
+        model = Classifier.of(model, clean)
+        clean, candidates = clean.to(model.dtype), candidates.to(model.dtype)
     l2 = torch.zeros(len(clean), dtype=torch.float64, device=clean.device)
     success = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
     reached = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from advlab.attacks import constant, targets
-from advlab.attacks.criterion import Criterion
+from advlab.attacks.arguments import checked
+from advlab.attacks.criterion import Criterion, in_play
+from advlab.attacks.model import Classifier, Model
 from advlab.attacks.penalised import Loss, Norm, Penalty, Problems, Solver
-from advlab.attacks.result import Adversarial, Model, judge, outside_inference_mode, require_within
+from advlab.attacks.result import Adversarial, judge
 
 LITERAL_C = 1e-4
 """The constant of ``paper_literal``: a small one, since the smallest that succeeds does not exist."""
 
 
-@outside_inference_mode
+@checked
 def szegedy_lbfgs(
     model: Model,
     images: Tensor,
@@ -78,7 +80,7 @@ def szegedy_lbfgs(
     Raises:
         UserError: images outside ``bounds``, an unknown policy or unusable targets.
     """
-    require_within(images, bounds)
+    assert isinstance(model, Classifier)
     with torch.no_grad():
         logits = model(images)
     chosen = targets.choose(target, logits, labels, seed=seed, index=index)
@@ -105,25 +107,26 @@ def _nearest(
     logits: Tensor,
     attack: Callable[[Tensor, Criterion, Tensor], Problems],
 ) -> Adversarial:
-    """Attack every wrong class of every image and keep the closest success."""
+    """Attack every wrong class of every image that is in play, and keep the closest success."""
     num_wrong = logits.shape[1] - 1
     every = (labels[:, None] + torch.arange(1, num_wrong + 1, device=labels.device)) % logits.shape[1]
     repeat = torch.arange(len(labels), device=labels.device).repeat_interleave(num_wrong)
     untargeted = Criterion(labels)
     already = untargeted.is_met(logits)
-    live = ~already[repeat]
+    live = in_play(logits).gather(1, every).flatten() & ~already[repeat]
     rows = repeat[live]
     problem = attack(images[rows], Criterion(labels[rows], every.flatten()[live]), logits[rows])
     distance = torch.full((len(repeat),), torch.inf, dtype=torch.float64, device=images.device)
-    distance[live] = problem.best_distance
+    distance[live] = problem.best_distance.nan_to_num(posinf=torch.finfo(torch.float64).max)
     best = distance.view(-1, num_wrong).argmin(1)
     position = live.cumsum(0) - 1
     winner = position[torch.arange(len(labels), device=labels.device) * num_wrong + best].clamp(min=0)
     evaluations = torch.zeros(len(repeat), dtype=torch.int64, device=images.device)
     evaluations[live] = problem.evaluations
-    keep = already.view(-1, *[1] * (images.ndim - 1))
+    untouched = ~live.view(-1, num_wrong).any(1)
+    keep = untouched.view(-1, *[1] * (images.ndim - 1))
     if not len(problem.best_c):
         return judge(model, images, images.clone(), untargeted, evaluations.view(-1, num_wrong).sum(1))
     found = torch.where(keep, images, problem.answer()[winner])
-    c = torch.where(already, torch.nan, problem.constants()[winner])
+    c = torch.where(untouched, torch.nan, problem.constants()[winner])
     return judge(model, images, found, untargeted, evaluations.view(-1, num_wrong).sum(1), c)

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from advlab.attacks.criterion import in_play
 from advlab.errors import UserError
 
 Policy = Literal["random", "nearest", "runner-up", "least-likely"]
@@ -18,13 +19,15 @@ def choose(
 ) -> Tensor | None:
     """The target class of each row, or None for ``nearest`` (any class but the label).
 
+    ``least-likely`` and ``random`` choose among the classes in play; see `in_play`.
+
     Args:
         policy: a policy name, or explicit targets as a LongTensor [B].
         logits: [B, k], of the clean images.
         labels: [B] int64.
         seed: of the ``random`` policy.
         index: [B] int64, the rows' positions in the data set (default 0..B-1). A row's random target depends on
-            (seed, index) alone, so it is the same however a data set is cut into shards.
+            (seed, index) and its classes in play alone, so it is the same however a data set is cut into shards.
 
     Raises:
         UserError: an unknown policy, fewer than two classes, or explicit targets of the wrong shape or range.
@@ -40,18 +43,23 @@ def choose(
             raise UserError(f"target holds a class outside 0..{num_classes - 1}.")
         return target
     others = logits.scatter(1, labels[:, None], -torch.inf)
+    wrong = torch.ones_like(logits, dtype=torch.bool).scatter(1, labels[:, None], False)
+    possible = wrong & in_play(logits)
+    possible = torch.where(possible.any(1, keepdim=True), possible, wrong)
     match policy:
         case "nearest":
             return None
         case "runner-up":
             return others.argmax(1)
         case "least-likely":
-            return logits.scatter(1, labels[:, None], torch.inf).argmin(1)
+            return logits.masked_fill(~possible, torch.inf).argmin(1)
         case "random":
             position = torch.arange(len(labels), device=labels.device) if index is None else index.to(labels.device)
-            offset = 1 + _hash(seed, position) % (num_classes - 1)
-            return (labels + offset) % num_classes
-    raise UserError(f"unknown target policy {policy!r}; choose one of {', '.join(POLICIES)} or a class.")
+            place = _hash(seed, position) % possible.sum(1)
+            after = (labels[:, None] + torch.arange(1, num_classes, device=labels.device)) % num_classes
+            passed = possible.gather(1, after).cumsum(1) <= place[:, None]
+            return after.gather(1, passed.sum(1, keepdim=True)).squeeze(1)
+    raise UserError(f"unknown target policy {policy!r}; choose one of {', '.join(POLICIES)}, or give classes.")
 
 
 def _hash(seed: int, position: Tensor) -> Tensor:

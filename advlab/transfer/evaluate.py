@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from advlab.attacks.result import Model
+from advlab.attacks.model import Model
 
 
 @dataclass(frozen=True, slots=True)

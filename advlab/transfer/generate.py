@@ -11,8 +11,8 @@ from torch import Tensor
 
 from advlab.attacks import targets
 from advlab.attacks.criterion import Criterion
+from advlab.attacks.model import Model
 from advlab.attacks.registry import Attack
-from advlab.attacks.result import Model
 from advlab.data import Dataset
 from advlab.errors import UserError
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from advlab import data
 from advlab.attacks.criterion import Criterion
-from advlab.attacks.result import Adversarial, Model, judge
+from advlab.attacks.model import Model
+from advlab.attacks.result import Adversarial, judge
 from advlab.data import Dataset
 from advlab.results import Study
 from advlab.results.matrix import build
