@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advlab.attacks.criterion import Criterion, rounding_margin
+from advlab.attacks.criterion import Criterion, in_play, rounding_margin
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0], [1.0, 1.0, 1.0]])
 LABELS = torch.tensor([0, 1, 2])
@@ -38,7 +38,7 @@ def test_nan_logits_are_a_failure(target: torch.Tensor | None) -> None:
     criterion = Criterion(torch.tensor([0]), target)
     for logits in ([torch.nan, 1.0, 0.0], [0.0, torch.nan, 1.0], [torch.nan] * 3):
         assert not criterion.is_met(torch.tensor([logits])).item()
-        assert not criterion.is_met_robustly(torch.tensor([logits])).item()
+        assert not criterion.is_met_robustly(torch.tensor([logits]), torch.zeros(1)).item()
 
 
 @settings(deadline=None)
@@ -58,8 +58,27 @@ def test_success_means_read_so_by_argmax(logits: list[list[float]], label: int, 
 
 
 def test_robust_success_asks_for_more_than_rounding() -> None:
-    scores = torch.tensor([[10.0, 10.0 + 2e-5], [10.0, 10.0 + 4e-4]])
+    clean = torch.tensor([[10.0, 9.0], [10.0, 9.0]])
+    scores = torch.tensor([[5.0, 5.0 + 2e-5], [5.0, 5.0 + 4e-4]])
     criterion = Criterion(torch.tensor([0, 0]))
+    rounding = rounding_margin(clean, torch.float32)
     assert criterion.is_met(scores).all()
-    assert criterion.is_met_robustly(scores).tolist() == [False, True]
-    assert rounding_margin(scores.double()).max() < 1e-12
+    assert criterion.is_met_robustly(scores, rounding).tolist() == [False, True]
+    assert rounding_margin(clean, torch.float64).max() < 1e-12
+    assert rounding[0] < rounding_margin(clean, torch.float16)[0] < rounding_margin(clean, torch.bfloat16)[0] < 1
+
+
+@pytest.mark.parametrize("masked", [-torch.inf, -1e9, -65504.0, -1e4, -1e3])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 30.0])
+def test_masked_classes_are_out_of_play(masked: float, size: float) -> None:
+    free = size * torch.tensor([[2.0, 1.0, -1.5], [0.1, 0.0, -1.0]])
+    logits = torch.cat([free, torch.full((2, 1), masked)], 1)
+    assert in_play(free).all()
+    assert torch.equal(in_play(logits), torch.tensor([[True, True, True, False]] * 2))
+    assert torch.equal(rounding_margin(logits, torch.float32), rounding_margin(free, torch.float32))
+
+
+def test_large_and_broken_logits_stay_in_play() -> None:
+    logits = torch.tensor([[5e3, 1e3, -4e4], [1e6, 1e6 - 3, 1e6 - 90], [torch.nan, 1.0, 0.0]])
+    assert in_play(logits).all()
+    assert rounding_margin(logits, torch.float32).isnan().tolist() == [False, False, True]
