@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import foolbox
 import torch
+from foolbox.attacks import (
+    BoundaryAttack,
+    HopSkipJumpAttack,
+    LinearSearchBlendedUniformNoiseAttack,
+    PointwiseAttack,
+    SaltAndPepperNoiseAttack,
+)
 from foolbox.attacks.base import FixedEpsilonAttack, MinimizationAttack
+from foolbox.attacks.brendel_bethge import BrendelBethgeAttack
 from foolbox.criteria import Criterion as FoolboxCriterion
 from foolbox.criteria import Misclassification, TargetedMisclassification
 from foolbox.distances import l2
@@ -19,7 +28,15 @@ from advlab.attacks.minimum_norm import minimum_norm
 from advlab.attacks.model import Model
 from advlab.attacks.result import Adversarial, judge
 from advlab.attacks.szegedy import szegedy_lbfgs
-from advlab.errors import UserError
+from advlab.errors import UserError, one_line
+
+_STARTED_BY: dict[type, Any] = {
+    BoundaryAttack: LinearSearchBlendedUniformNoiseAttack(steps=50),
+    HopSkipJumpAttack: LinearSearchBlendedUniformNoiseAttack(steps=50),
+    BrendelBethgeAttack: LinearSearchBlendedUniformNoiseAttack(),
+    PointwiseAttack: SaltAndPepperNoiseAttack(),
+}
+"""Foolbox's own ways to a first success, for attacks that need one: they give up all images where one has none."""
 
 
 @checked
@@ -43,25 +60,53 @@ def run(
             untargeted misclassification. Foolbox's own randomness is seeded, but depends on the batch.
 
     Raises:
-        UserError: no such attack, or one that lacks its epsilon.
+        UserError: no such attack, one that lacks its epsilon or does not take the target, or one that Foolbox refuses.
     """
-    attack, epsilon = validate(name)
+    attack, epsilon = validate(name, "nearest" if isinstance(target, str) and target == "nearest" else "random")
     with torch.no_grad():
         chosen = targets.choose(target, model(images), labels, seed=seed, index=index)
     torch.manual_seed(seed)
     counted = _Counted(model)
     wrapped = foolbox.PyTorchModel(counted.eval(), bounds=bounds, device=images.device)
-    criterion = Misclassification(labels) if chosen is None else TargetedMisclassification(chosen)
-    _, clipped, _ = attack(wrapped, images, criterion, epsilons=epsilon)
+    criterion = Criterion(labels, chosen)
+    try:
+        found = _run(attack, epsilon, wrapped, images, criterion)
+    except (ValueError, TypeError, NotImplementedError, AssertionError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)[:300]}"
+        raise UserError(f"attack 'foolbox:{name}' cannot attack these images ({reason}); choose another.") from error
     evaluations = torch.full_like(labels, counted.gradients)
-    return judge(model, images, clipped.clamp(*bounds).detach(), Criterion(labels, chosen), evaluations)
+    return judge(model, images, found.clamp(*bounds).detach(), criterion, evaluations)
 
 
-def validate(name: str) -> tuple[Any, float | None]:
+def _run(attack: Any, epsilon: float | None, model: Any, images: Tensor, criterion: Criterion) -> Tensor:
+    """The images [B, ...] that the attack makes; of images that it has no start for, what the search for one made."""
+    starter = next((starter for kind, starter in _STARTED_BY.items() if isinstance(attack, kind)), None)
+    if starter is None:
+        return attack(model, images, _theirs(criterion), epsilons=epsilon)[1]
+    found = starter.run(model, images, _theirs(criterion))
+    with torch.no_grad():
+        rows = criterion.is_met(model(found)).nonzero().squeeze(1)
+    if len(rows):
+        wanted, start = _theirs(criterion.rows(rows)), found[rows]
+        found[rows] = attack(model, images[rows], wanted, epsilons=epsilon, starting_points=start)[1]
+    return found
+
+
+def _theirs(criterion: Criterion) -> FoolboxCriterion:
+    if criterion.target is None:
+        return Misclassification(criterion.labels)
+    return TargetedMisclassification(criterion.target)
+
+
+def validate(name: str, target: str | None = None) -> tuple[Any, float | None]:
     """The Foolbox attack that ``CLASS[@EPSILON]`` names, and its size.
 
+    Args:
+        name: see `run`.
+        target: the policy it is to be used with, if known.
+
     Raises:
-        UserError: no such attack, or one that lacks its epsilon.
+        UserError: no such attack, or one that lacks its epsilon, needs other arguments or does not take the target.
     """
     class_name, _, size = name.partition("@")
     attack_class = getattr(foolbox.attacks, class_name, None)
@@ -73,7 +118,38 @@ def validate(name: str) -> tuple[Any, float | None]:
         raise UserError(f"attack 'foolbox:{name}': {size!r} is no size; write e.g. LinfPGD@0.1.") from None
     if issubclass(attack_class, FixedEpsilonAttack) and epsilon is None:
         raise UserError(f"attack 'foolbox:{name}' needs a size; write foolbox:{class_name}@EPSILON.")
-    return attack_class(), epsilon
+    needed = [p.name for p in inspect.signature(attack_class).parameters.values() if p.default is p.empty]
+    needed = [name for name in needed if name not in ("args", "kwargs")]
+    if needed:
+        raise UserError(
+            f"attack 'foolbox:{name}' needs arguments ({', '.join(needed)}) that a name cannot give; choose another."
+        )
+    attack = attack_class()
+    if target is not None and not _takes(attack, epsilon, targeted=target != "nearest"):
+        mend = "a target, e.g. random" if target == "nearest" else "the target nearest"
+        raise UserError(f"attack 'foolbox:{name}' does not take the target {target!r}; use it with {mend}.")
+    return attack, epsilon
+
+
+def _takes(attack: Any, epsilon: float | None, *, targeted: bool) -> bool:
+    """Whether an attack takes such a criterion: it says so before it first asks the model."""
+    label = torch.zeros(1, dtype=torch.int64)
+    criterion = _theirs(Criterion(label, label if targeted else None))
+    sized = {} if epsilon is None else {"epsilon": epsilon}
+    try:
+        attack.run(foolbox.PyTorchModel(_Asked().eval(), (0, 1), "cpu"), torch.zeros(1, 1, 8, 8), criterion, **sized)
+    except ValueError as error:
+        return "unsupported criterion" not in str(error)
+    except Exception:
+        return True
+    return True
+
+
+class _Asked(nn.Module):
+    """A model that does not answer."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise NotImplementedError(f"asked about {len(images)} images")
 
 
 class LBFGSAttack(MinimizationAttack):

@@ -40,11 +40,12 @@ class Attack(Protocol):
     ) -> Adversarial: ...
 
 
-def resolve(name: str) -> Attack:
+def resolve(name: str, target: str | None = None) -> Attack:
     """The attack called ``name``: ``lbfgs``, ``minimum-norm[:EVALUATIONS]`` or ``foolbox:CLASS``.
 
     Raises:
-        UserError: an unknown name, an impossible budget, or Foolbox is wanted and not installed.
+        UserError: an unknown name, an impossible budget, Foolbox is wanted and not installed, or an attack of Foolbox
+            that does not take the target (a policy of `targets`, ``all`` or a class).
     """
     attack: Attack
     if name in ATTACKS:
@@ -61,7 +62,7 @@ def resolve(name: str) -> Attack:
             raise UserError(f"attack {name!r} needs Foolbox; install it with: pip install 'advlab[foolbox]'.")
         from advlab.attacks.foolbox import run, validate
 
-        validate(rest)
+        validate(rest, target)
         return functools.partial(run, rest)
     raise UserError(f"unknown attack {name!r}; choose {', '.join(ATTACKS)}, minimum-norm:EVALUATIONS or foolbox:CLASS.")
 

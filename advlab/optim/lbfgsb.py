@@ -121,7 +121,7 @@ def minimize(
     Args:
         fun: the objective of the live problems; called with points exactly within the box, once a round, never twice
             for a row in one call. The order of ``rows`` is arbitrary and changes.
-        x0: floating point, the starts; its dtype and device are those of the computation.
+        x0: float32 or float64, the starts; its dtype and device are those of the computation.
         lower, upper: bounds, infinite where there is none. ``x0``, ``lower`` and ``upper`` broadcast to [B, n].
         history: curvature pairs kept per problem; 3 to 5 cost less and need hardly more evaluations than 10.
         max_iter: accepted steps per problem, counted anew after a revision.
@@ -141,7 +141,8 @@ def minimize(
 
     Raises:
         UserError: shapes that do not broadcast to [B, n], bounds that cross, NaN in x0 or the bounds, a limit out of
-            range, or an objective that returns other shapes than it should.
+            range, an objective that returns other shapes than it should, or one that changes the iterates as it is
+            revised.
     """
     start, lower, upper = _feasible_start(x0, lower, upper)
     limits = _limits(history, max_iter, max_evaluations, max_line_search, gtol, ftol)
@@ -162,7 +163,10 @@ def minimize(
         batch.move(x_trial, gradient, judged.accepted)
         learnt = settle(batch, value, judged, limits)
         if revise_objective is not None:
+            version = None if batch.x.is_inference() else batch.x._version
             revision = revise_objective(_progress(batch, judged.accepted, learnt))
+            if version is not None and batch.x._version != version:
+                raise UserError("revise_objective wrote into the x it was given; let it work on a clone.")
             batch.status[revision.stop] = int(Status.STOPPED)
             if len(revision.places):
                 learnt = revise(batch, learnt, revision.places, *_changed(revision, batch.x))
@@ -184,8 +188,8 @@ def minimize(
 
 def _feasible_start(x0: Tensor, lower: Tensor | float, upper: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
     """P(x0) [B, n] and the bounds, [B, n] each or [1, n] each, all checked."""
-    if not x0.is_floating_point():
-        raise UserError(f"x0 has dtype {x0.dtype}; give a floating point tensor.")
+    if x0.dtype not in (torch.float32, torch.float64):
+        raise UserError(f"x0 has dtype {x0.dtype}; give float32 or float64.")
     x0 = x0.detach()
     lower, upper = (torch.as_tensor(bound, dtype=x0.dtype, device=x0.device).detach() for bound in (lower, upper))
     shapes = [tuple(tensor.shape) for tensor in (x0, lower, upper)]
@@ -193,8 +197,10 @@ def _feasible_start(x0: Tensor, lower: Tensor | float, upper: Tensor | float) ->
         shape = torch.broadcast_shapes(*shapes)
     except RuntimeError:
         shape = torch.Size()
-    if len(shape) != 2:
-        raise UserError("x0, lower and upper have shapes {}, {} and {}; they must broadcast to [B, n].".format(*shapes))
+    if len(shape) != 2 or not shape[1]:
+        raise UserError(
+            "x0, lower and upper have shapes {}, {} and {}; they must broadcast to [B, n], n > 0.".format(*shapes)
+        )
     if bool(torch.isnan(x0).any() | torch.isnan(lower).any() | torch.isnan(upper).any()):
         raise UserError("x0, lower or upper holds NaN; give numbers, and an infinite bound where there is none.")
     same_box = all(bound.ndim < 2 or len(bound) == 1 for bound in (lower, upper))
@@ -254,7 +260,7 @@ def _unsolved(start: Tensor) -> Result:
 
 
 def _evaluate(fun: Objective, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    value, gradient = fun(x, rows)
+    value, gradient = fun(x.clone(), rows)  # which may write into what it is given
     if value.shape != x.shape[:1] or gradient.shape != x.shape:
         raise UserError(
             f"fun returned shapes {tuple(value.shape)} and {tuple(gradient.shape)} for x {tuple(x.shape)}; "
