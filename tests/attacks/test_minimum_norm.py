@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advlab import compiled
-from advlab.attacks.boundary import ONLY_MOVING, PER_LANE, Lanes
+from advlab.attacks.minimum_norm.lanes import ONLY_MOVING, PER_LANE, Lanes
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.minimum_norm import minimum_norm
 from advlab.attacks.model import PROBED
 from advlab.attacks.oracle import linear_minimum
-from advlab.attacks.rays import Rays
+from advlab.attacks.minimum_norm.rays import Rays
 from advlab.errors import UserError
 
 
@@ -319,7 +319,7 @@ def test_a_second_descent_finds_better_minima_of_networks_with_kinks(monkeypatch
     images = torch.rand(200, 30)
     labels = model(images).argmax(1)
     both = minimum_norm(model, images, labels).l2
-    monkeypatch.setattr(sys.modules["advlab.attacks.minimum_norm"], "RETREAT_SHARE", 0.0)
+    monkeypatch.setattr(sys.modules["advlab.attacks.minimum_norm.search"], "RETREAT_SHARE", 0.0)
     first = minimum_norm(model, images, labels).l2
     assert both.mean() < first.mean()
     assert (both <= first * 1.001).double().mean() > 0.95
@@ -350,7 +350,7 @@ def test_networks_whose_gradients_turn_fast_are_fooled_too(depth: int, gain: flo
 def test_smooth_boundaries_are_not_descended_to_twice(monkeypatch):
     model, images, labels = case("smooth", 64)
     once = minimum_norm(model, images, labels)
-    monkeypatch.setattr(sys.modules["advlab.attacks.boundary"], "BEND", (torch.inf, 0.0))
+    monkeypatch.setattr(sys.modules["advlab.attacks.minimum_norm.lanes"], "BEND", (torch.inf, 0.0))
     twice = minimum_norm(model, images, labels)
     assert once.evaluations.sum() < 0.8 * twice.evaluations.sum()
     torch.testing.assert_close(once.l2, twice.l2, rtol=1e-3, atol=0)

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from advlab import compiled
-from advlab.attacks import kernels
 from advlab.attacks.blocks import blocks
+from advlab.attacks.minimum_norm import kernels
+from advlab.attacks.minimum_norm.rays import Rays
 from advlab.attacks.projection import project_polytope
-from advlab.attacks.rays import Rays
 
 RETURN_GAIN = 2.5
 """From the clean side a step covers this multiple of the linearised distance to the boundary, from beyond it once:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from advlab.attacks.blocks import blocks
-from advlab.attacks.boundary import Lanes
+from advlab.attacks.minimum_norm.lanes import Lanes
+from advlab.attacks.minimum_norm.rays import Rays, along, reach, toward
 from advlab.attacks.projection import project_polytope
-from advlab.attacks.rays import Rays, along, reach, toward
 
 STARTS = ((0, math.inf), (1, math.inf), (0, 0.4), (2, math.inf))
 """The lanes of an image, most promising first: (rank of the rival, cap of the first steps in clean distances)."""
@@ -30,6 +30,12 @@ def rest(
     """One lane per image, at x [l, n], free to take steps of any length."""
     cap = torch.full_like(length, torch.inf)
     return Lanes.start(rays, row, torch.zeros_like(row), rivals, x, length, normals, multipliers, cap)
+
+
+def free(rays: Rays, row: Tensor, x: Tensor, length: Tensor) -> Lanes:
+    """One lane per image at x [l, n], whose rival is the strongest class wherever it is."""
+    none = x.new_empty(len(row), 0, x.shape[1])
+    return rest(rays, row, row.new_empty(len(row), 0), x, length, none, torch.zeros_like(length)[:, None])
 
 
 def towards_nearest(

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from advlab import compiled
-from advlab.attacks import kernels
 from advlab.attacks.criterion import Criterion
+from advlab.attacks.minimum_norm import kernels
 
 SAFETY = 1.1
 """Iterates aim at this multiple of the rounding margin beyond the boundary."""
 
 
 @dataclass(slots=True)
-class Closest:
+class BestSoFar:
     """A record of B images with n pixels.
 
     Attributes:
@@ -33,7 +33,7 @@ class Closest:
     evaluations: Tensor
     rounding: Tensor
 
-    def see(self, row: Tensor, x: Tensor, l2: Tensor, logits: Tensor, rivals: Tensor | None) -> tuple[Tensor, Tensor]:
+    def update(self, row: Tensor, x: Tensor, l2: Tensor, logits: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor]:
         """Count and judge evaluated points, and keep those that are closer than what is known.
 
         Args:
@@ -41,7 +41,7 @@ class Closest:
             x: [L, n], the points.
             l2: [L], their distances.
             logits: [L, k], detached.
-            rivals: [L, m] int64, the classes whose margins are asked for; None for the strongest of each point.
+            rivals: [L, m] int64, the classes whose margins are asked for; with m = 0, the strongest of each point.
 
         Returns:
             The margins [L, m], positive on the clean side, `SAFETY` times the rounding allowance beyond the boundary;
@@ -50,11 +50,10 @@ class Closest:
         away = self.criterion.away
         targeted = self.criterion.target is not None
         if compiled.fits(x, l2, logits, self.x, self.rounding):
-            given = rivals if rivals is not None else row.new_empty(len(row), 0)
-            margins, weights = x.new_empty(len(row), max(1, given.shape[1])), torch.empty_like(logits)
+            margins, weights = x.new_empty(len(row), max(1, rivals.shape[1])), torch.empty_like(logits)
             known = self.x, self.l2, self.evaluations
             judged = logits, away, targeted, self.rounding
-            compiled.run(kernels.see, *judged, row, given, x, l2, SAFETY, *known, margins, weights)
+            compiled.run(kernels.update, *judged, row, rivals.contiguous(), x, l2, SAFETY, *known, margins, weights)
             return margins, weights
         criterion, rounding = self.criterion.rows(row), self.rounding[row]
         self.evaluations.index_add_(0, row, torch.ones_like(row))
@@ -63,7 +62,7 @@ class Closest:
         wins = ((l2 <= closest[row]) & (l2 < self.l2[row])).nonzero().squeeze(1)
         self.x.index_copy_(0, row[wins], x.index_select(0, wins))
         self.l2.copy_(closest)
-        if rivals is None:
+        if not rivals.shape[1]:
             rivals = criterion.strongest(logits)[:, None]
         margins = criterion.gaps(logits, rivals)
         weights = criterion.weights(logits, rivals.gather(1, margins.argmax(1, keepdim=True)).squeeze(1))

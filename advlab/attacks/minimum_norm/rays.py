@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advlab import compiled
-from advlab.attacks import kernels
+from advlab.attacks.minimum_norm import kernels
 from advlab.attacks.projection import project_halfspace
 
 NEWTON_STEPS = 3
@@ -38,6 +38,12 @@ class Rays:
         """No rays yet from the images [B, n]."""
         one = torch.ones_like(images[:, 0])
         return cls(images, images.clone(), one, one.clone(), torch.full_like(one, torch.inf))
+
+    def restart(self, row: Tensor, ends: Tensor) -> None:
+        """Forget the rays of ``row`` [l] but for those through ``ends`` [B, n], which are known to cross there."""
+        self.ends[row] = ends[row]
+        self.crossing[row] = self.doubt[row] = 1
+        self.merit[row] = torch.inf
 
 
 def reach(

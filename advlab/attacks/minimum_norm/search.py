@@ -1,26 +1,35 @@
-"""The closest misread image: min ‖x' − x‖₂ subject to the decision boundary and the box.
+"""The search of one batch: descents near the clean images, then rounds from elsewhere, within one budget.
 
 Shapes: B images of a batch, n pixels, k classes, R rivals per image, L lanes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from advlab.attacks import starts, targets
-from advlab.attacks.arguments import checked
-from advlab.attacks.blocks import block_rows, blocks
-from advlab.attacks.boundary import Lanes
-from advlab.attacks.closest import SAFETY, Closest
+from advlab.attacks.blocks import blocks
 from advlab.attacks.criterion import Criterion, rounding_margin
-from advlab.attacks.model import Classifier, Model, gradient
-from advlab.attacks.rays import Rays, along
-from advlab.attacks.result import Adversarial, judge
-from advlab.errors import UserError
+from advlab.attacks.minimum_norm import starts
+from advlab.attacks.minimum_norm.best import SAFETY, BestSoFar
+from advlab.attacks.minimum_norm.lanes import Lanes
+from advlab.attacks.minimum_norm.rays import Rays, along
+from advlab.attacks.minimum_norm.references import NEAREST, References
+from advlab.attacks.minimum_norm.restarts import (
+    BISECTIONS,
+    DISPLACED,
+    ENLARGED,
+    STEPS,
+    Restarts,
+    Start,
+    displacement,
+)
+from advlab.attacks.model import Classifier, gradient
 
+FIRST = 96
+"""Evaluations for the descents near the clean image; what the budget has beyond them goes to rounds from elsewhere."""
 MAX_RIVALS = 9
 """Most classes whose boundaries are linearised at the clean image: those that may overtake the label, or those that a
 target has to overtake."""
@@ -52,75 +61,7 @@ BEND_FIRST_STEP, BEND_RETREAT = 0.2, 1.1
 """First step and start of the descent that follows: gradients turn too fast there for long moves."""
 
 
-@checked
-def minimum_norm(
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    target: str | Tensor = "nearest",
-    bounds: tuple[float, float] = (0.0, 1.0),
-    *,
-    seed: int = 0,
-    index: Tensor | None = None,
-    max_evaluations: int = 96,
-    batch_size: int | None = None,
-) -> Adversarial:
-    """Find the nearest image that the model misreads (or reads as ``target``).
-
-    Every image starts a few *lanes*, one per promising class and start; a lane projects the clean image onto the
-    linearised boundary and the box, moves there with a decaying step, and linearises again (see `boundary`). Lanes
-    that fall behind are dropped. From twice the best perturbation found a second descent comes back to the boundary,
-    and a secant search along the ray of the better one puts the image just beyond it: far enough that it stays
-    misread in any other batch. Gradients are taken with respect to the images alone; the model's parameters and
-    their ``grad`` are left as they are.
-
-    Args:
-        model: images [B, ...] → logits [B, k], differentiable.
-        images: [B, C, H, W] or [B, n], within ``bounds``.
-        labels: [B] int64, true classes.
-        target: ``nearest`` (any class but the label), ``runner-up``, ``random``, ``least-likely``, or classes [B].
-        bounds: lowest and highest valid intensity.
-        seed: of the ``random`` policy; the search itself draws no random numbers.
-        index: [B] int64, the images' positions in the data set, for the ``random`` policy.
-        max_evaluations: budget per image. A forward pass counts as one, with or without its backward pass; the
-            gradients of R rivals at the clean image count as R. The final verdict (one forward pass) is not counted.
-        batch_size: images searched at once, which bounds the memory (default: 1.5 MiB of them on the CPU, for its
-            cache, and 64 MiB elsewhere).
-
-    Returns:
-        Images read so already are returned unchanged at distance 0, and so are, without success, those for which
-        the budget found no point across the boundary.
-
-    Raises:
-        UserError: images outside ``bounds``, a budget below 1, an unknown policy or unusable targets.
-    """
-    assert isinstance(model, Classifier)
-    if batch_size is None:
-        batch_size = block_rows(images[:1].numel(), images)
-    if max_evaluations < 1 or batch_size < 1:
-        raise UserError(
-            f"max_evaluations={max_evaluations} and batch_size={batch_size} must both be at least 1; raise them."
-        )
-    candidates = images.clone()
-    evaluations = torch.zeros_like(labels)
-    position = torch.arange(len(labels), device=labels.device) if index is None else index
-    chosen = torch.full_like(labels, -1)
-    for first in range(0, len(images), batch_size):
-        rows = slice(first, first + batch_size)
-        part = target[rows] if isinstance(target, Tensor) else target
-        with torch.enable_grad():
-            search = _Search(model, images[rows], labels[rows], bounds, max_evaluations)
-            policy = targets.choose(part, search.logits, labels[rows], seed=seed, index=position[rows])
-            closest = search.run(Criterion(labels[rows], policy))
-        candidates[rows] = closest.x.view_as(images[rows])
-        evaluations[rows] = closest.evaluations
-        if policy is not None:
-            chosen[rows] = policy
-    criterion = Criterion(labels, None if target == "nearest" else chosen)
-    return judge(model, images, candidates, criterion, evaluations)
-
-
-class _Search:
+class Search:
     """One batch: the budget and the best point of every image."""
 
     def __init__(
@@ -136,18 +77,23 @@ class _Search:
         self.graph = self._logits(self.leaf)
         self.logits = self.graph.detach()
 
-    def run(self, criterion: Criterion) -> Closest:
-        """Spend the budget."""
+    def run(self, criterion: Criterion, references: Callable[[], References]) -> BestSoFar:
+        """Spend the budget; ``references`` are asked for where the budget is large or an image resists."""
         count, far = torch.ones_like(self.labels), torch.full_like(self.clean[:, 0], torch.inf)
         rounding = rounding_margin(self.logits, self.model.precision)
-        self.closest = Closest(criterion, self.clean.clone(), far, count, rounding)
+        self.best = BestSoFar(criterion, self.clean.clone(), far, count, rounding)
         self.rays = Rays.unknown(self.clean)
-        margin = criterion.margin(self.logits)
-        live = (margin >= 0).nonzero().squeeze(1)
-        if not len(live):
-            return self.closest
+        live = (criterion.margin(self.logits) >= 0).nonzero().squeeze(1)
+        if len(live):
+            self._near_the_image(live, references)
+        if len(live) and self.max_evaluations > FIRST:
+            self._elsewhere(live, references())
+        return self.best
+
+    def _near_the_image(self, live: Tensor, references: Callable[[], References]) -> None:
+        """Two descents that start on the boundaries linearised at the clean images."""
         lanes = self._start(live)
-        budget = self.max_evaluations - int(self.closest.evaluations.max()) - SECANT_STEPS
+        budget = min(self.max_evaluations, FIRST) - int(self.best.evaluations.max()) - SECANT_STEPS
         second = int(RETREAT_SHARE * budget)
         self._descend(lanes, self._plan(budget - second))
         if second > 1:
@@ -155,10 +101,81 @@ class _Search:
             known = self._probe(lanes.row[best])
             self._descend(self._retreat(lanes, best[known]), [(1, second - 1)])
             if not bool(known.all()):
-                for through, steps in self._break_through(lanes.keep(best[~known]), second - 1):
-                    self._descend(through, [(1, second - 1 - steps)], BEND_FIRST_STEP)
+                most = second - 1 - (BISECTIONS if second > 2 * BISECTIONS else 0)
+                for through, steps in self._break_through(lanes.keep(best[~known]), most):
+                    self._descend(through, [(1, most - steps)], BEND_FIRST_STEP)
+                self._rescue(lanes.row[best[~known]], references)
         self._finish(live)
-        return self.closest
+
+    def _rescue(self, row: Tensor, references: Callable[[], References]) -> None:
+        """Put images that no step has carried across the boundary on the way to the nearest reference."""
+        row = row[~self.best.l2[row].isfinite()]
+        row = row[self.best.evaluations[row] + BISECTIONS + SECANT_STEPS <= self.max_evaluations]
+        if not len(row):
+            return
+        nearest = references().nearest(self.clean[row], self.best.criterion.rows(row), self.best.rounding[row])[:, 0]
+        row, nearest = row[nearest >= 0], nearest[nearest >= 0]
+        if len(row):
+            self._on_the_way(row, references().images[nearest])
+            self.rays.restart(row, self.best.x)
+
+    def _elsewhere(self, live: Tensor, references: References) -> None:
+        """Rounds of one descent each, from references and from the best points, while they pay and the budget lasts."""
+        best = self.best
+        nearest = live.new_full((len(self.clean), min(NEAREST, len(references.images))), -1)
+        nearest[live] = references.nearest(self.clean[live], best.criterion.rows(live), best.rounding[live])
+        restarts = Restarts(nearest)
+        longest = max(steps.count for steps in STEPS.values()) + BISECTIONS + SECANT_STEPS
+        row = live
+        while True:
+            row = row[(best.evaluations[row] + longest <= self.max_evaluations) & restarts.going(row)]
+            if not len(row):
+                break
+            starts = restarts.choose(row, best.l2[row].isfinite())
+            for start in Start:
+                if len(some := row[starts == start]):
+                    before = best.l2[some]
+                    self._round(some, start, restarts, references.images)
+                    restarts.note(some, start, before, best.l2[some])
+        self.restarts = restarts
+
+    def _round(self, row: Tensor, start: Start, restarts: Restarts, references: Tensor) -> None:
+        """One descent of every image of ``row`` [l] from a new start, and its end put on the boundary."""
+        if start == Start.REFERENCE:
+            x, length = self._on_the_way(row, references[restarts.next_reference(row)])
+        elif start == Start.SHAKEN:
+            x, length = self._shaken(row, restarts.rounds[row])
+        else:
+            x, length = self.best.x[row], self.best.l2[row]
+        self.rays.restart(row, self.best.x)
+        steps = STEPS[start]
+        self._descend(starts.free(self.rays, row, x, length), [(1, steps.count)], steps.first, steps.last, 0.0)
+        self._finish(row)
+
+    def _on_the_way(self, row: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """Points [l, n] just beyond the boundary on the way from clean images to ``ends`` [l, n]; distances [l]."""
+        low, high = torch.zeros_like(self.best.l2[row]), torch.ones_like(self.best.l2[row])
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            outside = self._look(row, *along(self.clean, row, ends, middle, *self.bounds)) > 0
+            low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+        return along(self.clean, row, ends, high, *self.bounds)
+
+    def _shaken(self, row: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """The best points enlarged and displaced [l, n], and their distances [l]."""
+        known = self.best.l2[row]
+        lower, upper = self.bounds
+        found = known.isfinite()
+        blind = torch.ldexp(
+            self.clean.new_tensor((upper - lower) / 64 * self.clean.shape[1] ** 0.5), turns.clamp_max(6)
+        )
+        shift = torch.where(found, DISPLACED * known, blind)
+        directions = torch.stack([displacement(int(turn), self.clean) for turn in turns.unique()])
+        place = torch.unique(turns, return_inverse=True)[1]
+        clean = self.clean[row]
+        x = clean + ENLARGED * (self.best.x[row] - clean) + shift[:, None] * directions[place]
+        x = x.clamp_(lower, upper)
+        return x, (x - clean).norm(dim=1)
 
     def _plan(self, budget: int) -> list[tuple[int, int]]:
         """(lanes per image, steps) of each round of the first descent."""
@@ -173,11 +190,26 @@ class _Search:
             plan.append((1, budget))
         return plan
 
-    def _descend(self, lanes: Lanes, plan: list[tuple[int, int]], first_step: float = FIRST_STEP) -> None:
-        """Move the lanes, retiring those that converge or fall behind; in the end all may move again."""
+    def _descend(
+        self,
+        lanes: Lanes,
+        plan: list[tuple[int, int]],
+        step_from: float = FIRST_STEP,
+        step_to: float = LAST_STEP,
+        momentum: float | None = None,
+    ) -> None:
+        """Move the lanes, retiring those that converge or fall behind; in the end all may move again.
+
+        Args:
+            lanes: any number per image.
+            plan: (lanes per image that go on, steps).
+            step_from, step_to: shares of the way that the first and the last step go.
+            momentum: None for one that suits the number of steps.
+        """
         settled = torch.full_like(self.rays.merit, torch.inf)
         total = sum(steps for _, steps in plan)
-        momentum = min(max(1 - 1 / (MEMORY * max(total, 1)), 0.5), 0.95)
+        if momentum is None:
+            momentum = min(max(1 - 1 / (MEMORY * max(total, 1)), 0.5), 0.95)
         taken = 0
         for width, steps in plan:
             behind = torch.ones_like(lanes.row[: lanes.moving], dtype=torch.bool)
@@ -188,7 +220,7 @@ class _Search:
             for _ in range(steps):
                 if not len(moving):
                     break
-                step = first_step * (LAST_STEP / first_step) ** (taken / max(total - 1, 1))
+                step = step_from * (step_to / step_from) ** (taken / max(total - 1, 1))
                 for rows in blocks(len(moving), self.clean.shape[1], self.clean):
                     some = moving.part(rows)
                     margins, normal, _ = self._evaluate(some.row, some.x, some.length, some.rivals)
@@ -203,10 +235,10 @@ class _Search:
 
     def _probe(self, row: Tensor) -> Tensor:
         """Whether [l] a point beyond the boundary is known of the images: found on the way, or now on their rays."""
-        missed = (~self.closest.l2[row].isfinite()).nonzero().squeeze(1)
+        missed = (~self.best.l2[row].isfinite()).nonzero().squeeze(1)
         if len(missed):
             self._look(row[missed], *self._beyond(row[missed]))
-        return self.closest.l2[row].isfinite()
+        return self.best.l2[row].isfinite()
 
     def _beyond(self, row: Tensor) -> tuple[Tensor, Tensor]:
         """Points [l, n] beyond the boundary on the images' rays, to first order, and their distances [l]."""
@@ -238,15 +270,15 @@ class _Search:
         """
         x, length = self.clean[missed.row], torch.zeros_like(missed.length)
         for steps in range(1, most + 1):
-            margins, normal, logits = self._evaluate(missed.row, x, length, None)
-            reached = self.closest.l2[missed.row].isfinite()
+            margins, normal, logits = self._evaluate(missed.row, x, length, missed.rivals[:, :0])
+            reached = self.best.l2[missed.row].isfinite()
             if bool(reached.any()):
                 found = missed.keep(reached.nonzero().squeeze(1))
                 row = found.row
-                if self.closest.criterion.target is None:
-                    found.rivals = self.closest.criterion.rows(row).strongest(logits[reached])[:, None]
+                if self.best.criterion.target is None:
+                    found.rivals = self.best.criterion.rows(row).strongest(logits[reached])[:, None]
                 scale = torch.full_like(found.length, BEND_RETREAT)
-                start = along(self.clean, row, self.closest.x[row], scale, *self.bounds)
+                start = along(self.clean, row, self.best.x[row], scale, *self.bounds)
                 yield starts.rest(self.rays, row, found.rivals, *start, found.normals, found.multipliers), steps
             left = (~reached).nonzero().squeeze(1)
             if not len(left):
@@ -259,33 +291,33 @@ class _Search:
 
     def _start(self, live: Tensor) -> Lanes:
         """Linearise the boundaries around the live images and take the first step of their lanes."""
-        criterion = self.closest.criterion
+        criterion = self.best.criterion
         count = min(MAX_RIVALS, self.logits.shape[1] - 1, max(1, self.max_evaluations // 4))
         rivals = criterion.others(self.logits).topk(count, dim=1).indices
-        gaps = criterion.gaps(self.logits, rivals) + SAFETY * self.closest.rounding[:, None]
+        gaps = criterion.gaps(self.logits, rivals) + SAFETY * self.best.rounding[:, None]
         normals = [
             gradient(self.graph, self.leaf, criterion.weights(self.logits, rivals[:, j]), retain=j < count - 1)
             for j in range(count)
         ]
-        self.closest.evaluations[live] = count
+        self.best.evaluations[live] = count
         begin = starts.towards_nearest if criterion.target is None else starts.towards_target
         lanes = begin(self.rays, live, rivals[live], normals, gaps[live], *self.bounds)
         self.rays.ends.index_copy_(0, live, lanes.x[: len(live)])
         return lanes
 
-    def _evaluate(self, row: Tensor, x: Tensor, l2: Tensor, rivals: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Margins [L, m] to the rivals (None: the strongest), the gradient [L, n] of the largest, and the logits."""
+    def _evaluate(self, row: Tensor, x: Tensor, l2: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Margins [L, m] to the rivals (none: the strongest), the gradient [L, n] of the largest, and the logits."""
         leaf = x.detach().requires_grad_()
         graph = self._logits(leaf)
         logits = graph.detach().contiguous()
-        margins, weights = self.closest.see(row, x, l2, logits, rivals)
+        margins, weights = self.best.update(row, x, l2, logits, rivals)
         return margins, gradient(graph, leaf, weights), logits
 
     def _look(self, row: Tensor, x: Tensor, l2: Tensor) -> Tensor:
         """Margins [L] at the points, by a forward pass alone."""
         with torch.no_grad():
             logits = self._logits(x).detach().contiguous()
-        return self.closest.see(row, x, l2, logits, None)[0].squeeze(1)
+        return self.best.update(row, x, l2, logits, row.new_empty(len(row), 0))[0].squeeze(1)
 
     def _logits(self, x: Tensor) -> Tensor:
         """The model's logits [L, k] of points [L, n]."""
@@ -297,10 +329,10 @@ class _Search:
         A ray that was promising to first order may cross later or not at all. Where a closest point is known, and the
         ray has no hope of less, the search goes on along the ray of that point.
         """
-        steps = min(SECANT_STEPS, self.max_evaluations - int(self.closest.evaluations.max()))
+        steps = min(SECANT_STEPS, self.max_evaluations - int(self.best.evaluations[row].max()))
         ends, crossing = self.rays.ends.index_select(0, row), self.rays.crossing[row]
-        known, distance = self.closest.x.index_select(0, row), self.closest.l2[row]
-        start = self.closest.criterion.margin(self.logits)[row].to(crossing)
+        known, distance = self.best.x.index_select(0, row), self.best.l2[row]
+        start = self.best.criterion.margin(self.logits)[row].to(crossing)
         low = torch.zeros_like(start)
         high = torch.full_like(start, torch.inf)
         scale = self.rays.doubt[row]

@@ -1,0 +1,69 @@
+"""Points that are misclassified for sure: where the descents begin whose clean image's gradient leads nowhere.
+
+Shapes: B images of a batch, n pixels, k classes, R references.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from advlab.attacks.blocks import blocks
+from advlab.attacks.criterion import Criterion
+from advlab.attacks.model import Classifier
+
+NEAREST = 24
+"""Most references that one image starts from."""
+BLANKS, NOISES, BLOBS = (0.0, 0.5, 1.0), 8, 16
+"""Images that always are among the references: blank ones (shares of the box), white noise, and smooth noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """R images, and by what margin each is classified as each class.
+
+    Attributes:
+        images: [R, n].
+        margins: [R, k], z_j − max_{i≠j} z_i.
+    """
+
+    images: Tensor
+    margins: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: Classifier, images: Tensor, given: Tensor | None, bounds: tuple[float, float]) -> References:
+        """The images given [R', ...] and synthetic ones, for an attack on images [B, ...]; one forward pass of each."""
+        points = synthetic(images, bounds)
+        if given is not None:
+            points = torch.cat([given.to(points), points])
+        logits = torch.cat([model(points[rows]) for rows in blocks(len(points), points[0].numel(), points)])
+        two = logits.topk(2, dim=1)
+        first = torch.arange(logits.shape[1], device=logits.device) == two.indices[:, :1]
+        others = torch.where(first, two.values[:, 1:], two.values[:, :1])
+        return cls(points.flatten(1), (logits - others).nan_to_num(0, 0, 0))
+
+    def nearest(self, clean: Tensor, criterion: Criterion, rounding: Tensor) -> Tensor:
+        """The references [l, m] int64 that meet the criterion of clean images [l, n], nearest first; −1 for none."""
+        margins = self.margins.T[criterion.away]
+        met = (margins < -rounding[:, None]) if criterion.target is None else (margins > rounding[:, None])
+        distances = torch.cdist(clean, self.images).masked_fill(~met, torch.inf)
+        found = distances.topk(min(NEAREST, len(self.images)), dim=1, largest=False)
+        return found.indices.masked_fill(found.values.isinf(), -1)
+
+
+def synthetic(images: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Blank images, white noise and smooth noise [R, ...] in the box, like the images [B, ...]; always the same."""
+    lower, upper = bounds if all(map(torch.isfinite, torch.tensor(bounds))) else (0.0, 1.0)
+    shape, generator = images.shape[1:], torch.Generator().manual_seed(0)
+    blanks = torch.tensor(BLANKS).view(-1, *[1] * len(shape)).expand(-1, *shape)
+    white = torch.rand(NOISES, *shape, generator=generator)
+    smooth = torch.rand(BLOBS, *shape, generator=generator)
+    if len(shape) == 3:
+        coarse = torch.rand(BLOBS, shape[0], 4, 4, generator=generator)
+        smooth = functional.interpolate(coarse, shape[1:], mode="bilinear", align_corners=False)
+    share = torch.cat([blanks, white.round(), (3 * smooth - 1).clamp(0, 1)]).to(images)
+    return (lower + (upper - lower) * share).clamp(lower, upper)
