@@ -87,7 +87,7 @@ def _split_manner(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _manner(manner: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """The trainer that a name's end asks for; hardening has an own number of epochs and rate, distillation the base's."""
+    """The trainer that a name's end asks for; hardening has epochs and a rate of its own, distillation the base's."""
     trainer = manner.pop("trainer")
     if trainer == HARDENING:
         base = {key: value for key, value in base.items() if key not in ("epochs", "learning_rate")}
