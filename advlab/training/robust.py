@@ -58,8 +58,8 @@ def harden(
         network.train()
         return functional.cross_entropy(network(examples), labels)
 
-    shape = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    return minibatch.fit(network, dataset, seed=seed, device=device, progress=progress, cost=cost, **shape, **options)
+    options |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    return minibatch.fit(network, dataset, seed=seed, device=device, progress=progress, cost=cost, **options)
 
 
 def pgd(network: nn.Module, images: Tensor, labels: Tensor, norm: Norm, radius: float, steps: int) -> Tensor:
