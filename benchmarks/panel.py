@@ -78,22 +78,22 @@ DEVELOPMENT = (
 """For tuning, on images that draw 0 gives."""
 
 JUDGING = (
-    Subject(model="fc80-60-10@p1", seed=1, images=500),
-    Subject(model="relu200-100-10@p1", seed=1, images=500),
-    Subject(model="relu40-40-40-40-40-40-40-40-10@p1", seed=1, images=500),
+    Subject(model="fc80-60-10", seed=1, images=500),
+    Subject(model="relu200-100-10", seed=1, images=500),
+    Subject(model="relu40-40-40-40-40-40-40-40-10", seed=1, images=500),
     Subject(model="conv@p1", seed=1),
     Subject(model="conv3x3-12-24@p1", seed=1),
-    Subject(model="conv3x3-12-24-kwta0.25@p1", seed=1),
-    Subject(model="conv3x3-12-24-quantised4@p1", seed=1),
-    Subject(model="conv3x3-12-24-distilled40@p1", seed=1),
-    Subject(model="conv3x3-14-28-linf0.3@p1", seed=1),
+    Subject(model="conv3x3-12-24-kwta0.25", seed=1),
+    Subject(model="conv3x3-12-24-quantised4", seed=1),
+    Subject(model="conv3x3-12-24-distilled40", seed=1),
+    Subject(model="conv3x3-14-28-linf0.3", seed=1),
     Subject(model="conv3x3-12-24-l2-1.2@p1", seed=1),
-    Subject(model="vit-32-4@p1", seed=1),
+    Subject(model="vit-32-4", seed=1),
     Subject(model="resnet-8-12", seed=1, data="cifar10"),
     Subject(model=f"{POOL}-120-80", seed=1, images=500),
     Subject(model="python:advlab.models.efficientnet:lite1", seed=1, data=PHOTOS, images=10, budget=200),
 )
-"""Of other seeds, widths (``conv`` has one only) and draws, most of half the training set; nothing is tuned on them."""
+"""Of other seeds, widths (``conv`` has one only) and draws, some of half the training set; nothing is tuned on them."""
 
 PEERS = "alma-N,ddn-N,pdgd-N,apgd-t-N,fab-N,fmn-N,sdf,bb-N"
 OURS = "advlab-96,advlab-220,advlab-N"
