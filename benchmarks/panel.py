@@ -23,11 +23,12 @@ import torch
 import tyro
 from attack import FIRST_SEED, WITHIN, Cell, cached, local_optimality, measure, show
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from advlab import data, models
 from advlab.errors import UserError
-from advlab.results import study_models
+from advlab.models.mlp import MLP
 
 POOL = "pool-hardened"
 """The laboratory's own hardened network: fully connected, trained on a pool by sweeps/adversarial_training.py."""
@@ -136,10 +137,12 @@ def load(subject: Subject, cache: Path) -> nn.Module:
     sweep = Path(__file__).parent.parent / "sweeps" / "adversarial_training.py"
     options = ["--variants", "all", "--seeds", "1", "--seed", str(subject.seed), "--epochs", "8"]
     options += ["--distortions", "20", "--out", str(directory), "--hidden", *hidden]
-    if not any(directory.glob("models/**/*.safetensors")):
+    weights = directory / "models" / "variant=all" / f"seed-{subject.seed:04d}.safetensors"
+    if not weights.exists():
         subprocess.run([sys.executable, str(sweep), *options], check=True)
-    (found,) = study_models.load(f"study:{directory}").values()
-    return found.checkpoint.network()
+    network = MLP([784, *map(int, hidden), 10], "relu")
+    network.load_state_dict(load_file(weights))
+    return network.eval().requires_grad_(False)
 
 
 def images_of(subject: Subject, draw: int, network: nn.Module, limit: int | None) -> tuple[Tensor, Tensor]:
