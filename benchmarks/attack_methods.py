@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import itertools
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,20 +21,28 @@ from advlab.attacks.minimum_norm import minimum_norm
 from advlab.errors import UserError
 
 
-@dataclass
-class Counted:
-    """A model that counts the rows it evaluates; a forward pass counts once, with or without its backward pass."""
+class Counted(nn.Module):
+    """A model that counts the rows it evaluates.
 
-    model: nn.Module
-    rows: int = 0
-    parameters: Callable[[], object] = field(init=False)
+    A forward pass counts once, with or without its backward pass; each further backward pass through it, as FAB and
+    DeepFool take one per class, counts once more.
+    """
 
-    def __post_init__(self) -> None:
-        self.parameters = self.model.parameters
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.rows = 0
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         self.rows += len(images)
-        return self.model(images)
+        logits = self.model(images)
+        if logits.requires_grad:
+            passes = itertools.count()
+            logits.register_hook(lambda _gradient: self._add(len(images) if next(passes) else 0))
+        return logits
+
+    def _add(self, rows: int) -> None:
+        self.rows += rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +66,71 @@ def _ours(
 
 
 def _adv_lib(model: nn.Module, images: Tensor, labels: Tensor, *, attack: str, **options: object) -> Outcome:
+    run = getattr(adv_lib(), attack)
+    counted = Counted(model)
+    return Outcome(run(counted, images, labels, **options), counted.rows)
+
+
+def adv_lib() -> types.ModuleType:
+    """The attacks of adv-lib, whose optional plotting client is imported on the way to every one of them."""
     try:
         importlib.import_module("visdom")
-    except ImportError:  # adv-lib imports its optional plotting client on the way to every attack
+    except ImportError:
         sys.modules["visdom"] = types.ModuleType("visdom")
+    return importlib.import_module("adv_lib.attacks")
+
+
+def _fab(model: nn.Module, images: Tensor, labels: Tensor, *, evaluations: int) -> Outcome:
+    """FAB: an iteration is a forward pass, and one with a backward pass per rival; of many classes five in turn."""
+    with torch.no_grad():
+        classes = model(images[:1]).shape[1]
+    few = classes <= 10
+    restarts = {} if few else {"targeted_restarts": True, "restarts": 5}
+    steps = evaluations // classes if few else evaluations // 10
+    return _adv_lib(model, images, labels, attack="fab", norm=2, n_iter=max(1, steps), **restarts)
+
+
+def _apgd_t(model: nn.Module, images: Tensor, labels: Tensor, *, evaluations: int, searches: int = 12) -> Outcome:
+    """APGD against the three likeliest rivals in balls whose radius is doubled, then bisected, as AttackBench does."""
+    attack = adv_lib().apgd_targeted
     counted = Counted(model)
-    run = getattr(importlib.import_module("adv_lib.attacks"), attack)
-    return Outcome(run(counted, images, labels, **options), counted.rows)
+    steps = max(1, evaluations // (3 * searches) - 1)
+    low, radius = torch.zeros(len(images)), torch.ones(len(images))
+    high = torch.full_like(low, torch.inf)
+    found = images.clone()
+    for _ in range(searches):
+        tried = attack(counted, images, labels, eps=radius, norm=2, n_iter=steps, num_targets=3)
+        with torch.no_grad():
+            hit = counted(tried).argmax(1) != labels
+        found[hit] = tried[hit]
+        distance = (tried - images).flatten(1).norm(dim=1)  # at most the radius, often less: images lie in a box
+        high, low = torch.where(hit, torch.minimum(radius, distance), high), torch.where(hit, low, radius)
+        radius = torch.where(high.isinf(), 2 * low, (low + high) / 2)
+    return Outcome(found, counted.rows)
 
 
 def _foolbox(model: nn.Module, images: Tensor, labels: Tensor, *, attack: str, **options: object) -> Outcome:
     import foolbox
 
-    counted = _CountedModule(model).eval()
+    counted = Counted(model).eval()
     wrapped = foolbox.PyTorchModel(counted, bounds=(0, 1), device=images.device)
     raw, _, _ = getattr(foolbox.attacks, attack)(**options)(wrapped, images, labels, epsilons=None)
     return Outcome(raw, counted.rows)
 
 
-class _CountedModule(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.rows = 0
+def _brendel_bethge(model: nn.Module, images: Tensor, labels: Tensor, *, steps: int) -> Outcome:
+    """Foolbox's, started from images of the batch that are of another class (AttackBench does the same)."""
+    import foolbox
 
-    def forward(self, images: Tensor) -> Tensor:
-        self.rows += len(images)
-        return self.model(images)
+    counted = Counted(model).eval()
+    wrapped = foolbox.PyTorchModel(counted, bounds=(0, 1), device=images.device)
+    np.random.seed(0)  # noqa: NPY002 - the attack draws its starts from the global generator
+    starts = foolbox.attacks.DatasetAttack()
+    starts.feed(wrapped, images)
+    # its trust region is lr × all numbers of the batch, where one image's are meant
+    attack = foolbox.attacks.L2BrendelBethgeAttack(init_attack=starts, steps=steps, lr=1e-3 / len(images))
+    raw, _, _ = attack(wrapped, images, labels, epsilons=None)
+    return Outcome(raw, counted.rows)
 
 
 def _scipy(model: nn.Module, images: Tensor, labels: Tensor, *, rivals: int, bisections: int = 10) -> Outcome:
@@ -127,29 +174,34 @@ def _penalised(
     return value, gradient.double().flatten().numpy() + 2 * c * (flat - clean)
 
 
+FAMILIES: dict[str, Callable[[int], Method]] = {
+    "advlab": lambda n: functools.partial(_ours, max_evaluations=n),
+    "alma": lambda n: functools.partial(_adv_lib, attack="alma", num_steps=n),
+    "ddn": lambda n: functools.partial(_adv_lib, attack="ddn", steps=n, levels=None),
+    "pdgd": lambda n: functools.partial(_adv_lib, attack="pdgd", num_steps=n),
+    "fmn": lambda n: functools.partial(_adv_lib, attack="fmn", norm=2, steps=n),
+    "fab": lambda n: functools.partial(_fab, evaluations=n),
+    "apgd-t": lambda n: functools.partial(_apgd_t, evaluations=n),
+    "bb": lambda n: functools.partial(_brendel_bethge, steps=n),
+    "foolbox-ddn": lambda n: functools.partial(_foolbox, attack="DDNAttack", steps=n),
+    "foolbox-fmn": lambda n: functools.partial(_foolbox, attack="L2FMNAttack", steps=n),
+}
+"""Methods with a budget of evaluations per image, by their name before it: ``ddn-1000``."""
+
 METHODS: dict[str, Method] = {
-    "advlab-64": functools.partial(_ours, max_evaluations=64),
-    "advlab-96": functools.partial(_ours, max_evaluations=96),
-    "advlab-160": functools.partial(_ours, max_evaluations=160),
-    "advlab-220": functools.partial(_ours, max_evaluations=220),
     "advlab-96-float64": functools.partial(_ours, max_evaluations=96, dtype=torch.float64),
-    "alma-100": functools.partial(_adv_lib, attack="alma", num_steps=100),
-    "alma-1000": functools.partial(_adv_lib, attack="alma", num_steps=1000),
-    "ddn-1000": functools.partial(_adv_lib, attack="ddn", steps=1000, levels=None),
-    "fmn-1000": functools.partial(_adv_lib, attack="fmn", norm=2, steps=1000),
+    "sdf": functools.partial(_adv_lib, attack="sdf"),
     "cw-9x111": functools.partial(
         _adv_lib, attack="carlini_wagner_l2", binary_search_steps=9, max_iterations=111, initial_const=0.1
     ),
     "cw-9x1000": functools.partial(_adv_lib, attack="carlini_wagner_l2", binary_search_steps=9, max_iterations=1000),
-    "foolbox-ddn-1000": functools.partial(_foolbox, attack="DDNAttack", steps=1000),
-    "foolbox-fmn-1000": functools.partial(_foolbox, attack="L2FMNAttack", steps=1000),
     "foolbox-cw-9x111": functools.partial(
         _foolbox, attack="L2CarliniWagnerAttack", binary_search_steps=9, steps=111, initial_const=0.1
     ),
     "scipy-runner-up": functools.partial(_scipy, rivals=1),
     "scipy-nearest": functools.partial(_scipy, rivals=9),
 }
-"""By the name given to ``--methods``; names that start with ``advlab`` are ours."""
+"""The others; SuperDeepFool (``sdf``) stops by itself. Names that start with ``advlab`` are ours."""
 
 
 def resolve(name: str) -> Method:
@@ -158,6 +210,10 @@ def resolve(name: str) -> Method:
     Raises:
         UserError: an unknown name.
     """
-    if name not in METHODS:
-        raise UserError(f"unknown method {name!r}; choose among {', '.join(METHODS)}.")
-    return METHODS[name]
+    family, _, budget = name.rpartition("-")
+    if name in METHODS:
+        return METHODS[name]
+    if family in FAMILIES and budget.isdecimal() and int(budget):
+        return FAMILIES[family](int(budget))
+    families = ", ".join(f"{known}-N" for known in FAMILIES)
+    raise UserError(f"unknown method {name!r}; choose among {families} (N evaluations), {', '.join(METHODS)}.")

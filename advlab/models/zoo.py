@@ -16,12 +16,17 @@ from advlab.models.recipe import Recipe
 PAPER = ("softmax1e-4", "softmax1e-2", "softmax1", "fc100-100-10", "fc200-200-10", "ae400-10")
 """The six models of Table 1, in its order."""
 
-SHOWN_NAMES = (*PAPER, "fc123-456-10", "relu300-150-10", "conv")
+SHOWN_NAMES = (
+    *PAPER, "fc123-456-10", "relu300-150-10", "conv", "conv3x3-16-32", "conv3x3-16-32-kwta0.2",
+    "conv3x3-16-32-quantised3", "resnet-8", "vit-48-4", "conv3x3-16-32-linf0.3", "conv-l2-1.5", "conv-distilled50",
+)  # fmt: skip
 """Names worth showing; the patterns below admit more."""
 
 FULL_BATCH = "advlab.training.full_batch:fit"
 MINIBATCH = "advlab.training.minibatch:fit"
 AUTOENCODER = "advlab.training.sparse_autoencoder:fit"
+HARDENING = "advlab.training.robust:harden"
+DISTILLATION = "advlab.training.robust:distil"
 
 
 def expand(names: str) -> list[str]:
@@ -44,14 +49,22 @@ def recipe(name: str, dataset: Dataset, *, seed: int = 0) -> Recipe:
 
     ``softmaxΛ`` (weight decay Λ; ``-plain`` or ``-per-unit`` for another reading of the decay, ``-early`` to stop as
     soon as an iteration lowers the loss by less than 1e-4 of it), ``fcA-…-K`` and ``reluA-…-K`` (sigmoid and ReLU
-    layers of those widths), ``aeU-K`` (sparse autoencoder with U units), ``conv``.
+    layers of those widths), ``aeU-K`` (sparse autoencoder with U units), ``conv``; ``conv3x3-A-…`` (3×3 convolutions
+    of so many filters; ``-kwtaS``, ``-quantisedB`` for another activation than ReLU), ``resnet-D[-W]`` (depth, width),
+    ``vit-W-B`` (width, blocks). Behind a name of the last five kinds or ``relu…``: ``-linfR`` or ``-l2-R`` (hardened by
+    PGD at that radius), ``-distilledT`` (by distillation at that temperature).
 
     Raises:
         UserError: an unknown name, or one whose last width is not the number of classes.
     """
+    base, manner = _split_manner(name.partition("@")[0])
     for pattern, describe in _PATTERNS.items():
-        if match := re.fullmatch(pattern, name.partition("@")[0]):
+        if match := re.fullmatch(pattern, base):
             parts = describe(name, match, dataset)
+            if manner and parts["trainer"] != MINIBATCH:
+                raise UserError(f"model {name!r}: {base} is not trained by minibatches; harden or distil e.g. conv.")
+            if manner:
+                parts |= _manner(manner, parts["trainer_arguments"])
             for code in ("network", "trainer"):
                 parts[f"{code}_arguments"] = _defaults(parts[code]) | parts[f"{code}_arguments"]
             return Recipe(name=name, data=dataset.name, split=dataset.split, **{"seed": seed} | parts)
@@ -60,6 +73,31 @@ def recipe(name: str, dataset: Dataset, *, seed: int = 0) -> Recipe:
         "NAME@SPLIT to train on a split of its own), "
         "torchvision:NAME[@WEIGHTS], timm:NAME, file:PATH.py:FACTORY, study:DIR."
     )
+
+
+def _split_manner(name: str) -> tuple[str, dict[str, Any]]:
+    """The name without the manner of its training, and the trainer with its arguments, if the name says so."""
+    number = r"(\d+(?:\.\d+)?)"
+    if match := re.fullmatch(rf"(.+)-(linf|l2-){number}", name):
+        norm = match[2].rstrip("-")
+        return match[1], {"trainer": HARDENING, "norm": norm, "radius": _positive(name, match[3])}
+    if match := re.fullmatch(rf"(.+)-distilled{number}", name):
+        return match[1], {"trainer": DISTILLATION, "temperature": _positive(name, match[2])}
+    return name, {}
+
+
+def _manner(manner: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """The trainer that a name's end asks for; hardening has epochs and a rate of its own, distillation the base's."""
+    trainer = manner.pop("trainer")
+    if trainer == HARDENING:
+        base = {key: value for key, value in base.items() if key not in ("epochs", "learning_rate")}
+    return {"trainer": trainer, "trainer_arguments": base | manner}
+
+
+def _positive(name: str, text: str) -> float:
+    if float(text) <= 0:
+        raise UserError(f"model {name!r}: {text} must be positive.")
+    return float(text)
 
 
 def _defaults(code: str) -> dict[str, Any]:
@@ -126,12 +164,66 @@ def _conv(_name: str, _match: re.Match[str], dataset: Dataset) -> dict[str, Any]
     }
 
 
+def _conv3x3(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
+    channels, size, _ = dataset.images.shape[1:]
+    filters = [int(count) for count in match["filters"].split("-")[1:]]
+    if not all(filters) or size < 4 * 2 ** (len(filters) - 1) + 2 * (2 ** (len(filters) - 1) - 1):
+        raise UserError(f"model {name!r}: no layer may be empty, and {size} pixels must be enough for its poolings.")
+    activation = {"activation": match["activation"], "setting": _setting(name, match)} if match["activation"] else {}
+    shape = {"channels": channels, "size": size, "classes": dataset.num_classes}
+    return {
+        "network": "advlab.models.small:Conv3x3",
+        "network_arguments": shape | {"filters": filters} | activation,
+        "trainer": MINIBATCH,
+        "trainer_arguments": {"weight_decay": 1e-5, "learning_rate": 3e-3, "epochs": 4},
+    }
+
+
+def _setting(name: str, match: re.Match[str]) -> float | int:
+    value = _positive(name, match["setting"])
+    if match["activation"] == "kwta" and value <= 1:
+        return value
+    if match["activation"] == "quantised" and value == int(value) <= 16:
+        return int(value)
+    raise UserError(f"model {name!r}: write e.g. -kwta0.2 (a share of the units) or -quantised3 (bits).")
+
+
+def _resnet(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
+    depth, width = int(match["depth"]), int(match["width"] or 16)
+    if depth < 8 or depth % 6 != 2 or not width:
+        raise UserError(f"model {name!r}: its depth must be 8, 14, 20, … and its width at least 1.")
+    shape = {"channels": dataset.images.shape[1], "classes": dataset.num_classes}
+    return {
+        "network": "advlab.models.small:ResNet",
+        "network_arguments": shape | {"depth": depth, "width": width},
+        "trainer": MINIBATCH,
+        "trainer_arguments": {"weight_decay": 1e-4, "learning_rate": 1e-2, "epochs": 6},
+    }
+
+
+def _vit(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
+    width, blocks = int(match["width"]), int(match["blocks"])
+    if width < 4 or width % 4 or not blocks:
+        raise UserError(f"model {name!r}: its width must be a multiple of 4 (heads), and it needs a block.")
+    channels, size, _ = dataset.images.shape[1:]
+    shape = {"channels": channels, "size": size, "classes": dataset.num_classes}
+    return {
+        "network": "advlab.models.small:ViT",
+        "network_arguments": shape | {"width": width, "blocks": blocks},
+        "trainer": MINIBATCH,
+        "trainer_arguments": {"weight_decay": 1e-5, "initial_weights": "glorot", "learning_rate": 3e-3, "epochs": 6},
+    }
+
+
 _PATTERNS: dict[str, Callable[[str, re.Match[str], Dataset], dict[str, Any]]] = {
     r"softmax(?P<decay>\d.*?)(-(?P<convention>plain|per-unit))?(-(?P<early>early))?": _softmax,
     r"fc(\d+(?:-\d+)+)": _sigmoid,
     r"relu(\d+(?:-\d+)+)": _relu,
     r"ae(\d+-\d+)": _autoencoder,
     r"conv": _conv,
+    r"conv3x3(?P<filters>(-\d+)+)(-(?P<activation>kwta|quantised)(?P<setting>\d+(\.\d+)?))?": _conv3x3,
+    r"resnet-(?P<depth>\d+)(-(?P<width>\d+))?": _resnet,
+    r"vit-(?P<width>\d+)-(?P<blocks>\d+)": _vit,
 }
 
 

@@ -30,11 +30,12 @@ def fit(
     batch_size: int = 128,
     learning_rate: float = 1e-3,
     penalty: Callable[[], Tensor] | None = None,
+    cost: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, Any]:
     """Minimise mean cross entropy + weight decay by Adam with a one-cycle learning rate, in place.
 
     Args as in ``full_batch.fit``; ``learning_rate`` is the peak of the cycle (Smith & Topin 2018), ``penalty`` a
-    further cost, added at every step.
+    further cost, added at every step, ``cost`` of a batch (images, labels) takes the place of the cross entropy.
 
     Returns:
         ``loss`` (mean over the last epoch), ``iterations`` (steps), ``seconds``, ``stop``.
@@ -45,8 +46,9 @@ def fit(
     network.to(device)
     decay = WeightDecay(network, weight_decay, decay_convention)
 
-    def cost(images: Tensor, labels: Tensor) -> Tensor:
-        value = functional.cross_entropy(network(images), labels) + decay()
+    def total(images: Tensor, labels: Tensor) -> Tensor:
+        data = functional.cross_entropy(network(images), labels) if cost is None else cost(images, labels)
+        value = data + decay()
         return value if penalty is None else value + penalty()
 
     steps_per_epoch = -(-len(dataset) // batch_size)
@@ -54,7 +56,7 @@ def fit(
     network.train()
     loss = train(
         list(network.parameters()),
-        cost,
+        total,
         shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator),
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,

@@ -109,6 +109,15 @@ def test_expand_refuses_nothing(names: str) -> None:
         ("fc100-100-9", "has 9 outputs; mnist has 10 classes, so the name must end in -10"),
         ("relu0-10", "no width may be 0"),
         ("ae400-11", "has 11 outputs"),
+        ("conv3x3-16-0", "no layer may be empty"),
+        ("conv3x3-4-4-4-4", "28 pixels must be enough for its poolings"),
+        ("conv3x3-16-kwta1.5", "write e.g. -kwta0.2"),
+        ("conv3x3-16-quantised2.5", "-quantised3"),
+        ("resnet-9", "its depth must be 8, 14, 20"),
+        ("vit-30-4", "its width must be a multiple of 4"),
+        ("fc100-10-linf0.3", "fc100-10 is not trained by minibatches"),
+        ("conv-l2-0", "0 must be positive"),
+        ("conv-linf", "unknown model 'conv-linf'"),
     ],
 )
 def test_refusals_name_the_model_and_the_mend(name: str, sentence: str, mnist_test: Dataset) -> None:
@@ -137,3 +146,29 @@ def test_a_convex_model_has_no_seed_of_its_own(mnist_test: Dataset) -> None:
     for name, is_convex in (("softmax1e-2", True), ("fc5-10", False)):
         prints = {zoo.recipe(name, mnist_test, seed=seed).fingerprint for seed in range(3)}
         assert (len(prints) == 1) == is_convex
+
+
+def test_the_end_of_a_name_says_how_a_network_is_trained(mnist_test: Dataset) -> None:
+    plain, linf, l2, distilled = (
+        zoo.recipe(name, mnist_test)
+        for name in ("conv3x3-4-6", "conv3x3-4-6-linf0.3", "conv3x3-4-6-l2-1.5", "conv3x3-4-6-distilled50")
+    )
+    assert plain.network_arguments == linf.network_arguments == distilled.network_arguments
+    assert [recipe.trainer.rpartition(":")[2] for recipe in (plain, linf, l2, distilled)] == [
+        "fit", "harden", "harden", "distil",
+    ]  # fmt: skip
+    assert (linf.trainer_arguments["norm"], linf.trainer_arguments["radius"]) == ("linf", 0.3)
+    assert (l2.trainer_arguments["norm"], l2.trainer_arguments["radius"]) == ("l2", 1.5)
+    assert distilled.trainer_arguments["temperature"] == 50
+    # hardening takes epochs and a rate of its own, distillation those of the network
+    assert linf.trainer_arguments["epochs"] > plain.trainer_arguments["epochs"] == distilled.trainer_arguments["epochs"]
+
+
+def test_activations_come_from_the_name(mnist_test: Dataset) -> None:
+    def told(name: str) -> tuple[object, object, object]:
+        given = zoo.recipe(name, mnist_test).network_arguments
+        return given["filters"], given["activation"], given.get("setting")
+
+    assert told("conv3x3-4-6") == ([4, 6], "relu", None)
+    assert told("conv3x3-4-kwta0.2") == ([4], "kwta", 0.2)
+    assert told("conv3x3-4-6-quantised3-linf0.1") == ([4, 6], "quantised", 3)
