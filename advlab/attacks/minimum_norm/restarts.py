@@ -7,45 +7,49 @@ near. So further rounds start elsewhere: at a reference, known to be misclassifi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 from torch import Tensor
 
 
-class Start(IntEnum):
-    """Where a round begins."""
-
-    REFERENCE = 0
-    """Just beyond the boundary, on the way to the next of the nearest references."""
-    SHAKEN = 1
-    """At the best point, enlarged and displaced at random."""
-    POLISH = 2
-    """At the best point, with short steps."""
-
-
 @dataclass(frozen=True, slots=True)
-class Steps:
-    """The descent of a round: so many steps, whose share of the way decays geometrically from ``first`` to ``last``."""
+class Start:
+    """Where a round begins, and how boldly it descends.
 
-    count: int
-    first: float
-    last: float
+    Attributes:
+        reference: just beyond the boundary, on the way to the next of the nearest references; else at the best point.
+        displaced: by how much the best point is displaced at random, in lengths of its perturbation.
+        within: each pixel is displaced about as much as it is perturbed, rather than all alike.
+        first, last: shares of the way that the first and the last step of the descent go.
+    """
+
+    reference: bool = False
+    displaced: float = 0.0
+    within: bool = False
+    first: float = 1.0
+    last: float = 0.03
 
 
-STEPS = {
-    Start.REFERENCE: Steps(40, 0.7, 0.03),
-    Start.SHAKEN: Steps(40, 0.7, 0.03),
-    Start.POLISH: Steps(40, 0.2, 0.005),
-}
+CYCLE = (
+    Start(reference=True, first=0.5),
+    Start(displaced=3.0),
+    Start(reference=True),
+    Start(displaced=2.0, within=True),
+    Start(first=0.2, last=0.005),
+)
+"""The rounds of an image, over and over. References find the way on hardened networks, displacements find other minima
+of networks with kinks, and the last round polishes what was found."""
+REFERENCE, SHAKEN = 0, 1
+"""Of these: an image's first while no misclassified point is known, and what takes the place of references used up."""
+STEPS = 40
+"""Steps of a round."""
+ENLARGED, ELSEWHERE = 1.2, 0.1
+"""What is displaced is the perturbation times the first, and pixels that are not perturbed move by the second all the
+same, as a share of the most perturbed one."""
 BISECTIONS = 5
 """Forward passes that find the boundary on the way to a reference."""
-ENLARGED, DISPLACED = 1.2, 3.0
-"""A shaken start: multiple of the best perturbation, and length of the displacement in its lengths."""
-POLISH_EVERY = 5
-"""Every so many rounds polish."""
 PATIENCE, GAIN = 10, 1e-4
-"""The search of an image has converged when so many rounds in a row have not shortened its perturbation by this share."""
+"""The search of an image has converged when that many rounds in a row have not shortened its perturbation by this."""
 
 
 class Restarts:
@@ -70,14 +74,10 @@ class Restarts:
         return self.idle[row] < PATIENCE
 
     def choose(self, row: Tensor, found: Tensor) -> Tensor:
-        """The starts [l] int64 of the next round of ``row`` [l], for which a misclassified point is ``found`` [l] bool.
-
-        References and shaken starts take turns while there are references.
-        """
-        turn = self.rounds[row]
-        left = self.next_reference(row) >= 0
-        start = torch.where(left & ((turn % POLISH_EVERY) % 2 == 0 | ~found), Start.REFERENCE, Start.SHAKEN)
-        return torch.where(found & (turn % POLISH_EVERY == POLISH_EVERY - 1), Start.POLISH, start)
+        """Places [l] int64 in `CYCLE` of the next rounds of ``row`` [l], of which a point is ``found`` [l] bool."""
+        place = torch.where(found, self.rounds[row] % len(CYCLE), REFERENCE)
+        wants = torch.tensor([start.reference for start in CYCLE], device=row.device)[place]
+        return torch.where(wants & (self.next_reference(row) < 0), SHAKEN, place)
 
     def next_reference(self, row: Tensor) -> Tensor:
         """[l] int64: the nearest reference that was not used yet, −1 for none."""
@@ -90,7 +90,7 @@ class Restarts:
         gained = after < before * (1 - GAIN)
         self.rounds[row] += 1
         self.idle[row] = torch.where(gained, 0, self.idle[row] + 1)
-        if start == Start.REFERENCE:
+        if start.reference:
             self.used[row] += 1
             self.by_reference[row] |= gained
 

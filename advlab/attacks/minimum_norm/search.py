@@ -12,20 +12,12 @@ from torch import Tensor
 
 from advlab.attacks.blocks import blocks
 from advlab.attacks.criterion import Criterion, rounding_margin
-from advlab.attacks.minimum_norm import starts
+from advlab.attacks.minimum_norm import restarts, starts
 from advlab.attacks.minimum_norm.best import SAFETY, BestSoFar
 from advlab.attacks.minimum_norm.lanes import Lanes
 from advlab.attacks.minimum_norm.rays import Rays, along
 from advlab.attacks.minimum_norm.references import NEAREST, References
-from advlab.attacks.minimum_norm.restarts import (
-    BISECTIONS,
-    DISPLACED,
-    ENLARGED,
-    STEPS,
-    Restarts,
-    Start,
-    displacement,
-)
+from advlab.attacks.minimum_norm.restarts import Restarts, Start, displacement
 from advlab.attacks.model import Classifier, gradient
 
 FIRST = 96
@@ -101,7 +93,7 @@ class Search:
             known = self._probe(lanes.row[best])
             self._descend(self._retreat(lanes, best[known]), [(1, second - 1)])
             if not bool(known.all()):
-                most = second - 1 - (BISECTIONS if second > 2 * BISECTIONS else 0)
+                most = second - 1 - (restarts.BISECTIONS if second > 2 * restarts.BISECTIONS else 0)
                 for through, steps in self._break_through(lanes.keep(best[~known]), most):
                     self._descend(through, [(1, most - steps)], BEND_FIRST_STEP)
                 self._rescue(lanes.row[best[~known]], references)
@@ -110,7 +102,7 @@ class Search:
     def _rescue(self, row: Tensor, references: Callable[[], References]) -> None:
         """Put images that no step has carried across the boundary on the way to the nearest reference."""
         row = row[~self.best.l2[row].isfinite()]
-        row = row[self.best.evaluations[row] + BISECTIONS + SECANT_STEPS <= self.max_evaluations]
+        row = row[self.best.evaluations[row] + restarts.BISECTIONS + SECANT_STEPS <= self.max_evaluations]
         if not len(row):
             return
         nearest = references().nearest(self.clean[row], self.best.criterion.rows(row), self.best.rounding[row])[:, 0]
@@ -124,57 +116,56 @@ class Search:
         best = self.best
         nearest = live.new_full((len(self.clean), min(NEAREST, len(references.images))), -1)
         nearest[live] = references.nearest(self.clean[live], best.criterion.rows(live), best.rounding[live])
-        restarts = Restarts(nearest)
-        longest = max(steps.count for steps in STEPS.values()) + BISECTIONS + SECANT_STEPS
+        tried = Restarts(nearest)
+        longest = restarts.BISECTIONS + restarts.STEPS + SECANT_STEPS
         row = live
         while True:
-            row = row[(best.evaluations[row] + longest <= self.max_evaluations) & restarts.going(row)]
+            row = row[(best.evaluations[row] + longest <= self.max_evaluations) & tried.going(row)]
             if not len(row):
                 break
-            starts = restarts.choose(row, best.l2[row].isfinite())
-            for start in Start:
-                if len(some := row[starts == start]):
+            begin = tried.choose(row, best.l2[row].isfinite())
+            for place, start in enumerate(restarts.CYCLE):
+                if len(some := row[begin == place]):
                     before = best.l2[some]
-                    self._round(some, start, restarts, references.images)
-                    restarts.note(some, start, before, best.l2[some])
-        self.restarts = restarts
+                    self._round(some, start, tried, references.images)
+                    tried.note(some, start, before, best.l2[some])
+        self.tried = tried
 
-    def _round(self, row: Tensor, start: Start, restarts: Restarts, references: Tensor) -> None:
+    def _round(self, row: Tensor, start: Start, tried: Restarts, references: Tensor) -> None:
         """One descent of every image of ``row`` [l] from a new start, and its end put on the boundary."""
-        if start == Start.REFERENCE:
-            x, length = self._on_the_way(row, references[restarts.next_reference(row)])
-        elif start == Start.SHAKEN:
-            x, length = self._shaken(row, restarts.rounds[row])
+        if start.reference:
+            x, length = self._on_the_way(row, references[tried.next_reference(row)])
+        elif start.displaced:
+            x, length = self._shaken(row, start, tried.rounds[row])
         else:
             x, length = self.best.x[row], self.best.l2[row]
         self.rays.restart(row, self.best.x)
-        steps = STEPS[start]
-        self._descend(starts.free(self.rays, row, x, length), [(1, steps.count)], steps.first, steps.last, 0.0)
+        self._descend(starts.free(self.rays, row, x, length), [(1, restarts.STEPS)], start.first, start.last, 0.0)
         self._finish(row)
 
     def _on_the_way(self, row: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         """Points [l, n] just beyond the boundary on the way from clean images to ``ends`` [l, n]; distances [l]."""
         low, high = torch.zeros_like(self.best.l2[row]), torch.ones_like(self.best.l2[row])
-        for _ in range(BISECTIONS):
+        for _ in range(restarts.BISECTIONS):
             middle = (low + high) / 2
             outside = self._look(row, *along(self.clean, row, ends, middle, *self.bounds)) > 0
             low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
         return along(self.clean, row, ends, high, *self.bounds)
 
-    def _shaken(self, row: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-        """The best points enlarged and displaced [l, n], and their distances [l]."""
-        known = self.best.l2[row]
+    def _shaken(self, row: Tensor, start: Start, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """The best points, enlarged and displaced [l, n], and their distances [l]; farther each turn while unknown."""
+        known, clean = self.best.l2[row], self.clean[row]
         lower, upper = self.bounds
-        found = known.isfinite()
-        blind = torch.ldexp(
-            self.clean.new_tensor((upper - lower) / 64 * self.clean.shape[1] ** 0.5), turns.clamp_max(6)
-        )
-        shift = torch.where(found, DISPLACED * known, blind)
-        directions = torch.stack([displacement(int(turn), self.clean) for turn in turns.unique()])
-        place = torch.unique(turns, return_inverse=True)[1]
-        clean = self.clean[row]
-        x = clean + ENLARGED * (self.best.x[row] - clean) + shift[:, None] * directions[place]
-        x = x.clamp_(lower, upper)
+        perturbation = self.best.x[row] - clean
+        each, place = turns.unique(return_inverse=True)
+        shift = torch.stack([displacement(int(turn), self.clean) for turn in each])[place]
+        if start.within:
+            size = perturbation.abs()
+            shift = shift * (size + restarts.ELSEWHERE * size.amax(1, keepdim=True))
+            shift = shift / shift.norm(dim=1, keepdim=True)
+        blind = (upper - lower) * clean.shape[1] ** 0.5 * torch.exp2(turns.clamp_max(6).to(known) - 6)
+        length = torch.where(known.isfinite(), start.displaced * known, blind)
+        x = (clean + restarts.ENLARGED * perturbation + length[:, None] * shift).clamp_(lower, upper)
         return x, (x - clean).norm(dim=1)
 
     def _plan(self, budget: int) -> list[tuple[int, int]]:
