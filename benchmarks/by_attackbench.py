@@ -44,7 +44,7 @@ from advlab.errors import UserError
 BUDGET = attackbench.DEFAULT_QUERY_BUDGET
 """Forward and backward passes per image."""
 SYNTHETIC = 40
-"""Passes left for what is looked at once per call, the synthetic references of `minimum_norm`: here a call is an image."""
+"""Passes left for the synthetic references of `minimum_norm`, looked at once per call: here a call is an image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
