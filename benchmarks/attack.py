@@ -90,9 +90,16 @@ class Cell:
     error: str = ""
 
 
-def measure(name: str, network: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Cell:
+def measure(
+    name: str,
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    references: Tensor | None = None,
+) -> Cell:
     """Run and time one method; whatever it claims, its candidates are judged by a fresh forward pass."""
-    run = resolve(name)
+    run = resolve(name, references)
     candidates, evaluations = [], 0
     with contextlib.suppress(AssertionError):  # two images may give Brendel-Bethge no start
         run(network, images[:2], labels[:2])  # imports and first-call allocations are not the method's time

@@ -57,11 +57,19 @@ Method = Callable[[nn.Module, Tensor, Tensor], Outcome]
 
 
 def _ours(
-    model: nn.Module, images: Tensor, labels: Tensor, *, max_evaluations: int, dtype: torch.dtype = torch.float32
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    max_evaluations: int,
+    dtype: torch.dtype = torch.float32,
+    references: Tensor | None = None,
 ) -> Outcome:
     if dtype != torch.float32:
         model = copy.deepcopy(model).to(dtype)
-    found = minimum_norm(model, images.to(dtype), labels, max_evaluations=max_evaluations, batch_size=500)
+    found = minimum_norm(
+        model, images.to(dtype), labels, max_evaluations=max_evaluations, references=references, batch_size=500
+    )
     return Outcome(found.images, int(found.evaluations.sum()))
 
 
@@ -176,6 +184,7 @@ def _penalised(
 
 FAMILIES: dict[str, Callable[[int], Method]] = {
     "advlab": lambda n: functools.partial(_ours, max_evaluations=n),
+    "advlab-ref": lambda n: functools.partial(_ours, max_evaluations=n),
     "alma": lambda n: functools.partial(_adv_lib, attack="alma", num_steps=n),
     "ddn": lambda n: functools.partial(_adv_lib, attack="ddn", steps=n, levels=None),
     "pdgd": lambda n: functools.partial(_adv_lib, attack="pdgd", num_steps=n),
@@ -186,7 +195,8 @@ FAMILIES: dict[str, Callable[[int], Method]] = {
     "foolbox-ddn": lambda n: functools.partial(_foolbox, attack="DDNAttack", steps=n),
     "foolbox-fmn": lambda n: functools.partial(_foolbox, attack="L2FMNAttack", steps=n),
 }
-"""Methods with a budget of evaluations per image, by their name before it: ``ddn-1000``."""
+"""Methods with a budget of evaluations per image, by their name before it: ``ddn-1000``; ``advlab-ref`` is given
+references."""
 
 METHODS: dict[str, Method] = {
     "advlab-96-float64": functools.partial(_ours, max_evaluations=96, dtype=torch.float64),
@@ -204,8 +214,8 @@ METHODS: dict[str, Method] = {
 """The others; SuperDeepFool (``sdf``) stops by itself. Names that start with ``advlab`` are ours."""
 
 
-def resolve(name: str) -> Method:
-    """The method called ``name``.
+def resolve(name: str, references: Tensor | None = None) -> Method:
+    """The method called ``name``; ``references`` [R, C, H, W] are for one that takes them.
 
     Raises:
         UserError: an unknown name.
@@ -214,6 +224,7 @@ def resolve(name: str) -> Method:
     if name in METHODS:
         return METHODS[name]
     if family in FAMILIES and budget.isdecimal() and int(budget):
-        return FAMILIES[family](int(budget))
+        method = FAMILIES[family](int(budget))
+        return functools.partial(method, references=references) if family == "advlab-ref" else method
     families = ", ".join(f"{known}-N" for known in FAMILIES)
     raise UserError(f"unknown method {name!r}; choose among {families} (N evaluations), {', '.join(METHODS)}.")

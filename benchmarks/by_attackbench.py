@@ -43,6 +43,8 @@ from advlab.errors import UserError
 
 BUDGET = attackbench.DEFAULT_QUERY_BUDGET
 """Forward and backward passes per image."""
+SYNTHETIC = 40
+"""Passes left for the synthetic references of `minimum_norm`, looked at once per call: here a call is an image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +66,8 @@ class Config:
 
 
 def minimum_norm_attack(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """`minimum_norm` with half of the budget as its evaluations: nearly each is a forward and a backward pass."""
-    return minimum_norm(model, inputs, labels, max_evaluations=BUDGET // 2).images
+    """`minimum_norm` with evaluations for nearly the budget: most are a forward and a backward pass."""
+    return minimum_norm(model, inputs, labels, max_evaluations=(BUDGET - SYNTHETIC) // 2).images
 
 
 def szegedy_attack(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -97,7 +97,9 @@ JUDGING = (
 """Of other seeds, widths (``conv`` has one only) and draws, some of half the training set; nothing is tuned on them."""
 
 PEERS = "alma-N,ddn-N,pdgd-N,apgd-t-N,fab-N,fmn-N,sdf,bb-N"
-OURS = "advlab-96,advlab-220,advlab-N"
+OURS = "advlab-96,advlab-220,advlab-N,advlab-ref-N"
+REFERENCES = 500
+"""Images, the first of the training set, that ``advlab-ref-N`` may start from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,6 +159,13 @@ def images_of(subject: Subject, draw: int, network: nn.Module, limit: int | None
     return test.images[rows], test.labels[rows]
 
 
+def references_of(subject: Subject, draw: int, network: nn.Module) -> Tensor:
+    """Images [R, C, H, W] that are not attacked."""
+    if subject.data == PHOTOS:
+        return images_of(subject, FIRST_SEED - draw, network, None)[0]
+    return data.load(subject.data).images[:REFERENCES]
+
+
 def _photos(size: int) -> tuple[Tensor, Tensor]:
     found = find_spec("foolbox")
     if found is None or found.origin is None:
@@ -178,7 +187,8 @@ def attack(subject: Subject, method: str, draw: int, config: Config, network: nn
     def compute() -> Cell:
         try:
             torch.manual_seed(0)
-            return measure(method, network, images, labels, config.batch_size)
+            references = references_of(subject, draw, network) if "-ref-" in method else None
+            return measure(method, network, images, labels, config.batch_size, references)
         except UserError:
             raise
         except Exception as error:  # whatever a peer raises is its failure, not the benchmark's
