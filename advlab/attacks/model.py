@@ -21,6 +21,8 @@ Model = Callable[[Tensor], Tensor]
 
 COARSE = (torch.float16, torch.bfloat16)
 """Types that are too coarse to search in: such images are searched in float32, and the model sees them rounded."""
+LOWEST = -1e30
+"""Stands for a logit of −∞, with which a class's margin to a target would not be a number to compute with."""
 _DIFFERENTIABLE = "attack a model that torch can differentiate"
 PROBED = 2
 """Images that the check looks at: one would not tell a model that drops dimensions of size one."""
@@ -48,7 +50,7 @@ class Classifier:
                 cannot be differentiated.
         """
         self.model, self.dtype = model, images.dtype
-        self._copies, self._takes_gradients = True, False
+        self._copies, self._masked, self._takes_gradients = True, False, False
         self.num_classes, self.precision = self._probe(images[:PROBED].detach(), differentiable)
 
     @classmethod
@@ -73,7 +75,8 @@ class Classifier:
         if not self._copies and given._version != version:
             raise UserError("the model writes into the images it is given, at times; let it work on images.clone().")
         _require_logits(logits, given, self.num_classes)
-        return logits.to(images.dtype)
+        logits = logits.to(images.dtype)
+        return logits.clamp_min(LOWEST) if self._masked else logits
 
     def _with_gradients(self, given: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -97,6 +100,7 @@ class Classifier:
             raise UserError(self._failure(error, images, differentiable)) from error
         _require_logits(logits, given)
         written = given.is_inference() or given._version != version
+        self._masked = bool(logits.isinf().any())
         self._copies = written or not torch.equal(given.detach(), leaf.detach())
         if differentiable:
             _require_gradient(logits, leaf)
