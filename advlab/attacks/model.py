@@ -21,6 +21,8 @@ Model = Callable[[Tensor], Tensor]
 
 COARSE = (torch.float16, torch.bfloat16)
 """Types that are too coarse to search in: such images are searched in float32, and the model sees them rounded."""
+LOWEST = -1e30
+"""Stands for a logit of −∞, with which a class's margin to a target would not be a number to compute with."""
 _DIFFERENTIABLE = "attack a model that torch can differentiate"
 PROBED = 2
 """Images that the check looks at: one would not tell a model that drops dimensions of size one."""
@@ -32,13 +34,14 @@ class Classifier:
     Attributes:
         dtype: of the images that the model gets.
         precision: the coarsest type that its logits went through, as under autocast.
+        num_classes: k.
     """
 
     def __init__(self, model: Model, images: Tensor, *, differentiable: bool = True) -> None:
         """Check the model on the first of the images [B, ...], B > 0, in the type that they have here.
 
         Args:
-            model: is called twice on two images, or three times; its parameters and buffers are left as they are.
+            model: is called on two images, again where it fails; its parameters and buffers are left as they are.
             images: see above.
             differentiable: whether gradients with respect to the images will be asked for.
 
@@ -47,10 +50,8 @@ class Classifier:
                 cannot be differentiated.
         """
         self.model, self.dtype = model, images.dtype
-        self._copies, self._always_grad = True, False
-        self.num_classes = 0
-        logits, self.precision = self._probe(images[:PROBED].detach(), differentiable)
-        self.num_classes = logits.shape[1]
+        self._copies, self._masked, self._takes_gradients = True, False, False
+        self.num_classes, self.precision = self._probe(images[:PROBED].detach(), differentiable)
 
     @classmethod
     def of(cls, model: Model, images: Tensor) -> Classifier:
@@ -63,24 +64,26 @@ class Classifier:
         if self._copies and given is images:
             given = images.clone()
         version = 0 if self._copies else given._version
+        alone = self._takes_gradients and not torch.is_grad_enabled()
         try:
-            logits = self._with_grad(given) if self._always_grad else self.model(given)
+            logits = self._with_gradients(given) if alone else self.model(given)
         except Exception:
-            if self._always_grad or torch.is_grad_enabled():
+            if alone or torch.is_grad_enabled():
                 raise
-            logits = self._with_grad(given)  # a model that takes gradients itself
-            self._always_grad = True
+            logits = self._with_gradients(given)  # a model that takes gradients itself
+            self._takes_gradients = True
         if not self._copies and given._version != version:
             raise UserError("the model writes into the images it is given, at times; let it work on images.clone().")
         _require_logits(logits, given, self.num_classes)
-        return logits.to(images.dtype)
+        logits = logits.to(images.dtype)
+        return logits.clamp_min(LOWEST) if self._masked else logits
 
-    def _with_grad(self, given: Tensor) -> Tensor:
+    def _with_gradients(self, given: Tensor) -> Tensor:
         with torch.enable_grad():
-            return self.model(given if given.requires_grad else given.detach().requires_grad_()).detach()
+            return self.model(given.detach().requires_grad_()).detach()
 
-    def _probe(self, images: Tensor, differentiable: bool) -> tuple[Tensor, torch.dtype]:
-        """Logits of the images, and the coarsest type they went through."""
+    def _probe(self, images: Tensor, differentiable: bool) -> tuple[int, torch.dtype]:
+        """The number of classes, and the coarsest type that the logits went through."""
         _require_eval_mode(self.model)
         leaf = images.clone().requires_grad_(differentiable)
         given = leaf.clone()
@@ -97,11 +100,12 @@ class Classifier:
             raise UserError(self._failure(error, images, differentiable)) from error
         _require_logits(logits, given)
         written = given.is_inference() or given._version != version
+        self._masked = bool(logits.isinf().any())
         self._copies = written or not torch.equal(given.detach(), leaf.detach())
         if differentiable:
             _require_gradient(logits, leaf)
         coarse = [dtype for dtype in (*watch.types, logits.dtype) if dtype.is_floating_point]
-        return logits.detach(), max(coarse, key=lambda dtype: torch.finfo(dtype).eps)
+        return logits.shape[1], max(coarse, key=lambda dtype: torch.finfo(dtype).eps)
 
     def _failure(self, error: Exception, images: Tensor, differentiable: bool) -> str:
         reason = f"{type(error).__name__}: {one_line(error)[:300]}"

@@ -77,7 +77,7 @@ def project_polytope(
     Args:
         points: [B, n].
         normals: [B, m, n]; rows of zeros with non-negative offsets are ignored.
-        offsets: [B, m].
+        offsets: [B, m]; infinite where a half-space is the whole space.
         lower: of the box.
         upper: of the box.
         iterations: most Newton steps; the rows are solved long before unless their polytope is empty.
@@ -89,7 +89,8 @@ def project_polytope(
     """
     lengths = normals.norm(dim=2)
     scale = torch.where(lengths > 0, lengths, 1)
-    unit, offsets = normals / scale[:, :, None], offsets / scale
+    unit = normals / scale[:, :, None]
+    offsets = (offsets / scale).clamp_max(torch.finfo(points.dtype).max ** 0.25)  # as far as none binds; 0 · ∞ is NaN
     identity = torch.eye(normals.shape[1], dtype=points.dtype, device=points.device)
     rounding = 16 * torch.finfo(points.dtype).eps
 

@@ -20,7 +20,7 @@ ATTACKS = {
     "minimum-norm": "advlab.attacks.minimum_norm:minimum_norm",
 }
 
-REVISION = 4
+REVISION = 5
 """To be raised whenever a change of code changes what an attack returns: examples made before are then made again."""
 
 

@@ -72,3 +72,55 @@ def test_ours_run_under_foolbox(
     _, aimed, success = attack(wrapped, images, TargetedMisclassification(classes), epsilons=None)
     assert success.all()
     assert torch.equal(model(aimed).argmax(1), classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "named"),
+    [
+        (
+            "foolbox:LinfFastGradientAttack@0.1",
+            "random",
+            "does not take the target 'random'; use it with the target nearest",
+        ),
+        ("foolbox:NewtonFoolAttack", "all", "does not take the target 'all'"),
+        ("foolbox:GenAttack@0.3", "nearest", "does not take the target 'nearest'; use it with a target"),
+        ("foolbox:VirtualAdversarialAttack@0.3", None, r"needs arguments \(steps\)"),
+    ],
+)
+def test_what_an_attack_cannot_do_is_said_beforehand(name: str, target: str | None, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        registry.resolve(name, target)
+
+
+@pytest.mark.parametrize("name", ["LinfFastGradientAttack@0.1", "DDNAttack", "HopSkipJumpAttack", "L2DeepFoolAttack"])
+def test_what_an_attack_can_do_is_not_refused(name: str) -> None:
+    registry.resolve(f"foolbox:{name}", "nearest")
+
+
+def test_an_image_without_a_start_fails_alone(problem: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, images, labels = problem
+    images, labels = images[:4], labels[:4]
+
+    def blocked(x: Tensor) -> Tensor:
+        return torch.cat([model(x), torch.full((len(x), 1), -50.0)], 1)
+
+    target = torch.where(torch.arange(4) % 2 == 0, (labels + 1) % 3, 3)
+    found = registry.resolve("foolbox:L2BrendelBethgeAttack")(
+        blocked, images, labels, target, (0.0, 1.0), seed=0, index=None
+    )
+    assert not found.success[target == 3].any()
+    assert found.success[target < 3].any()
+    assert torch.equal(found.success, blocked(found.images).argmax(1) == target)
+    assert found.images.isfinite().all()
+
+
+def test_what_foolbox_refuses_is_one_sentence(problem: tuple[nn.Module, Tensor, Tensor]) -> None:
+    with pytest.raises(UserError, match="'foolbox:BinarizationRefinementAttack' cannot attack these images"):
+        registry.resolve("foolbox:BinarizationRefinementAttack")(*problem, "nearest", (0.0, 1.0), seed=0, index=None)
+
+
+def test_the_mode_of_the_model_is_kept(problem: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model = problem[0].train()
+    registry.resolve("foolbox:DDNAttack")(model, *problem[1:], "nearest", (0.0, 1.0), seed=0, index=None)
+    assert model.training
+    model.eval()

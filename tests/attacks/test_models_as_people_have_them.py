@@ -186,7 +186,7 @@ UNDIFFERENTIABLE: dict[str, Callable[[nn.Module], Any]] = {
     "detached images": lambda net: lambda x: net(x.detach()),
     "detached logits": lambda net: lambda x: net(x).detach(),
     "classes": lambda net: lambda x: functional.one_hot(net(x).argmax(1), 5).float(),
-    "a constant": lambda net: lambda x: torch.arange(5.0).expand(len(x), 5),
+    "a constant": lambda _: lambda x: torch.arange(5.0).expand(len(x), 5),
     "NumPy": lambda net: lambda x: torch.from_numpy(net(x).numpy()),
     "bytes": lambda net: lambda x: net((255 * x).to(torch.uint8).float()),
 }
@@ -213,7 +213,7 @@ OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "list": (lambda z: [z], r"returned a list of 1"),
     "named tuple": (lambda z: ModelOutput(z, z), r"returned a ModelOutput"),
     "array": (lambda z: z.detach().numpy(), r"returned a ndarray"),
-    "none": (lambda z: None, r"returned a NoneType"),
+    "none": (lambda _: None, r"returned a NoneType"),
     "[B]": (lambda z: z[:, 0], r"returned shape \(2,\) for 2 images; return logits \[2, classes\]"),
     "[B, k, 1, 1]": (lambda z: z[:, :, None, None], r"returned shape \(2, 5, 1, 1\)"),
     "another batch": (lambda z: z[:1], r"returned shape \(1, 5\) for 2 images"),
@@ -326,7 +326,7 @@ def test_frozen_parameters_and_images_that_require_gradients(
     assert torch.equal(found.images, reference(attack, "nearest").images)
 
 
-def test_layouts_of_memory(attack: Attack, net: nn.Module) -> None:
+def test_layouts_of_memory(attack: Attack) -> None:
     torch.manual_seed(2)
     colour = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).eval()
     images = torch.rand(4, 3, 8, 8)
@@ -341,7 +341,7 @@ def test_layouts_of_memory(attack: Attack, net: nn.Module) -> None:
 
 
 def test_no_images_do_not_reach_the_model(attack: Attack) -> None:
-    found = run(attack, lambda x: 1 / 0, torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))
+    found = run(attack, lambda _: 1 / 0, torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))
     assert len(found) == len(found.l2) == len(found.success) == 0
 
 

@@ -428,7 +428,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "crossing bounds": ({"lower": 1.0, "upper": torch.tensor([2.0, 2.0, 0.5])}, "lower exceeds upper at"),
     "shapes": ({"lower": torch.zeros(4), "upper": 1.0}, "must broadcast to"),
     "no batch axis": ({"x0": torch.zeros(3)}, "must broadcast to"),
-    "integers": ({"x0": torch.zeros(2, 3, dtype=torch.int64)}, "floating point"),
+    "integers": ({"x0": torch.zeros(2, 3, dtype=torch.int64)}, "x0 has dtype torch.int64; give float32 or float64"),
+    "half precision": ({"x0": torch.zeros(2, 3).half()}, "x0 has dtype torch.float16; give float32 or float64"),
+    "no variables": ({"x0": torch.zeros(2, 0)}, "must broadcast to"),
     "NaN start": ({"x0": torch.full((2, 3), torch.nan)}, "NaN"),
     "NaN bound": ({"upper": torch.nan}, "NaN"),
     "history": ({"history": 0}, "history is 0"),
@@ -461,3 +463,30 @@ def test_on_the_gpu() -> None:
 
     result = lbfgsb.minimize(fun, problem.x0.cuda(), problem.lower, problem.upper)
     torch.testing.assert_close(result.fun.cpu(), problem.minimize().fun)
+
+
+@pytest.mark.parametrize(
+    "write", [lambda x: x.add_(100), lambda x: x.clamp_(0.5, 0.6), lambda x: np.add(x.numpy(), 100, out=x.numpy())]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_objectives_may_write_into_what_they_are_given(write: Callable[[Tensor], Any], dtype: torch.dtype) -> None:
+    def fun(x: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = (x - 0.3).square().sum(1), 2 * (x - 0.3)
+        write(x)
+        return value, gradient
+
+    found = lbfgsb.minimize(fun, torch.full((3, 4), 1.5, dtype=dtype), 0.0, 2.0)
+    assert (found.status == lbfgsb.Status.CONVERGED).all()
+    torch.testing.assert_close(found.x, torch.full_like(found.x, 0.3), rtol=0, atol=1e-4)
+
+
+def test_revisions_must_not_write_into_the_iterates() -> None:
+    def revise(progress: lbfgsb.Progress) -> lbfgsb.Revision:
+        progress.x.add_(1)
+        none = torch.zeros(0, dtype=torch.int64)
+        return lbfgsb.Revision(none, progress.value[:0], progress.gradient[:0], progress.value[:0], none)
+
+    with pytest.raises(UserError, match="revise_objective wrote into the x"):
+        lbfgsb.minimize(
+            lambda x, _: (x.square().sum(1), 2 * x), torch.ones(2, 3), revise_objective=revise, lower=-1.0, upper=2.0
+        )

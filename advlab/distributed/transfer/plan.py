@@ -109,6 +109,7 @@ def prepare(config: TransferConfig, reuse: str | None = None) -> Plan:
         raise UserError(f"--seed {config.seed} is impossible; choose 0 or more.")
     if config.target not in (*targets.POLICIES, "all"):
         parse_class(config.target, full.num_classes)
+    registry.resolve(config.attack, config.target)
     trained_on, recipes = {full.split: full}, {}
     for name in names:
         if name not in trained and not external.is_external(name):
