@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# what rounding may upset: run again by the arithmetic of processors without AVX-512, and of those without AVX2
+NUMERICAL := tests/optim tests/attacks tests/analysis tests/transfer tests/training
 
 .PHONY: demo test test-slow lint format venv clean
 
@@ -15,6 +17,8 @@ test: lint  ## lint, types, architecture, then the tests
 
 test-slow: $(INSTALLED)  ## proofs that take minutes: clusters, chaos, whole data sets
 	$(BIN)/pytest -q -m slow
+	set -e; for capability in avx2 default; do ATEN_CPU_CAPABILITY=$$capability \
+		$(BIN)/pytest -q -m "not slow" -n 2 --dist loadgroup $(NUMERICAL); done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

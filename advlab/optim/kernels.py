@@ -47,17 +47,17 @@ def compare(
     for row in range(len(x)):
         along, both, square, everything = zero, zero, zero, zero
         y, s = pairs[row, slot, 0], pairs[row, slot, 1]
+        # Written here, summed below: a loop that does both is vectorised only where the arrays of all rows lie apart,
+        # which hangs on how many rows there are, and so would the rounding of the sums.
         for i in range(x.shape[1]):
-            fresh = gradient_trial[row, i]
             step = x_trial[row, i] - x[row, i]
-            change = fresh - gradient[row, i]
-            if step == zero or not math.isfinite(change):
-                change = zero
-            s[i], y[i] = step, change
-            everything += fresh
-            along += step * gradient[row, i]
-            both += step * change
-            square += change * change
+            change = gradient_trial[row, i] - gradient[row, i]
+            s[i], y[i] = step, zero if step == zero or not math.isfinite(change) else change
+        for i in range(x.shape[1]):
+            everything += gradient_trial[row, i]
+            along += s[i] * gradient[row, i]
+            both += s[i] * y[i]
+            square += y[i] * y[i]
         slope[row], s_y[row], y_y[row], total[row] = along, both, square, everything
 
 

@@ -35,7 +35,10 @@ _LEAST_LIVE = 64
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answers, row b for problem b; each row depends on its own problem alone, up to rounding.
+    """The answers, row b for problem b; each row depends on its own problem alone.
+
+    On the CPU this holds to the bit where the objective's rows do so too and all problems are live from the start,
+    elsewhere up to rounding.
 
     Attributes:
         x: [B, n], the last iterates, exactly within the box.

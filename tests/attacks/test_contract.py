@@ -81,6 +81,23 @@ def test_rows_do_not_depend_on_their_batch(
     assert close >= len(images) - 1
 
 
+def test_a_model_that_answers_row_by_row_gives_the_same_bits_in_any_batch(
+    attack: Attack, sigmoid: nn.Module, mnist_test: Dataset, right: Right
+) -> None:
+    images, labels = right(sigmoid, mnist_test, 4)
+    target = "random" if attack is registry.resolve("lbfgs") else "nearest"  # batched products aim minimum_norm
+
+    def model(x: Tensor) -> Tensor:
+        return torch.cat([sigmoid(row[None].clone()) for row in x])
+
+    index = torch.arange(4)
+    whole = run(attack, model, images, labels, target, index=index)
+    for rows in (index[:1], index[1:4]):
+        part = run(attack, model, images[rows], labels[rows], target, index=rows)
+        for name in ("images", "success", "l2", "target", "evaluations"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[rows]), name
+
+
 def test_in_double_precision_batches_agree_to_rounding(
     attack: Attack, sigmoid: nn.Module, mnist_test: Dataset, right: Right, take: Take
 ) -> None:

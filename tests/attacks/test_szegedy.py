@@ -181,12 +181,18 @@ def test_every_form_of_the_penalty_finds_examples_of_like_size(
     assert 0.9 < float(form.l2.mean() / usual.l2.mean()) < 1.15
 
 
-def test_scipy_solves_the_same_problems(sigmoid: nn.Module, mnist_test: Dataset) -> None:
-    images, labels = mnist_test.images[:4], mnist_test.labels[:4]
+def test_scipy_solves_the_same_problems_with_more_evaluations(sigmoid: nn.Module, mnist_test: Dataset) -> None:
+    """An image in ten may end in another local minimum: which one does, rounding decides."""
+    images, labels = mnist_test.images[:40], mnist_test.labels[:40]
     fast = szegedy_lbfgs(sigmoid, images, labels, "random")
     slow = szegedy_lbfgs(sigmoid, images, labels, "random", reference="scipy")
     assert slow.success.all()
-    torch.testing.assert_close(fast.l2, slow.l2, rtol=0.01, atol=0)
+    ratio = fast.l2 / slow.l2
+    assert float(ratio.median()) < 1.001
+    assert int((ratio < 1.01).sum()) >= 36
+    assert float(fast.l2.mean()) < 1.05 * float(slow.l2.mean())
+    assert fast.evaluations.double().mean() < 40
+    assert fast.evaluations.double().mean() <= slow.evaluations.double().mean() / 2
 
 
 @pytest.mark.parametrize("norm", ["squared", "plain"])

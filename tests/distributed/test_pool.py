@@ -16,6 +16,7 @@ import pytest
 import ray
 
 from advlab.distributed.crew import Crew, PoolOptions
+from advlab.distributed.ledger import Ledger
 from advlab.distributed.pool import Pool
 from advlab.distributed.session import host_count
 from advlab.distributed.worker import Resources, Unit
@@ -112,7 +113,7 @@ def test_a_unit_that_keeps_killing_its_actor_is_named_and_the_rest_is_done(pool:
 
 @dataclass(frozen=True)
 class Sleep:
-    """Says how far it is, and takes its time: less when tried again, if it is told so."""
+    """Takes its time: less when tried again, if it is told so."""
 
     name: str
     folder: str
@@ -120,8 +121,7 @@ class Sleep:
     again: float | None = None
     kind: str = "sleep"
 
-    def run(self, resources: Resources) -> str:
-        resources.note(f"{self.name} is half way")
+    def run(self, _resources: Resources) -> str:
         try:
             Path(self.folder, self.name).touch(exist_ok=False)
             time.sleep(self.seconds)
@@ -148,13 +148,36 @@ class Outlasts:
         return self.name
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Says that it has begun, and goes on until it is let go."""
+
+    name: str
+    folder: str
+    kind: str = "held"
+
+    def run(self, resources: Resources) -> str:
+        resources.note(f"{self.name} has begun")
+        Path(self.folder, self.name).touch()
+        deadline = time.monotonic() + 100
+        while not Path(self.folder, "let go").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return self.name
+
+
 def test_units_under_way_are_asked_how_far_they_are(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("advlab.distributed.pool.POLL_SECONDS", 0.2)
-    said: list[str] = []
-    run(pool, [Sleep("slow", str(tmp_path), 1.5)], on_status=said.append)
-    assert "slow is half way" in said
+
+    def heard(status: str) -> None:
+        if status == "slow has begun":
+            (tmp_path / "let go").touch()
+
+    answers, failures = run(pool, [Held("slow", str(tmp_path))], on_status=heard)
+    assert set(answers) == {"slow"}
+    assert not failures
 
 
 def test_a_unit_that_waits_behind_a_long_one_is_taken_over(pool: Pool, tmp_path: Path) -> None:
@@ -180,20 +203,35 @@ def test_a_straggler_is_given_to_an_idle_actor_and_not_waited_for(tmp_path: Path
 
 
 @pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_lets_units_under_way_finish_unless_pressed_again(pool: Pool, presses: int, tmp_path: Path) -> None:
-    answers = Answers()
+def test_ctrl_c_lets_units_under_way_finish_unless_pressed_again(
+    presses: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Units under way end once those that wait behind them are withdrawn, or not before the pool has left."""
+    monkeypatch.setattr("advlab.distributed.pool.DRAIN_SECONDS", 100.0)
+    answers, drain, withdrawn = Answers(), Pool._drain, Ledger.withdrawn
 
     def press() -> None:
-        while len(list(tmp_path.iterdir())) < 2:  # one for each actor; two more wait behind them
+        while len(list(tmp_path.glob("unit *"))) < 2:  # one for each actor; two more wait behind them
             time.sleep(0.05)
-        for _ in range(presses):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=press).start()
-    with pytest.raises(KeyboardInterrupt):
-        pool.run([Sleep(f"unit {number}", str(tmp_path), seconds=4) for number in range(6)], answers)
-    begun = {path.name for path in tmp_path.iterdir()}
+    def pressed_once(self: Pool, *arguments: Any) -> None:
+        if presses == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        drain(self, *arguments)
+
+    def let_go(self: Ledger, *arguments: Any) -> None:
+        withdrawn(self, *arguments)
+        if not self.waiting():
+            (tmp_path / "let go").touch()
+
+    monkeypatch.setattr(Pool, "_drain", pressed_once)
+    monkeypatch.setattr(Ledger, "withdrawn", let_go)
+    with Pool(PoolOptions(actors=2, num_cpus=0.5), elastic=False) as pool:
+        threading.Thread(target=press).start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.run([Held(f"unit {number}", str(tmp_path)) for number in range(6)], answers)
+    begun = {path.name for path in tmp_path.glob("unit *")}
     assert len(begun) == 2
     assert set(answers) == (begun if presses == 1 else set())
 
