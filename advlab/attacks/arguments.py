@@ -19,7 +19,7 @@ Arguments = ParamSpec("Arguments")
 
 
 def checked(attack: Callable[Arguments, Adversarial]) -> Callable[Arguments, Adversarial]:
-    """Let an attack rely on its arguments ``model, images, labels, target, bounds, index``.
+    """Let an attack rely on its arguments ``model, images, labels, target, bounds, index``, and on ``references``.
 
     It gets a `Classifier` for the model; images in float32 or float64, without gradients, at least one; labels and
     targets as int64 on their device; bounds as two floats that the type of the images can hold. It may be called in
@@ -41,6 +41,8 @@ def checked(attack: Callable[Arguments, Adversarial]) -> Callable[Arguments, Adv
             given["bounds"] = _bounds(given["bounds"], images)
             _require_within(images, given["bounds"])
             given["target"] = _target(given["target"], images)
+            if given.get("references") is not None:
+                given["references"] = _references(given["references"], images, given["bounds"])
             if given["index"] is not None:
                 given["index"] = _classes(given["index"], "index", images)
             if not len(images):
@@ -75,6 +77,22 @@ def _images(images: Any) -> Tensor:
             "repair them or leave them out."
         )
     return images
+
+
+def _references(references: Any, images: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Images like those attacked, in the box."""
+    if not isinstance(references, Tensor) or references.shape[1:] != images.shape[1:]:
+        raise UserError(
+            f"references are {_short(references)}; give images like those attacked, [R, "
+            f"{', '.join(map(str, images.shape[1:]))}]."
+        )
+    references = references.detach().to(images)
+    inside = ((references >= bounds[0]) & (references <= bounds[1])).flatten(1).all(1)
+    if not bool(inside.all()):
+        raise UserError(
+            f"references[{int(inside.int().argmin())}] leaves bounds={bounds} or holds NaN; scale or repair references."
+        )
+    return references
 
 
 def _classes(classes: Any, name: str, images: Tensor) -> Tensor:
@@ -134,4 +152,5 @@ def _require_within(images: Tensor, bounds: tuple[float, float]) -> None:
 def _nothing(images: Tensor, labels: Tensor) -> Adversarial:
     """What becomes of no images: the model is not asked."""
     none = images.new_zeros(0, dtype=torch.float64)
-    return Adversarial(images.clone(), labels.bool(), none, none.clone(), labels, labels.clone(), none.clone())
+    rows = labels, labels.clone(), none.clone(), labels.clone()
+    return Adversarial(images.clone(), labels.bool(), none, none.clone(), *rows)

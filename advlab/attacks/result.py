@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.model import Classifier, Model
+
+
+class Ended(IntEnum):
+    """How the search of a row ended: where its distance may be far from the minimum, and why."""
+
+    DONE = 0
+    """The attack took its fixed course."""
+    UNCHANGED = 1
+    """The image met the criterion already."""
+    CONVERGED = 2
+    """Further evaluations stopped paying before the budget was spent."""
+    BUDGET = 3
+    """The budget was spent; a larger one may find a closer image."""
+    REFERENCE = 4
+    """As the budget ended or the search converged, the closest image stemmed from a descent that started at a reference:
+    the gradients at the clean image led elsewhere, as on hardened networks."""
+    FAILED = 5
+    """Nothing that meets the criterion was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +42,7 @@ class Adversarial:
         target: [B] int64, the class aimed at; for untargeted attacks the class reached.
         evaluations: [B] int64, gradient evaluations spent on the row.
         c: [B] float64, the penalty constant of the returned point; NaN where the attack has none.
+        ended: [B] int64, how the search ended; see `Ended`.
     """
 
     images: Tensor
@@ -32,6 +52,7 @@ class Adversarial:
     target: Tensor
     evaluations: Tensor
     c: Tensor
+    ended: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
@@ -45,6 +66,7 @@ def judge(
     criterion: Criterion,
     evaluations: Tensor,
     c: Tensor | None = None,
+    ended: Tensor | None = None,
     *,
     batch_size: int = 1000,
 ) -> Adversarial:
@@ -56,6 +78,7 @@ def judge(
         criterion: of the B rows.
         evaluations: [B] int64.
         c: [B], if the attack has a penalty constant.
+        ended: [B] int64, if the attack knows how it ended; see `Ended`.
         batch_size: images judged at once; bounds the memory.
 
     Raises:
@@ -74,6 +97,8 @@ def judge(
         l2[rows] = (candidates[rows].double() - clean[rows].double()).flatten(1).norm(dim=1)
         success[rows] = criterion.rows(rows).is_met(logits)
         reached[rows] = criterion.rows(rows).reached(logits)
+    ended = torch.full_like(reached, Ended.DONE) if ended is None else ended
+    ended = torch.where(success, torch.where(l2 == 0, Ended.UNCHANGED, ended), Ended.FAILED)
     return Adversarial(
         images=candidates,
         success=success,
@@ -82,4 +107,5 @@ def judge(
         target=reached,
         evaluations=evaluations,
         c=torch.full_like(l2, torch.nan) if c is None else c.double(),
+        ended=ended,
     )

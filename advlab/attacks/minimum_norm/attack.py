@@ -32,14 +32,12 @@ def minimum_norm(
     references: Tensor | None = None,
     batch_size: int | None = None,
 ) -> Adversarial:
-    """Find the nearest image that the model misreads (or reads as ``target``).
+    """Find the nearest image that the model misclassifies (or classifies as ``target``).
 
-    Every image starts a few *lanes*, one per promising class and start; a lane projects the clean image onto the
-    linearised boundary and the box, moves there with a decaying step, and linearises again (see `boundary`). Lanes
-    that fall behind are dropped. From twice the best perturbation found a second descent comes back to the boundary,
-    and a secant search along the ray of the better one puts the image just beyond it: far enough that it stays
-    misread in any other batch. Gradients are taken with respect to the images alone; the model's parameters and
-    their ``grad`` are left as they are.
+    The first 96 evaluations go to descents that start on the boundaries linearised at the image; what the budget has
+    beyond them goes to rounds that start at misclassified images, and at the best point so far, displaced. The overview
+    is in `advlab.attacks.minimum_norm`. Gradients are taken with respect to the images alone; the model's parameters
+    and their ``grad`` are left as they are.
 
     Args:
         model: images [B, ...] → logits [B, k], differentiable.
@@ -50,16 +48,20 @@ def minimum_norm(
         seed: of the ``random`` policy; the search itself draws no random numbers.
         index: [B] int64, the images' positions in the data set, for the ``random`` policy.
         max_evaluations: budget per image. A forward pass counts as one, with or without its backward pass; the
-            gradients of R rivals at the clean image count as R. The final verdict (one forward pass) is not counted.
+            gradients of R rivals at the clean image count as R. The final verdict, and one forward pass of every
+            reference per call, are not counted. Of two budgets from 96 on, the larger one is never worse.
+        references: [R, ...], images to start from where the model misclassifies them (or classifies them as the
+            target): some hundreds from the training set will do. Blank images and noise are always among them. They
+            are asked for beyond 96 evaluations, and before where nothing else crosses the boundary.
         batch_size: images searched at once, which bounds the memory (default: 1.5 MiB of them on the CPU, for its
             cache, and 64 MiB elsewhere).
 
     Returns:
-        Images read so already are returned unchanged at distance 0, and so are, without success, those for which
-        the budget found no point across the boundary.
+        Images that meet the criterion already are returned unchanged at distance 0, and so are, without success, those
+        for which the budget found no point across the boundary. ``ended`` says how the search of each ended.
 
     Raises:
-        UserError: images outside ``bounds``, a budget below 1, an unknown policy or unusable targets.
+        UserError: images or references outside ``bounds``, a budget below 1, an unknown policy or unusable targets.
     """
     assert isinstance(model, Classifier)
     if batch_size is None:
@@ -72,7 +74,7 @@ def minimum_norm(
     candidates = images.clone()
     evaluations = torch.zeros_like(labels)
     position = torch.arange(len(labels), device=labels.device) if index is None else index
-    chosen = torch.full_like(labels, -1)
+    chosen, ended = torch.full_like(labels, -1), torch.zeros_like(labels)
     for first in range(0, len(images), batch_size):
         rows = slice(first, first + batch_size)
         part = target[rows] if isinstance(target, Tensor) else target
@@ -81,8 +83,8 @@ def minimum_norm(
             policy = targets.choose(part, search.logits, labels[rows], seed=seed, index=position[rows])
             best = search.run(Criterion(labels[rows], policy), known)
         candidates[rows] = best.x.view_as(images[rows])
-        evaluations[rows] = best.evaluations
+        evaluations[rows], ended[rows] = best.evaluations, search.ended()
         if policy is not None:
             chosen[rows] = policy
     criterion = Criterion(labels, None if target == "nearest" else chosen)
-    return judge(model, images, candidates, criterion, evaluations)
+    return judge(model, images, candidates, criterion, evaluations, ended=ended)

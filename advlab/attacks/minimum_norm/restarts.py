@@ -48,6 +48,10 @@ ENLARGED, ELSEWHERE = 1.2, 0.1
 same, as a share of the most perturbed one."""
 BISECTIONS = 5
 """Forward passes that find the boundary on the way to a reference."""
+SECANT_STEPS = 4
+"""Forward passes that place the end of a descent on the boundary."""
+ROUND = BISECTIONS + STEPS + SECANT_STEPS
+"""Most evaluations that a round takes."""
 PATIENCE, GAIN = 10, 1e-4
 """The search of an image has converged when that many rounds in a row have not shortened its perturbation by this."""
 

@@ -19,14 +19,15 @@ from advlab.attacks.minimum_norm.rays import Rays, along
 from advlab.attacks.minimum_norm.references import NEAREST, References
 from advlab.attacks.minimum_norm.restarts import Restarts, Start, displacement
 from advlab.attacks.model import Classifier, gradient
+from advlab.attacks.result import Ended
 
+UNEVEN = 3
+"""Evaluations that may be left when the descents near the clean image have taken all of theirs."""
 FIRST = 96
 """Evaluations for the descents near the clean image; what the budget has beyond them goes to rounds from elsewhere."""
 MAX_RIVALS = 9
 """Most classes whose boundaries are linearised at the clean image: those that may overtake the label, or those that a
 target has to overtake."""
-SECANT_STEPS = 4
-"""Forward passes that place the final image on the boundary."""
 LOOKS, MISSED = 2, 0.05
 """So many of them may fall short on a ray that promised to cross, where a closest point is known already; and the share
 of the clean image's margin that may be left then."""
@@ -75,6 +76,7 @@ class Search:
         rounding = rounding_margin(self.logits, self.model.precision)
         self.best = BestSoFar(criterion, self.clean.clone(), far, count, rounding)
         self.rays = Rays.unknown(self.clean)
+        self.by_reference = torch.zeros_like(self.labels, dtype=torch.bool)
         live = (criterion.margin(self.logits) >= 0).nonzero().squeeze(1)
         if len(live):
             self._near_the_image(live, references)
@@ -82,10 +84,17 @@ class Search:
             self._elsewhere(live, references())
         return self.best
 
+    def ended(self) -> Tensor:
+        """[B] int64: how the search of every image ended, a value of `Ended`."""
+        least = restarts.ROUND if self.max_evaluations > FIRST else UNEVEN
+        converged = self.best.evaluations + least <= self.max_evaluations
+        ended = torch.where(converged, Ended.CONVERGED, Ended.BUDGET)
+        return torch.where(self.by_reference, Ended.REFERENCE, ended)
+
     def _near_the_image(self, live: Tensor, references: Callable[[], References]) -> None:
         """Two descents that start on the boundaries linearised at the clean images."""
         lanes = self._start(live)
-        budget = min(self.max_evaluations, FIRST) - int(self.best.evaluations.max()) - SECANT_STEPS
+        budget = min(self.max_evaluations, FIRST) - int(self.best.evaluations.max()) - restarts.SECANT_STEPS
         second = int(RETREAT_SHARE * budget)
         self._descend(lanes, self._plan(budget - second))
         if second > 1:
@@ -102,7 +111,7 @@ class Search:
     def _rescue(self, row: Tensor, references: Callable[[], References]) -> None:
         """Put images that no step has carried across the boundary on the way to the nearest reference."""
         row = row[~self.best.l2[row].isfinite()]
-        row = row[self.best.evaluations[row] + restarts.BISECTIONS + SECANT_STEPS <= self.max_evaluations]
+        row = row[self.best.evaluations[row] + restarts.BISECTIONS + restarts.SECANT_STEPS <= self.max_evaluations]
         if not len(row):
             return
         nearest = references().nearest(self.clean[row], self.best.criterion.rows(row), self.best.rounding[row])[:, 0]
@@ -110,6 +119,7 @@ class Search:
         if len(row):
             self._on_the_way(row, references().images[nearest])
             self.rays.restart(row, self.best.x)
+            self.by_reference[row] = True
 
     def _elsewhere(self, live: Tensor, references: References) -> None:
         """Rounds of one descent each, from references and from the best points, while they pay and the budget lasts."""
@@ -117,10 +127,9 @@ class Search:
         nearest = live.new_full((len(self.clean), min(NEAREST, len(references.images))), -1)
         nearest[live] = references.nearest(self.clean[live], best.criterion.rows(live), best.rounding[live])
         tried = Restarts(nearest)
-        longest = restarts.BISECTIONS + restarts.STEPS + SECANT_STEPS
         row = live
         while True:
-            row = row[(best.evaluations[row] + longest <= self.max_evaluations) & tried.going(row)]
+            row = row[(best.evaluations[row] + restarts.ROUND <= self.max_evaluations) & tried.going(row)]
             if not len(row):
                 break
             begin = tried.choose(row, best.l2[row].isfinite())
@@ -129,7 +138,7 @@ class Search:
                     before = best.l2[some]
                     self._round(some, start, tried, references.images)
                     tried.note(some, start, before, best.l2[some])
-        self.tried = tried
+        self.by_reference |= tried.by_reference
 
     def _round(self, row: Tensor, start: Start, tried: Restarts, references: Tensor) -> None:
         """One descent of every image of ``row`` [l] from a new start, and its end put on the boundary."""
@@ -320,7 +329,7 @@ class Search:
         A ray that was promising to first order may cross later or not at all. Where a closest point is known, and the
         ray has no hope of less, the search goes on along the ray of that point.
         """
-        steps = min(SECANT_STEPS, self.max_evaluations - int(self.best.evaluations[row].max()))
+        steps = min(restarts.SECANT_STEPS, self.max_evaluations - int(self.best.evaluations[row].max()))
         ends, crossing = self.rays.ends.index_select(0, row), self.rays.crossing[row]
         known, distance = self.best.x.index_select(0, row), self.best.l2[row]
         start = self.best.criterion.margin(self.logits)[row].to(crossing)
