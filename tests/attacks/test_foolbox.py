@@ -5,6 +5,7 @@ from __future__ import annotations
 import foolbox
 import pytest
 import torch
+from foolbox.attacks import BoundaryAttack
 from foolbox.criteria import TargetedMisclassification
 from torch import Tensor, nn
 
@@ -97,7 +98,17 @@ def test_what_an_attack_can_do_is_not_refused(name: str) -> None:
     registry.resolve(f"foolbox:{name}", "nearest")
 
 
-def test_an_image_without_a_start_fails_alone(problem: tuple[nn.Module, Tensor, Tensor]) -> None:
+class _Short(BoundaryAttack):
+    """Fewer steps than the default of 25,000."""
+
+    def __init__(self) -> None:
+        super().__init__(steps=30)
+
+
+def test_an_image_without_a_start_fails_alone(
+    problem: tuple[nn.Module, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foolbox.attacks, "BoundaryAttack", _Short)
     model, images, labels = problem
     images, labels = images[:4], labels[:4]
 
@@ -105,9 +116,7 @@ def test_an_image_without_a_start_fails_alone(problem: tuple[nn.Module, Tensor, 
         return torch.cat([model(x), torch.full((len(x), 1), -50.0)], 1)
 
     target = torch.where(torch.arange(4) % 2 == 0, (labels + 1) % 3, 3)
-    found = registry.resolve("foolbox:L2BrendelBethgeAttack")(
-        blocked, images, labels, target, (0.0, 1.0), seed=0, index=None
-    )
+    found = registry.resolve("foolbox:BoundaryAttack")(blocked, images, labels, target, (0.0, 1.0), seed=0, index=None)
     assert not found.success[target == 3].any()
     assert found.success[target < 3].any()
     assert torch.equal(found.success, blocked(found.images).argmax(1) == target)
