@@ -24,8 +24,8 @@ class Ended(IntEnum):
     BUDGET = 3
     """The budget was spent; a larger one may find a closer image."""
     REFERENCE = 4
-    """As the budget ended or the search converged, the closest image stemmed from a descent that started at a reference:
-    the gradients at the clean image led elsewhere, as on hardened networks."""
+    """Converged or not, the closest image stems from a descent that started at a reference: the gradients at the clean
+    image led elsewhere, as on hardened networks."""
     FAILED = 5
     """Nothing that meets the criterion was found."""
 

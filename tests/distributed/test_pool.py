@@ -16,7 +16,6 @@ import pytest
 import ray
 
 from advlab.distributed.crew import Crew, PoolOptions
-from advlab.distributed.ledger import Ledger
 from advlab.distributed.pool import Pool
 from advlab.distributed.session import host_count
 from advlab.distributed.worker import Resources, Unit
@@ -206,27 +205,31 @@ def test_a_straggler_is_given_to_an_idle_actor_and_not_waited_for(tmp_path: Path
 def test_ctrl_c_lets_units_under_way_finish_unless_pressed_again(
     presses: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Units under way end once those that wait behind them are withdrawn, or not before the pool has left."""
+    """Units under way end once their actors have answered after those behind were withdrawn, or outlast the pool."""
     monkeypatch.setattr("advlab.distributed.pool.DRAIN_SECONDS", 100.0)
-    answers, drain, withdrawn = Answers(), Pool._drain, Ledger.withdrawn
+    answers, drain, receive = Answers(), Pool._drain, Pool._receive
+    draining = False
 
     def press() -> None:
         while len(list(tmp_path.glob("unit *"))) < 2:  # one for each actor; two more wait behind them
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
-    def pressed_once(self: Pool, *arguments: Any) -> None:
+    def note_drain(self: Pool, *arguments: Any) -> None:
+        nonlocal draining
+        draining = True
         if presses == 2:
             os.kill(os.getpid(), signal.SIGINT)
         drain(self, *arguments)
 
-    def let_go(self: Ledger, *arguments: Any) -> None:
-        withdrawn(self, *arguments)
-        if not self.waiting():
+    def let_go(self: Pool, *arguments: Any) -> None:
+        if draining:
+            ray.get([actor.status.remote() for actor in self._crew.actors.values()])
             (tmp_path / "let go").touch()
+        receive(self, *arguments)
 
-    monkeypatch.setattr(Pool, "_drain", pressed_once)
-    monkeypatch.setattr(Ledger, "withdrawn", let_go)
+    monkeypatch.setattr(Pool, "_drain", note_drain)
+    monkeypatch.setattr(Pool, "_receive", let_go)
     with Pool(PoolOptions(actors=2, num_cpus=0.5), elastic=False) as pool:
         threading.Thread(target=press).start()
         with pytest.raises(KeyboardInterrupt):

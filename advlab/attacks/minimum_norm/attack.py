@@ -51,8 +51,9 @@ def minimum_norm(
             gradients of R rivals at the clean image count as R. The final verdict, and one forward pass of every
             reference per call, are not counted. Of two budgets from 96 on, the larger one is never worse.
         references: [R, ...], images to start from where the model misclassifies them (or classifies them as the
-            target): some hundreds from the training set will do. Blank images and noise are always among them. They
-            are asked for beyond 96 evaluations, and before where nothing else crosses the boundary.
+            target): some hundreds from the training set will do. Blank images and noise are always among them. Within
+            96 evaluations the second descent of images whose perturbation is long beside the nearest of those given
+            starts there.
         batch_size: images searched at once, which bounds the memory (default: 1.5 MiB of them on the CPU, for its
             cache, and 64 MiB elsewhere).
 
@@ -81,7 +82,7 @@ def minimum_norm(
         with torch.enable_grad():
             search = Search(model, images[rows], labels[rows], bounds, max_evaluations)
             policy = targets.choose(part, search.logits, labels[rows], seed=seed, index=position[rows])
-            best = search.run(Criterion(labels[rows], policy), known)
+            best = search.run(Criterion(labels[rows], policy), known, references is not None)
         candidates[rows] = best.x.view_as(images[rows])
         evaluations[rows], ended[rows] = best.evaluations, search.ended()
         if policy is not None:

@@ -67,10 +67,9 @@ class Restarts:
         by_reference: [B] bool, a descent from a reference led to the best point.
     """
 
-    def __init__(self, nearest: Tensor) -> None:
-        self.nearest = nearest
-        self.rounds = torch.zeros_like(nearest[:, 0])
-        self.used, self.idle = self.rounds.clone(), self.rounds.clone()
+    def __init__(self, nearest: Tensor, used: Tensor) -> None:
+        self.nearest, self.used = nearest, used
+        self.rounds, self.idle = torch.zeros_like(used), torch.zeros_like(used)
         self.by_reference = self.rounds.bool()
 
     def going(self, row: Tensor) -> Tensor:
