@@ -1,4 +1,4 @@
-"""Attacks: the closest image that a model misreads."""
+"""Attacks: the closest image that a model misclassifies."""
 
 from advlab.attacks.minimum_norm import minimum_norm
 from advlab.attacks.result import Adversarial

@@ -43,7 +43,7 @@ def linear_minimum(
     *,
     batch_size: int = 256,
 ) -> LinearMinimum:
-    """The closest image that a linear classifier misreads, or reads as ``target``.
+    """The closest image that a linear classifier misclassifies, or classifies as ``target``.
 
     Args:
         layer: the classifier; its logits are W x + c.

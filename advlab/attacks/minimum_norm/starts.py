@@ -1,6 +1,6 @@
 """Where the lanes of `minimum_norm` begin: on the boundaries linearised at the clean images.
 
-Shapes: B images of a batch, n pixels, R rivals per image, of which l images are still to be misread.
+Shapes: B images of a batch, n pixels, R rivals per image, of which l images are still to be misclassified.
 """
 
 from __future__ import annotations
