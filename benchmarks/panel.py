@@ -96,7 +96,7 @@ JUDGING = (
 )
 """Of other seeds, widths (``conv`` has one only) and draws, some of half the training set; nothing is tuned on them."""
 
-PEERS = "alma-N,ddn-N,pdgd-N,apgd-t-N,fab-N,fmn-N,sdf,bb-N"
+PEERS = "alma-N,ddn-N,pdgd-N,apgd-t-N,fab-N,foolbox-fmn-N,sdf,bb-N"
 OURS = "advlab-96,advlab-220,advlab-N,advlab-ref-N"
 REFERENCES = 500
 """Images, the first of the training set, that ``advlab-ref-N`` may start from."""
