@@ -74,7 +74,7 @@ DEVELOPMENT = (
     Subject(model="vit-48-4", seed=0),
     Subject(model="resnet-8", seed=0, data="cifar10"),
     Subject(model=f"{POOL}-100-100", seed=0, images=500),
-    Subject(model="python:advlab.models.efficientnet:lite0", seed=0, data=PHOTOS, images=10, budget=200),
+    Subject(model="python:advlab.models.efficientnet:lite0", seed=0, data=PHOTOS, images=10, budget=100),
 )
 """For tuning, on images that draw 0 gives."""
 
@@ -92,11 +92,11 @@ JUDGING = (
     Subject(model="vit-32-4", seed=1),
     Subject(model="resnet-8-12", seed=1, data="cifar10"),
     Subject(model=f"{POOL}-120-80", seed=1, images=500),
-    Subject(model="python:advlab.models.efficientnet:lite1", seed=1, data=PHOTOS, images=10, budget=200),
+    Subject(model="python:advlab.models.efficientnet:lite1", seed=1, data=PHOTOS, images=10, budget=100),
 )
 """Of other seeds, widths (``conv`` has one only) and draws, some of half the training set; nothing is tuned on them."""
 
-PEERS = "alma-N,ddn-N,pdgd-N,apgd-t-N,fab-N,fmn-N,sdf,bb-N"
+PEERS = "alma-N,ddn-N,pdgd-N,apgd-t-N,fab-N,foolbox-fmn-N,sdf,bb-N"
 OURS = "advlab-96,advlab-220,advlab-N,advlab-ref-N"
 REFERENCES = 500
 """Images, the first of the training set, that ``advlab-ref-N`` may start from."""
