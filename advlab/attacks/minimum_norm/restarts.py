@@ -52,6 +52,8 @@ SECANT_STEPS = 4
 """Forward passes that place the end of a descent on the boundary."""
 ROUND = BISECTIONS + STEPS + SECANT_STEPS
 """Most evaluations that a round takes."""
+MISSES = 2
+"""After so many references in a row without a gain an image tries one in every second cycle only."""
 PATIENCE, GAIN = 10, 1e-4
 """The search of an image has converged when that many rounds in a row have not shortened its perturbation by this."""
 
@@ -63,13 +65,14 @@ class Restarts:
         nearest: [B, m] int64, references, −1 for none.
         rounds: [B] int64, made so far.
         used: [B] int64, references that were started from.
+        missed: [B] int64, references since the last that brought a gain.
         idle: [B] int64, rounds since the last gain.
         by_reference: [B] bool, a descent from a reference led to the best point.
     """
 
     def __init__(self, nearest: Tensor, used: Tensor) -> None:
         self.nearest, self.used = nearest, used
-        self.rounds, self.idle = torch.zeros_like(used), torch.zeros_like(used)
+        self.rounds, self.idle, self.missed = (torch.zeros_like(used) for _ in range(3))
         self.by_reference = self.rounds.bool()
 
     def going(self, row: Tensor) -> Tensor:
@@ -80,7 +83,8 @@ class Restarts:
         """Places [l] int64 in `CYCLE` of the next rounds of ``row`` [l], of which a point is ``found`` [l] bool."""
         place = torch.where(found, self.rounds[row] % len(CYCLE), REFERENCE)
         wants = torch.tensor([start.reference for start in CYCLE], device=row.device)[place]
-        return torch.where(wants & (self.next_reference(row) < 0), SHAKEN, place)
+        tired = found & (self.missed[row] >= MISSES) & (self.rounds[row] % (2 * len(CYCLE)) != REFERENCE)
+        return torch.where(wants & (tired | (self.next_reference(row) < 0)), SHAKEN, place)
 
     def next_reference(self, row: Tensor) -> Tensor:
         """[l] int64: the nearest reference that was not used yet, −1 for none."""
@@ -95,6 +99,7 @@ class Restarts:
         self.idle[row] = torch.where(gained, 0, self.idle[row] + 1)
         if start.reference:
             self.used[row] += 1
+            self.missed[row] = torch.where(gained, 0, self.missed[row] + 1)
             self.by_reference[row] |= gained
 
 
