@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from advlab.errors import UserError, one_line
-from advlab.results import parquet
+from advlab.results import exclusive, parquet
 from advlab.results.retry import Result, persist
 
 THREADS = 16
@@ -33,8 +33,13 @@ class Store:
     An object store that is out of reach is waited for, for up to two minutes.
     """
 
-    def __init__(self, uri: str | os.PathLike[str]) -> None:
+    def __init__(self, uri: str | os.PathLike[str], *, mending: bool = False) -> None:
         """Open the folder at ``uri``: a path, or ``s3://``, ``gs://``, ``file://`` …
+
+        Args:
+            uri: the folder.
+            mending: whether a damaged file that is read is removed, so that it is made again: for the study that is
+                being made alone.
 
         Raises:
             UserError: the URI names no file system that PyArrow knows.
@@ -52,6 +57,7 @@ class Store:
         else:
             self.filesystem, self.root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().resolve())
             self.uri = self.root  # actors work in other folders
+        self.mending = mending
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def path(self, relative: str) -> str:
@@ -126,6 +132,14 @@ class Store:
         """Write a JSON file, indented and key-ordered as given."""
         self.write_bytes(relative, (json.dumps(value, indent=2) + "\n").encode())
 
+    def create_json(self, relative: str, value: Any) -> bool:
+        """Write a JSON file that nobody else has written; of several writers at one moment, one alone succeeds.
+
+        Returns:
+            Whether it was written; otherwise one was there already.
+        """
+        return exclusive.create(self, relative, (json.dumps(value, indent=2) + "\n").encode())
+
     def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file as a table; the checksums of the pages read are verified.
 
@@ -142,7 +156,7 @@ class Store:
         """A Parquet file that can be made again; every byte of it is verified, whatever columns are wanted.
 
         Raises:
-            UserError: it is damaged; it has been removed, so that the next run makes it anew.
+            UserError: it is damaged; where this store is ``mending`` it has been removed.
         """
         content = self.read_bytes(relative)
         if not parquet.is_intact(content):
@@ -168,7 +182,7 @@ class Store:
         """See that no shard below a folder is cut short, by its footer alone.
 
         Raises:
-            UserError: one is; it has been removed, so that the next run makes it anew.
+            UserError: one is; where this store is ``mending`` it has been removed.
         """
         for name, key in self._all_keys(folder).items():
             if not key:
@@ -210,6 +224,11 @@ class Store:
             return dict(zip(names, threads.map(self.key, names), strict=True))
 
     def _remove_damaged(self, relative: str) -> NoReturn:
+        if not self.mending:
+            raise UserError(
+                f"{self.path(relative)!r} is damaged; it is left as it is: remove it (verify --repair does), then run "
+                "its study again."
+            )
         self.delete(relative)
         raise UserError(
             f"{self.path(relative)!r} was damaged and has been removed; run the same command again to make it anew."

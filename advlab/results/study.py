@@ -6,6 +6,8 @@ import hashlib
 import json
 import shlex
 import sys
+from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ import torch
 from advlab import data
 from advlab.data import Dataset
 from advlab.errors import UserError
-from advlab.models import Checkpoint
+from advlab.models import Checkpoint, external
+from advlab.models.recipe import UnknownRecipe
 from advlab.results import provenance
 from advlab.results.addresses import Addresses
 from advlab.results.layout import MANIFEST, MATRIX, examples_folder, predictions_folder, weights_file
@@ -23,6 +26,14 @@ from advlab.results.schema import decode_images
 from advlab.results.store import Store
 from advlab.results.tables import examples_from_arrow, examples_to_arrow
 from advlab.transfer import controls
+
+UNTRUSTED = "untrusted:"
+"""Before the name of a model that is code, in a command that a study's folder tells: see ``--trust-code``."""
+
+_OPTIONS = (
+    "dataset", "split", "train_split", "models", "examples", "attack", "target", "controls", "shard_size", "seed",
+)  # fmt: skip
+"""Settings of a transfer study that are options of its command; whatever else a folder says is none."""
 
 
 class Study:
@@ -70,22 +81,23 @@ class Study:
         Raises:
             UserError: as for ``begin``.
         """
-        store = Store(out)
-        store.require_writable()
+        store = Store(out, mending=True)
         identity = study_identity(manifest)
-        if store.exists(MANIFEST):
-            earlier = _read_manifest(store)
-            if earlier["identity"] != identity:
-                raise UserError(
-                    f"--out {out!r} holds another study ({_difference(earlier, manifest)}); "
-                    "choose another folder, or run with the settings of that study to continue it."
-                )
-            return cls(store, earlier)
-        if store.files():
-            raise UserError(f"--out {out!r} holds files but no study.json; choose an empty or new folder.")
-        study = cls(store, {**manifest, "identity": identity})
-        study.save_manifest()
-        return study
+        if not store.exists(MANIFEST):
+            if store.files() and not store.exists(MANIFEST):  # another command may have begun just now
+                raise UserError(f"--out {out!r} holds files but no study.json; choose an empty or new folder.")
+            store.require_writable()
+            study = cls(store, {**manifest, "identity": identity})
+            if store.create_json(MANIFEST, study.manifest):
+                return study
+        earlier = _read_manifest(store)
+        if earlier["identity"] != identity:
+            raise UserError(
+                f"--out {out!r} holds another study ({_difference(earlier, manifest)}); "
+                "choose another folder, or run with the settings of that study to continue it."
+            )
+        store.require_writable()
+        return cls(store, earlier)
 
     @classmethod
     def open(cls, out: str) -> Study:
@@ -153,20 +165,32 @@ class Study:
         """The content addresses its shards must have; the data set must be at hand."""
         return Addresses(self.manifest, self.fingerprints, self.dataset)
 
+    def prediction_files(self) -> dict[tuple[str, str], dict[str, str]]:
+        """By source and target, the files of its predictions with their content addresses; the data must be at hand."""
+        addresses, pairs = self.addresses, product(self.sources, self.targets)
+        return {pair: addresses.prediction_files(*pair, self.starts) for pair in pairs}
+
     @property
     def command(self) -> str:
-        """The command line that goes on with the study where it lies, safe to paste into a POSIX shell."""
-        words = ["python", "sweeps/transfer_matrix.py"]
+        """The command line that goes on with the study where it lies, safe to paste into a POSIX shell.
+
+        Models that are code stand in it as ``untrusted:NAME``, which runs nothing until the name is repeated with
+        ``--trust-code``: the folder may be somebody else's.
+        """
         models = self.manifest.get("models", {})
         named = dict.fromkeys(models.get(name, {}).get("origin", name) for name in self.config["models"])
-        for key, value in (self.config | {"models": list(named)}).items():
-            listed = isinstance(value, list | tuple)
-            words += [f"--{key.replace('_', '-')}", ",".join(map(str, value)) if listed else str(value)]
+        config = self.config | {"models": _untrusted(map(str, named))}
+        words = ["python", "sweeps/transfer_matrix.py"]
+        for key in (key for key in config if key in _OPTIONS):
+            value = config[key]
+            text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            flag = f"--{key.replace('_', '-')}"
+            words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
         return shlex.join([*words, "--out", self.store.uri])
 
     def checkpoint(self, model: str) -> Checkpoint:
         """The study's own copy of a model it trained."""
-        return Checkpoint.from_bytes(self.store.read_bytes(weights_file(model)))
+        return read_model(self.store, weights_file(model))
 
     def is_control(self, source: str) -> bool:
         """Whether a source is noise rather than an attacked model."""
@@ -226,6 +250,27 @@ class Study:
             dataset = dataset.subset(self.rows_of(distorted.index))
         table = examples_to_arrow(controls.make(source, dataset, distorted, seed=self.config["seed"]))
         return table if columns is None else table.select(columns)
+
+
+def read_model(store: Store, file: str) -> Checkpoint:
+    """A trained model from a study's folder.
+
+    Raises:
+        UserError: another version wrote it; it is left as it is.
+        ValueError: it is damaged, or not a model.
+    """
+    try:
+        return Checkpoint.from_bytes(store.read_bytes(file))
+    except UnknownRecipe as error:
+        raise UserError(
+            f"{store.path(file)!r} was written by another version of advlab: {error}; use that version, or update this."
+        ) from error
+
+
+def _untrusted(names: Iterable[str]) -> list[str]:
+    """Names as a command line has them, separated at every comma, those of code marked as such."""
+    parts = [part.strip() for name in names for part in name.split(",")]
+    return [f"{UNTRUSTED}{part}" if external.is_code(part) else part for part in parts]
 
 
 def study_identity(manifest: dict[str, Any]) -> str:

@@ -105,9 +105,24 @@ def test_what_cannot_be_had_is_named(text: str, sentence: str, sweep: Path, tmp_
         study_models.expand([text.format(sweep=sweep, **places)])
 
 
-def test_a_damaged_model_is_named_and_removed(sweep: Path) -> None:
+def test_a_damaged_model_is_named_and_left_as_it_is(sweep: Path) -> None:
     (damaged,) = (path for path in (sweep / "models").iterdir() if path.name.startswith("relu"))
     damaged.write_bytes(damaged.read_bytes()[:-5])
-    with pytest.raises(UserError, match="was damaged and has been removed; run its study again"):
+    before = contents(sweep)
+    with pytest.raises(UserError, match=r"relu.*cannot be used \(not a whole advlab checkpoint.*run its study again"):
         study_models.load(f"study:{sweep}")
-    assert not damaged.exists()
+    assert contents(sweep) == before
+    assert len(study_models.load(f"study:{sweep}?name=softmax*")) == 2
+
+
+def test_a_model_of_another_version_is_named_and_left_as_it_is(sweep: Path) -> None:
+    for path in (sweep / "models").iterdir():
+        path.write_bytes(path.read_bytes().replace(b'\\"split\\"', b'\\"later\\"'))
+    before = contents(sweep)
+    with pytest.raises(UserError, match="was written by another version of advlab: its recipe has 'later'"):
+        study_models.load(f"study:{sweep}")
+    assert contents(sweep) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -16,9 +16,9 @@ from advlab.distributed.architectures.trial import PERCENT
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
 from advlab.errors import UserError
-from advlab.models import Checkpoint
 from advlab.models.search import Point
 from advlab.results import Study, trials
+from advlab.results.study import read_model
 from advlab.results.trials import FAILED, FINISHED, STOPPED
 
 
@@ -107,8 +107,8 @@ class Journal:
         for file in self.study.store.files("models", suffix=".safetensors"):
             if file not in known:
                 try:
-                    row = trials.row(Checkpoint.from_bytes(self.study.store.read_bytes(file)))
-                except ValueError:  # torn: its trial will make it anew
+                    row = trials.row(read_model(self.study.store, file))
+                except ValueError:  # torn: its trial makes it again
                     continue
                 self._rows[row["trial"]] = row
 
