@@ -26,7 +26,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counted: list[int] = []
 
     def fit(
-        network: nn.Module, dataset: Dataset, *, seed: int, device: torch.device, progress: Any, weight_decay: float
+        network: nn.Module, dataset: Dataset, *, seed: int, weight_decay: float, **_others: Any
     ) -> dict[str, float]:
         """Not a good trainer, but a deterministic one."""
         counted.append(seed)

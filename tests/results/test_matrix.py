@@ -144,8 +144,8 @@ def test_rows_of_another_study_are_not_counted(store: Store, tmp_path: Path) -> 
     (row,) = matrix.build(other, {pair: {own: ADDRESS}}).to_pylist()
     assert row["n"] == len(table)  # what else lies there has no say
     other.write_table(own, table, "of another study")
-    with pytest.raises(UserError, match="part-00000000.parquet' has rows of other weights, images or settings"):
+    with pytest.raises(UserError, match=r"part-00000000\.parquet' has rows of other weights, images or settings"):
         matrix.build(other, {pair: {own: ADDRESS}})
     other.delete(own)
-    with pytest.raises(UserError, match="part-00000000.parquet' is missing; run the same command again"):
+    with pytest.raises(UserError, match=r"part-00000000\.parquet' is missing; run the same command again"):
         matrix.build(other, {pair: {own: ADDRESS}})
