@@ -19,7 +19,7 @@ from torch.utils.data import ConcatDataset, Dataset, TensorDataset
 
 from advlab.errors import UserError
 from advlab.hardening.pool import Batch, Pool, Replacement
-from advlab.results import schema
+from advlab.results import schema, trainer_state
 from advlab.results.store import Store
 
 POINTER = "newest.json"
@@ -111,9 +111,8 @@ def read(store: Store, folder: str) -> tuple[Pool, dict[str, Any]]:
 
 def read_trainer(store: Store, folder: str, pointer: dict[str, Any]) -> dict[str, Any]:
     """What the trainer left beside the snapshot that ``read`` gave; its writer alone may ask, when it is back."""
-    content = store.read_bytes(_in(folder, _trainer_file(pointer["step"])))
-    state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
-    return state
+    file = _in(folder, _trainer_file(pointer["step"]))
+    return trainer_state.read(io.BytesIO(store.read_bytes(file)), store.path(file))
 
 
 def dataset(pool: Pool, level: int = 0, shape: tuple[int, ...] | None = None) -> TensorDataset:
