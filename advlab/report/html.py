@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -28,6 +27,7 @@ from advlab.report.summary import (
 )
 from advlab.report.tables import rms
 from advlab.results import Study
+from advlab.results.study import command_line
 
 _PROVENANCE = ("started", "finished", "hosts", "revision", "identity")
 
@@ -78,24 +78,11 @@ def page(study: Study, images: Mapping[str, bytes] | None = None) -> str:
             "Share of a model's examples that fool it within a given distortion.",
         ),
         panels=_panels(study, matrix),
-        command=command(manifest["config"]),
+        command=command_line(manifest["config"], "OUT"),
         settings=_settings(manifest),
         query=_QUERY,
         manifest=manifest,
     )
-
-
-def command(config: Mapping[str, Any]) -> str:
-    """The command line that makes a study of this config again, safe to paste into a POSIX shell.
-
-    Every setting of a config decides the study's rows, so each is given as the flag of its name.
-    """
-    words = ["python", "sweeps/transfer_matrix.py"]
-    for key, value in config.items():
-        if value is not None:
-            listed = isinstance(value, list | tuple)
-            words += [f"--{key.replace('_', '-')}", ",".join(map(str, value)) if listed else str(value)]
-    return " ".join(map(shlex.quote, [*words, "--out", "OUT"]))
 
 
 def _environment() -> Environment:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
 
@@ -179,14 +179,7 @@ class Study:
         """
         models = self.manifest.get("models", {})
         named = dict.fromkeys(models.get(name, {}).get("origin", name) for name in self.config["models"])
-        config = self.config | {"models": _untrusted(map(str, named))}
-        words = ["python", "sweeps/transfer_matrix.py"]
-        for key in (key for key in config if key in _OPTIONS):
-            value = config[key]
-            text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            flag = f"--{key.replace('_', '-')}"
-            words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
-        return shlex.join([*words, "--out", self.store.uri])
+        return command_line(self.config | {"models": list(named)}, self.store.uri)
 
     def checkpoint(self, model: str) -> Checkpoint:
         """The study's own copy of a model it trained."""
@@ -250,6 +243,17 @@ class Study:
             dataset = dataset.subset(self.rows_of(distorted.index))
         table = examples_to_arrow(controls.make(source, dataset, distorted, seed=self.config["seed"]))
         return table if columns is None else table.select(columns)
+
+
+def command_line(config: Mapping[str, Any], out: str) -> str:
+    """The command of a transfer study of this config, safe to paste into a POSIX shell; code is in it as untrusted."""
+    words = ["python", "sweeps/transfer_matrix.py"]
+    for key in (key for key, value in config.items() if key in _OPTIONS and value is not None):
+        listed = config[key] if isinstance(config[key], list | tuple) else [config[key]]
+        text = ",".join(_untrusted(map(str, listed)) if key == "models" else map(str, listed))
+        flag = f"--{key.replace('_', '-')}"
+        words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+    return shlex.join([*words, "--out", out])
 
 
 def read_model(store: Store, file: str) -> Checkpoint:
