@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ def read(state: dict[str, Any], path: str | os.PathLike[str]) -> None:
     alone = not dist.is_initialized()
     try:
         state_dict_loader.load(state, storage_reader=_Reader(path), planner=_Planner(), no_dist=alone)
-    except CheckpointException as error:
-        cause = next((cause for cause, _ in error.failures.values()), error)
+    except (CheckpointException, OSError, ValueError) as error:
+        failures = error.failures.values() if isinstance(error, CheckpointException) else []
+        cause = next((cause for cause, _ in failures), error)
         raise UserError(
             f"checkpoint {str(path)!r} cannot be read ({one_line(cause)[:300].rstrip('.')}); remove it, and training "
             "goes on from the one before it."
@@ -68,13 +70,15 @@ class _Planner(DefaultLoadPlanner):
 
 
 class _Reader(FileSystemReader):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        notes = Path(path) / ".metadata"
+        if notes.stat().st_size > _LARGEST:
+            raise ValueError(f"{notes} is larger than any of ours")
+        self.notes = _metadata(notes.read_bytes())
+
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        path = Path(self.path) / ".metadata"
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"{path} is larger than any of ours")
-        metadata = _metadata(path.read_bytes())
-        metadata.storage_meta = StorageMeta(load_id=self.load_id)
-        return metadata
+        return replace(self.notes, storage_meta=StorageMeta(load_id=self.load_id))
 
 
 class _Named:
@@ -143,7 +147,7 @@ def _place(entry: Any) -> _StorageInfo:
     """Where a value lies: in a file of the checkpoint's own folder, as it is."""
     state = _state(entry, "_StorageInfo")
     file = _text(state["relative_path"])
-    if Path(file).name != file or state.get("transform_descriptors"):
+    if file in ("", ".", "..") or {"/", "\\", "\0"} & set(file) or state.get("transform_descriptors"):
         raise ValueError(f"{file!r} is not a file of the checkpoint")
     return _StorageInfo(file, _whole(state["offset"]), _whole(state["length"]))
 

@@ -89,7 +89,7 @@ def test_values_that_would_run_code_do_not(folder: Path, tmp_path: Path) -> None
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "..", "sub/file"])
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "..", ".", "", "sub/file"])
 def test_files_outside_of_the_checkpoint_are_not_read(path: str, folder: Path) -> None:
     notes = pickle.loads((folder / ".metadata").read_bytes())
     for place in notes.storage_data.values():
