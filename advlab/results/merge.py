@@ -144,7 +144,8 @@ def _copy_weights(model: str, union: Study, parts: list[Study]) -> None:
                 found = read_model(part.store, name)
             except ValueError:
                 continue
-            if found.fingerprint == union.fingerprints[model]:
+            if (found.recipe.name, found.fingerprint) == (model, union.fingerprints[model]):
+                found.recipe.require_fits(found.weights)
                 union.store.write_bytes(name, found.to_bytes())
                 return
 

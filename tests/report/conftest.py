@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from advlab.attacks.criterion import Criterion
 from advlab.attacks.result import Adversarial, Model, judge
 from advlab.data import Dataset
 from advlab.results import Study
+from advlab.results.layout import predictions_folder
 from advlab.results.matrix import build
 from advlab.results.tables import examples_from_arrow, examples_to_arrow, predictions_to_arrow
 from advlab.transfer.evaluate import answer
@@ -106,7 +108,9 @@ def write_study(out: Path, train: Dataset, models: list[str]) -> Study:
                 own_answers,
             )
             study.store.write_table(f"predictions/source={source}/target={target}/part-0.parquet", rows)
-    study.store.write_table("matrix.parquet", build(study.store, study.sources, study.targets))
+    pairs = product(study.sources, study.targets)
+    files = {pair: dict.fromkeys(study.store.files(predictions_folder(*pair)), "") for pair in pairs}
+    study.store.write_table("matrix.parquet", build(study.store, files))
     return study
 
 
