@@ -107,7 +107,7 @@ def _require_mergeable(part: Study, first: Study) -> None:
 
 
 def _require_same_data(part: Study, largest: Study) -> None:
-    here = largest.dataset.subset(slice(part.config["examples"]))
+    here = largest.data_here().subset(slice(part.config["examples"]))
     if part.manifest["dataset"]["fingerprint"] != here.fingerprint:
         raise UserError(
             f"{part.store.uri!r} cannot be merged: its images are not those of {here.name} {here.split} on this "
