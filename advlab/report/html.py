@@ -28,6 +28,7 @@ from advlab.report.summary import (
 from advlab.report.tables import rms
 from advlab.results import Study
 from advlab.results.study import command_line
+from advlab.text import masked, masked_values, printable
 
 _PROVENANCE = ("started", "finished", "hosts", "revision", "identity")
 
@@ -154,11 +155,11 @@ def _panels(study: Study, matrix: Matrix) -> list[_Picture]:
 
 def _settings(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Provenance as name and value, config first; nested values as JSON."""
-    rows = [(key, _plain(value)) for key, value in manifest["config"].items()]
+    rows = [(key, masked(_plain(value))) for key, value in masked_values(manifest["config"]).items()]
     rows += [(key, _plain(manifest.get(key))) for key in _PROVENANCE]
     rows.append(("data SHA-256", _plain(manifest["dataset"].get("fingerprint"))))
     rows += [(f"version: {name}", _plain(version)) for name, version in manifest.get("versions", {}).items()]
-    return rows
+    return [(printable(name), printable(value, 2000)) for name, value in rows]
 
 
 def _plain(value: Any) -> str:
@@ -166,7 +167,7 @@ def _plain(value: Any) -> str:
         return "–"
     if isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value):
         return ", ".join(map(str, value))
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _data_uri(png: bytes) -> str:

@@ -79,7 +79,7 @@ def _verify(options: Verify) -> None:
     if not is_sound:
         print(f"not sound: {told}")
         if found["missing"] or found["damaged"]:
-            print(f"the command of this study makes what is missing:\n{_shown(study)}")
+            print(f"the command of this study makes what is missing:\n{masked(study.command)}")
         sys.exit(1)
     print(f"sound: {len(study.sources)} sources × {len(study.targets)} targets{f' ({told})' if told else ''}")
 
@@ -94,13 +94,6 @@ def _mended(study: Study, finding: Finding) -> str:
     return f"{finding.shown}; removed"
 
 
-def _shown(study: Study) -> str:
-    """The command of a study, and before it whose code it would run."""
-    code = [name for name in study.targets if name.startswith(("file:", "python:"))]
-    warning = f"(it runs {', '.join(code)}: read that code first)\n" if code else ""
-    return warning + masked(study.command)
-
-
 def _merge(options: Merge) -> None:
     if len(options.studies) < 2:
         raise UserError("merge joins two or more studies; name their folders, and that of the union with --out.")
@@ -108,7 +101,9 @@ def _merge(options: Merge) -> None:
         union, missing = merge([_open(folder) for folder in options.studies], options.out, on_progress)
     print(f"{len(union.targets)} models, {union.config['examples']} examples: {union.store.uri}")
     if missing:
-        print(f"{missing} shards are in none of the studies; the command of their union makes them:\n{_shown(union)}")
+        print(
+            f"{missing} shards are in none of the studies; the command of their union makes them:\n{masked(union.command)}"
+        )
     else:
         print("nothing is missing; the matrix is written")
 

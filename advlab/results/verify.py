@@ -169,7 +169,9 @@ class _Files:
             if not external.is_external(model):
                 self._inspect(weights_file(model), partial(_check_weights, model, models[model]), findings)
         yield from findings
-        for name in sorted({*self.store.files("models", suffix=".safetensors")} - {*map(weights_file, models)}):
+        for name in sorted(
+            {*self.store.files("models", suffix=".safetensors")} - {*map(weights_file, self.study.targets)}
+        ):
             yield Finding(name, "foreign", "it is no model of the study")
 
     def shards(self, on_progress: Callable[[int, int], None]) -> Iterator[Finding]:
@@ -292,9 +294,10 @@ def _check_weights(name: str, known: Mapping[str, Any], content: bytes, _most: i
     try:
         found = Checkpoint.from_bytes(content)
     except (ValueError, RecursionError) as error:
-        raise _Flaw("it is torn") from error
+        raise _Flaw("it is torn, or of another version") from error
     _require(found.fingerprint == known["fingerprint"], "its weights are not those the study was made with")
     _require(found.recipe.name == name, "it holds another model")
+    found.recipe.require_fits(found.weights)
     _require(found.recipe.to_json() == known.get("recipe", found.recipe.to_json()), "its recipe is not study.json's")
     same = json.dumps(found.report) == json.dumps(known.get("report", found.report))  # NaN is not itself
     _require(same, "its report is not study.json's")
