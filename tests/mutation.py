@@ -14,9 +14,9 @@ Mutator = Callable[[bytes, random.Random], bytes]
 
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1)
 VALUES: tuple[Any, ...] = (
-    None, True, -1, 0, 1, 10**12, 2**63, 10**40, -0.5, 1e308, float("nan"), float("inf"), "", "x" * 300, "../../etc/passwd",
-    "\x1b[2J\x1b[1;1Hsound", "\ud800", "\u202eevil", "a\0b", "file:/tmp/evil.py:make", "folder:/proc", "²", [], {}, [[]],
-    {"a": 1}, ["softmax1"] * 3, "s3://KEY:SECRET@bucket/x", "study:../x", "é" * 200,
+    None, True, -1, 0, 1, 10**12, 2**63, 10**40, -0.5, 1e308, float("nan"), float("inf"), "", "x" * 300,
+    "../../etc/passwd", "\x1b[2J\x1b[1;1Hsound", "\ud800", "\u202eevil", "a\0b", "file:/tmp/evil.py:make",
+    "folder:/proc", "²", [], {}, [[]], {"a": 1}, ["softmax1"] * 3, "s3://KEY:SECRET@bucket/x", "study:../x", "é" * 200,
 )  # fmt: skip
 
 

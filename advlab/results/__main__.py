@@ -101,9 +101,8 @@ def _merge(options: Merge) -> None:
         union, missing = merge([_open(folder) for folder in options.studies], options.out, on_progress)
     print(f"{len(union.targets)} models, {union.config['examples']} examples: {union.store.uri}")
     if missing:
-        print(
-            f"{missing} shards are in none of the studies; the command of their union makes them:\n{masked(union.command)}"
-        )
+        print(f"{missing} shards are in none of the studies; the command of their union makes them:")
+        print(masked(union.command))
     else:
         print("nothing is missing; the matrix is written")
 

@@ -1,13 +1,15 @@
 """How much memory a file would take, before it is read: its sizes are a stranger's claims until they are added up.
 
-A few KiB of Parquet can stand for 50 million rows, and its footer may say otherwise. So the headers of its pages are
-walked (Thrift's compact protocol, as apache/parquet-format's ``PageHeader`` has it): Arrow unpacks a page into as many
-bytes as its header says, and no more.
+A few KiB of Parquet can stand for 50 million rows, and its footer may say otherwise. So the footer and the headers of
+the pages are walked here (Thrift's compact protocol; the numbers of the fields are those of apache/parquet-format's
+``FileMetaData`` and ``PageHeader``): Arrow unpacks a page into as many bytes as its header says, and no more. PyArrow
+itself is not asked: at some footers it ends the process.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +29,8 @@ _THRIFT = 100_000
 _PAGES = 100_000
 """Pages of a column."""
 
-_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
+_WIDTHS = (1, 4, 8, 12, 4, 8)  # of BOOLEAN, INT32, INT64, INT96, FLOAT, DOUBLE in memory
+_BYTE_ARRAY, _FIXED = 6, 7
 _ENCODINGS = (0, 2, 3, 4, 8, 9)  # PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT
 _DICTIONARY_PAGE = 2
 
@@ -61,17 +64,16 @@ def open_parquet(content: pa.Buffer, most: int) -> pq.ParquetFile:
         Oversized: its rows take more.
         pyarrow.ArrowException, OSError, UnicodeDecodeError: other things that PyArrow finds wrong.
     """
-    if int.from_bytes(content[-8:-4].to_pybytes(), "little") > min(len(content), FOOTER):
-        raise Damaged("its footer is larger than any of ours, or is cut short")
-    limits = {"thrift_string_size_limit": FOOTER, "thrift_container_size_limit": _THRIFT}
-    found = pq.ParquetFile(pa.BufferReader(content), **limits).metadata
-    strings = _require_bounded(memoryview(content).cast("B"), found, most)
+    try:
+        strings = _require_bounded(memoryview(content).cast("B"), most)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise Damaged("its footer is none of a Parquet file") from error
     return pq.ParquetFile(
         pa.BufferReader(content),
-        metadata=found,
         page_checksum_verification=True,
-        read_dictionary=sorted(strings),
-        **limits,
+        read_dictionary=strings,
+        thrift_string_size_limit=FOOTER,
+        thrift_container_size_limit=_THRIFT,
     )
 
 
@@ -104,47 +106,86 @@ def require_shallow(value: Any) -> None:
         raise ValueError(f"it is nested more than {DEPTH} deep")
 
 
-def _require_bounded(content: memoryview, found: pq.FileMetaData, most: int) -> set[str]:
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A column: its path, physical type, length where that is fixed, and how many steps to it can be null or repeat."""
+
+    path: str
+    kind: int
+    length: int
+    nullable: int
+    repeated: int
+
+
+def _require_bounded(content: memoryview, most: int) -> list[str]:
     """Add up what a file's pages hold; returns the columns of strings."""
-    strings: set[str] = set()
+    footer = int.from_bytes(content[-8:-4], "little")
+    if len(content) < 12 or content[-4:] != b"PAR1" or footer > min(len(content) - 12, FOOTER):
+        raise Damaged("its footer is larger than any of ours, or is cut short")
+    found, _ = _struct(content, len(content) - 8 - footer, 0)
+    leaves = _leaves(found[2])
     size = 0
-    for group in range(found.num_row_groups):
-        rows = found.row_group(group).num_rows
-        for place in range(found.num_columns):
-            column, kind = found.row_group(group).column(place), found.schema.column(place)
-            values, unpacked = _pages(content, column)
-            if kind.physical_type == "BYTE_ARRAY":
-                if kind.max_repetition_level:
-                    raise Damaged("it has lists of strings, which none of ours has")
-                strings.add(column.path_in_schema)
+    for group in found.get(4, []):
+        rows = group[3]
+        for leaf, column in zip(leaves, group[1], strict=True):
+            values, unpacked = _column(content, leaf, column)
+            if leaf.kind == _BYTE_ARRAY:
                 size += 4 * values + unpacked
             else:
-                size += values * (_WIDTHS.get(kind.physical_type) or max(1, kind.length)) + unpacked // 8
-            if rows > values or unpacked > most or size > most:
-                what = f"{rows:,} rows in {values:,} values" if rows > values else f"{_gib(max(size, unpacked))}"
+                width = leaf.length if leaf.kind == _FIXED else _WIDTHS[leaf.kind]
+                size += values * (width + leaf.repeated) + unpacked // 8
+            if not 0 <= rows <= values or unpacked > most or size > most:
+                what = f"{rows:,} rows in {values:,} values" if rows > values else _gib(max(size, unpacked))
                 raise Oversized(f"it would take {what}, and is {len(content):,} bytes large")
-    if found.num_rows != sum(found.row_group(group).num_rows for group in range(found.num_row_groups)):
+    if found[3] != sum(group[3] for group in found.get(4, [])):
         raise Damaged("its footer contradicts itself")
-    return strings
+    return [leaf.path for leaf in leaves if leaf.kind == _BYTE_ARRAY]
 
 
-def _pages(content: memoryview, column: Any) -> tuple[int, int]:
+def _leaves(schema: list[Any]) -> list[_Leaf]:
+    """The columns of a schema, which lists a tree of elements from its root."""
+    found: list[_Leaf] = []
+    open_groups = [[1, "", 0, 0]]  # children to come, path, how many can be null, how many repeat
+    for element in schema:
+        while open_groups and open_groups[-1][0] == 0:
+            open_groups.pop()
+        group = open_groups[-1]
+        group[0] -= 1
+        repetition, children = element.get(3, 0), element.get(5, 0)
+        path = group[1] + bytes(element[4]).decode() if found or len(open_groups) > 1 else ""
+        nullable, repeated = group[2] + (repetition > 0), group[3] + (repetition == 2)
+        if children:
+            open_groups.append([children, f"{path}." if path else "", nullable, repeated])
+        else:
+            found.append(_Leaf(path, element[1], max(1, element.get(2, 0)), nullable, repeated))
+    if any(leaf.kind == _BYTE_ARRAY and leaf.repeated for leaf in found):
+        raise Damaged("it has lists of strings, which none of ours has")
+    return found
+
+
+def _column(content: memoryview, leaf: _Leaf, column: dict[int, Any]) -> tuple[int, int]:
     """Values in the pages of a column, and their bytes when they are unpacked."""
-    at = column.data_page_offset
-    if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < at:
-        at = column.dictionary_page_offset
-    end = at + column.total_compressed_size
+    described = column[3]
+    levels = described.get(16, {})
+    if len(levels.get(2, [])) not in (0, leaf.repeated + 1) or len(levels.get(3, [])) not in (0, leaf.nullable + 1):
+        raise Damaged("its footer contradicts itself")
+    if 1 in column or described[1] != leaf.kind:
+        raise Damaged("a column lies in another file, or is of another type than its schema says")
+    at = described[9]
+    if 0 < described.get(11, 0) < at:
+        at = described[11]
+    end = at + described[7]
     if not 4 <= at <= end <= len(content):
         raise Damaged("a column lies outside of it")
     values = unpacked = count = 0
     while at < end:
         count += 1
         header, at = _struct(content, at, 0)
-        described = header.get(5) or header.get(8) or header.get(7) or {}
-        size, packed, held = header.get(2), header.get(3), described.get(1)
+        page = header.get(5) or header.get(8) or header.get(7) or {}
+        size, packed, held = header.get(2), header.get(3), page.get(1)
         if not (isinstance(size, int) and isinstance(packed, int) and isinstance(held, int)):
             raise Damaged("the header of a page is torn")
-        if min(size, packed, held) < 0 or count > _PAGES or described.get(4 if 8 in header else 2) not in _ENCODINGS:
+        if min(size, packed, held) < 0 or count > _PAGES or page.get(4 if 8 in header else 2) not in _ENCODINGS:
             raise Damaged("a page is of a kind that none of ours is")
         at, unpacked = at + packed, unpacked + size
         if header.get(1) != _DICTIONARY_PAGE:
@@ -155,7 +196,7 @@ def _pages(content: memoryview, column: Any) -> tuple[int, int]:
 
 
 def _struct(content: memoryview, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """The integers and structures of a Thrift structure by field, and where it ends."""
+    """The integers, strings, lists and structures of a Thrift structure by field, and where it ends."""
     fields: dict[int, Any] = {}
     number = 0
     while True:
@@ -181,15 +222,17 @@ def _value(content: memoryview, at: int, kind: int, depth: int) -> tuple[Any, in
         return None, at + 8
     if kind == 8:
         size, at = _varint(content, at)
-        return None, at + size
+        return content[at : at + size], at + size
     if kind in (9, 10) and depth < 8:  # a list, a set
         head = _byte(content, at)
         size, at = (head >> 4, at + 1) if head >> 4 < 15 else _varint(content, at + 1)
-        if size > len(content) - at:
-            raise Damaged("the header of a page is torn")
+        if size > min(_THRIFT, len(content) - at):
+            raise Damaged("a list in it is longer than its bytes")
+        items = []
         for _ in range(size):
-            _, at = (None, at + 1) if head & 15 in (1, 2) else _value(content, at, head & 15, depth + 1)
-        return None, at
+            item, at = (None, at + 1) if head & 15 in (1, 2) else _value(content, at, head & 15, depth + 1)
+            items.append(item)
+        return items, at
     if kind == 12 and depth < 8:
         return _struct(content, at, depth + 1)
     raise Damaged("the header of a page is torn")

@@ -47,7 +47,8 @@ def check(manifest: Any) -> None:
 
 def lacking(manifest: dict[str, Any]) -> list[str]:
     """The settings that a transfer study must have and this one has not."""
-    return [key for key in SETTINGS if key not in manifest["config"] and key != "train_split"]
+    settings = [key for key in SETTINGS if key not in manifest["config"] and key != "train_split"]
+    return settings if isinstance(manifest.get("attack"), dict) else [*settings, "attack's settings"]
 
 
 def _transfer(config: dict[str, Any]) -> None:

@@ -30,11 +30,6 @@ from advlab.transfer import controls
 UNTRUSTED = "untrusted:"
 """Before the name of a model that is code, in a command that a study's folder tells: see ``--trust-code``."""
 
-_OPTIONS = (
-    "dataset", "split", "train_split", "models", "examples", "attack", "target", "controls", "shard_size", "seed",
-)  # fmt: skip
-"""Settings of a transfer study that are options of its command; whatever else a folder says is none."""
-
 
 class Study:
     """One study in one folder, local or remote.
@@ -285,7 +280,7 @@ class Study:
 def command_line(config: Mapping[str, Any], out: str) -> str:
     """The command of a transfer study of this config, safe to paste into a POSIX shell; code is in it as untrusted."""
     words = ["python", "sweeps/transfer_matrix.py"]
-    for key in (key for key, value in config.items() if key in _OPTIONS and value is not None):
+    for key in (key for key, value in config.items() if key in manifest.SETTINGS and value is not None):
         listed = config[key] if isinstance(config[key], list | tuple) else [config[key]]
         text = ",".join(_untrusted(map(str, listed)) if key == "models" else map(str, listed))
         flag = f"--{key.replace('_', '-')}"

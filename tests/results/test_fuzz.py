@@ -138,7 +138,7 @@ def readers(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
         "pool": Reader(partial(pooled, snapshot), [Path(pool.path(snapshot)).read_bytes()], mutation.of_parquet),
         "idx": Reader(
             lambda content: idx.parse(np.frombuffer(content, np.uint8)),
-            [b"\0\0\x08\x03" + bytes([0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 3]) + bytes(18), b"\0\0\x08\x01\0\0\0\5" + bytes(5)],
+            [b"\0\0\x08\x03" + bytes([0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 3]) + bytes(18), b"\0\0\x08\x01\0\0\0\5five!"],
             mutation.of_bytes, (idx.IdxError,),
         ),
         "labels.csv": Reader(labelled, [b"a.png,0\n", b'"a.png","cat"\r\nb.png,dog\r\n'], mutation.of_bytes),
@@ -147,8 +147,8 @@ def readers(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
 
 
 NAMES = (
-    "study.json", "matrix.parquet", "examples", "predictions", "safetensors", "newest.json", "pool", "idx", "labels.csv",
-    "images",
+    "study.json", "matrix.parquet", "examples", "predictions", "safetensors", "newest.json", "pool", "idx",
+    "labels.csv", "images",
 )  # fmt: skip
 
 
@@ -164,8 +164,8 @@ def test_no_input_ends_a_reader(name: str, count: int, readers: dict[str, Reader
         try:
             reader.read(content)
             answers += 1
-        except reader.admitted as error:
-            assert str(error), (name, number)
+        except reader.admitted:
+            pass
         except BaseException as error:
             raise AssertionError(f"input {number} of {name} ends in {type(error).__name__}") from error
         assert time.process_time() - began < SECONDS, (name, number)
