@@ -47,7 +47,7 @@ _ASSIGNED = re.compile(
     re.IGNORECASE,
 )
 _SECRET_OPTION = re.compile(rf"--?[\w-]*(?:{_SECRET_NAME})[\w-]*", re.IGNORECASE)
-_AWS_SECRET = re.compile(r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])")
+_AWS_SECRET = re.compile(r"(?:(?<![A-Za-z0-9/+=])|(?<=://))[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])")
 _SWITCHES = 13
 """Changes between letters, capitals, digits and signs in 40 random ones of base64 (25 ± 3), rarely in a path."""
 

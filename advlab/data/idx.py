@@ -38,4 +38,7 @@ def parse(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
     expected = header + math.prod(shape)
     if len(content) != expected:
         raise IdxError(f"IDX file has {len(content)} bytes where its header {shape} asks for {expected}.")
-    return content[header:].reshape(shape)
+    try:
+        return content[header:].reshape(shape)
+    except ValueError as error:  # no values, along axes whose sizes are beyond any array's
+        raise IdxError(f"IDX header {shape} describes no array.") from error

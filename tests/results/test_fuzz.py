@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from advlab import data
+from advlab import data, report
 from advlab.data import Dataset, idx
 from advlab.errors import UserError
 from advlab.hardening.pool import Pool
@@ -80,6 +80,7 @@ def readers(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
         """As ``verify`` and the report do."""
         assert all(str(finding).isprintable() for finding in verify(opened()))
         found = opened()
+        report.require_finished(found)
         tables.markdown_matrix(found), tables.markdown_models(found), found.command, html._settings(found.manifest)
 
     def replaced(name: str, content: bytes, then: Callable[[], object]) -> object:
