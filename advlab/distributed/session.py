@@ -20,8 +20,8 @@ from ray.exceptions import RayError
 
 from advlab.errors import UserError, one_line
 
-_LONGEST_FOLDER = 24
-"""Characters of the folder for temporary files: the sockets below it have 80 more, and there may be 103 in all."""
+_LONGEST_FOLDER = 22
+"""Characters of the folder for temporary files: the sockets below it have 81 more, and there may be 103 in all."""
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def _start(folder: str) -> None:
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
-            _temp_dir=folder,
+            _temp_dir=os.path.join(folder, "r"),  # which Ray opens to all, as the folder around it does not
         )
     except Exception as error:  # on a busy machine Ray raises just that
         ray.shutdown()

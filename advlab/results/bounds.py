@@ -145,7 +145,7 @@ def _require_bounded(content: memoryview, most: int) -> list[str]:
 def _leaves(schema: list[Any]) -> list[_Leaf]:
     """The columns of a schema, which lists a tree of elements from its root."""
     found: list[_Leaf] = []
-    open_groups = [[1, "", 0, 0]]  # children to come, path, how many can be null, how many repeat
+    open_groups: list[list[Any]] = [[1, "", 0, 0]]  # children to come, path, how many can be null, how many repeat
     for element in schema:
         while open_groups and open_groups[-1][0] == 0:
             open_groups.pop()
