@@ -20,8 +20,8 @@ from ray.exceptions import RayError
 
 from advlab.errors import UserError, one_line
 
-_LONGEST_FOLDER = 22
-"""Characters of the folder for temporary files: the sockets below it have 81 more, and there may be 103 in all."""
+_LONGEST_FOLDER = 20
+"""Characters of the folder for temporary files: the sockets below it have 83 more, and there may be 103 in all."""
 
 
 @contextmanager
