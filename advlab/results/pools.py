@@ -123,8 +123,8 @@ def _pointer(store: Store, folder: str) -> dict[str, Any]:
         if any(isinstance(number, bool) or not 0 <= number < _MOST for number in map(operator.index, numbers)):
             raise ValueError("a number that is none of a pool's")
         names = {_level(level): name for level, name in files.items()}
-        if not isinstance(found.get("extra", {}), dict) or not 0 < len(names) <= _LEVELS:
-            raise ValueError("no levels, or notes that are none")
+        if not isinstance(found.get("extra", {}), dict) or len(names) > _LEVELS:
+            raise ValueError("too many levels, or notes that are none")
         if not all(map(_PART.fullmatch, names.values())):
             raise ValueError("files that are none of a pool's")
         Pool(capacity, found["replacement"], max_age)  # complains of settings that are none
