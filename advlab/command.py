@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from advlab.errors import UserError, one_line
+from advlab.text import SafeFormatter, masked
 
 Options = TypeVar("Options")
 
@@ -47,19 +48,25 @@ def run(description: str, options: type[Options], main: Callable[[Options], None
     """Parse the command line into ``options``, call ``main`` with it, and exit as users expect.
 
     A ``UserError`` is printed as one sentence and exits with status 2; a refusal of the system (disk full, storage
-    out of reach) with 1; Ctrl-C with 130; anything else is a defect and keeps its traceback.
+    out of reach) with 1; Ctrl-C with 130; anything else is a defect and keeps its traceback. Whatever is told, no
+    secret and no control character of a file's is in it.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         main(tyro.cli(options, description=description, config=(tyro.conf.OmitArgPrefixes,)))
     except UserError as error:
-        console.print("[bold red]error:[/]", escape(str(error)))
+        console.print("[bold red]error:[/]", escape(masked(one_line(error))))
         sys.exit(2)
     except OSError as error:
-        told = escape(one_line(error))
+        told = escape(masked(one_line(error)))
         console.print(f"[bold red]error:[/] the system refused: {told}; what is finished is kept.")
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("\nstopped; what is finished is kept: the same command goes on from there.")
         sys.exit(130)
+    except Exception:
+        logging.exception("a defect of advlab:")
+        sys.exit(1)

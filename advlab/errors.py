@@ -1,5 +1,9 @@
 """The one exception that a user's mistake raises, and how others are told in a sentence."""
 
+from __future__ import annotations
+
+from advlab.text import printable
+
 
 class UserError(Exception):
     """A mistake the user can mend.
@@ -10,5 +14,5 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error on one line."""
-    return " ".join(str(error).split())
+    """The message of an error on one line, without control characters."""
+    return printable(" ".join(str(error).split()), 2000)

@@ -29,9 +29,13 @@ class Options:
     reuse: str | None = None
     """Folder of another study: shards that would be the same are taken from it."""
 
+    trust_code: str = ""
+    """Comma-separated file: and python: models that a study of somebody else names, to be run all the same: read them
+    first."""
+
 
 def main(options: Options) -> None:
-    plan = transfer_plan.prepare(options.study, options.reuse)
+    plan = transfer_plan.prepare(options.study, options.reuse, options.trust_code)
     with session(options.common.address):
         pool = Pool(options.pool, elastic=options.common.address is not None)
         study = transfer_study.begin(plan, options.common.out)

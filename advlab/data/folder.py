@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Condition
 
 import numpy as np
 import torch
@@ -17,13 +20,23 @@ from torch import Tensor
 
 from advlab.data.dataset import Dataset
 from advlab.errors import UserError, one_line
+from advlab.text import printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
+"""Those that are tried, whatever a file's name says: PostScript, for one, would be given to a program that runs it."""
 LABELS = "labels.csv"
 MARGIN = 0.875
 """The centre kept after the shorter side is resized, as ImageNet classifiers are evaluated."""
 UNLABELLED = "unlabelled"
 DECODERS = 4
+PIXELS = 2**26
+"""Pixels that are decoded at one time, and that one file may have."""
+LARGEST_SIZE = 4096
+"""Pixels of a side that images may be brought to."""
+_BYTES = 4 * PIXELS
+"""Bytes of one file: those of its pixels, uncompressed."""
+_LABEL_BYTES, _LABEL_DIGITS = 2**28, 6
 IMAGENET = {"train": "train", "test": "val", "validation": "val"}
 """Folders of ``imagenet:PATH`` by split: the labels of ImageNet's own test images were never published."""
 
@@ -74,7 +87,7 @@ class ImageFolder(Dataset):
             UserError: a file that is no image, or files of different sizes where no size was given.
         """
         with ThreadPoolExecutor(DECODERS) as threads:
-            decoded = list(threads.map(self._decode, range(len(self))))
+            decoded = list(threads.map(partial(self._decode, _Budget(PIXELS)), range(len(self))))
         shapes = {tuple(image.shape) for image in decoded}
         if len(shapes) > 1:
             raise UserError(f"{self.name} has images of {len(shapes)} sizes; give the size to bring them all to.")
@@ -108,15 +121,51 @@ class ImageFolder(Dataset):
         return ImageFolder, (*known, contents, self.margin)
 
     def _content(self, row: int) -> bytes:
-        return self.files[row].read_bytes() if self._contents is None else self._contents[row]
-
-    def _decode(self, row: int) -> Tensor:
+        if self._contents is not None:
+            return self._contents[row]
         try:
-            with Image.open(io.BytesIO(self._content(row))) as image:
-                pixels = np.asarray(_cropped(image.convert("RGB"), self.size, self.margin))
-        except (OSError, Image.DecompressionBombError) as error:
-            raise UserError(f"{self.files[row]} cannot be read as an image ({one_line(error)}); remove it.") from error
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).to(torch.float32).div_(255)
+            if (size := self.files[row].stat().st_size) > _BYTES:
+                raise UserError(f"{printable(self.files[row])} has {size:,} bytes, more than {_BYTES:,}; remove it.")
+            return self.files[row].read_bytes()
+        except OSError as error:
+            raise UserError(f"{printable(self.files[row])} cannot be read ({error.strerror}); remove it.") from error
+
+    def _decode(self, budget: _Budget, row: int) -> Tensor:
+        try:
+            with Image.open(io.BytesIO(self._content(row)), formats=FORMATS) as image:
+                pixels = image.width * image.height
+                if pixels > PIXELS:
+                    raise ValueError(f"it has {image.width} × {image.height} pixels, more than {PIXELS:,}")
+                with budget.held(pixels):
+                    colours = image if image.mode == "RGB" else image.convert("RGB")
+                    shown = np.array(_cropped(colours, self.size, self.margin))
+        except UserError:
+            raise
+        except Exception as error:  # whatever a decoder raises of a file that is broken, or made to break it
+            told = f"{printable(self.files[row])} cannot be read as an image ({one_line(error)[:200]}); remove it."
+            raise UserError(told) from error
+        return torch.from_numpy(shown).permute(2, 0, 1).to(torch.float32).div_(255)
+
+
+class _Budget:
+    """Pixels that may be decoded at one time."""
+
+    def __init__(self, pixels: int) -> None:
+        self._free = pixels
+        self._changed = Condition()
+
+    @contextmanager
+    def held(self, pixels: int) -> Iterator[None]:
+        """Wait until so many are free, and hold them while the block runs."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
 
 
 def is_folder(name: str) -> bool:
@@ -146,11 +195,20 @@ def load(name: str, split: str, size: int | None, margin: float = MARGIN) -> Ima
         root = folder = root / IMAGENET[split]
     if not folder.is_dir():
         raise UserError(f"data set {name!r}: there is no folder {root}.")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(_image_files(folder))
     if not files:
         raise UserError(f"data set {name!r}: no images in {folder}; it looks for {', '.join(SUFFIXES)}.")
     labels, names = _labels(name, folder, files)
     return ImageFolder(name, split, files, torch.tensor(labels), torch.arange(len(files)), names, size, None, margin)
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    """All below a folder that have an image's name; what may not be looked into, or is gone by then, is left out."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if path.suffix.lower() in SUFFIXES and os.path.isfile(path):
+                yield path
 
 
 def _parse(name: str) -> tuple[str, int | None]:
@@ -158,21 +216,25 @@ def _parse(name: str) -> tuple[str, int | None]:
     path, asked, size = name.partition(":")[2].rpartition("?size=")
     if not asked:
         return size, None
-    if not (size.isdecimal() and int(size)):
+    if not (size.isdecimal() and int(size[:9])):
         raise UserError(f"data set {name!r}: {size!r} is no size; write e.g. folder:PATH?size=224.")
+    if int(size[:9]) > LARGEST_SIZE:
+        raise UserError(f"data set {name!r}: {size[:20]} pixels are too many; choose a size of at most {LARGEST_SIZE}.")
     return path, int(size)
 
 
 def _labels(name: str, folder: Path, files: Sequence[Path]) -> tuple[list[int], tuple[str, ...]]:
     relative = [path.relative_to(folder) for path in files]
     if (folder / LABELS).is_file():
-        with (folder / LABELS).open(newline="") as stream:
-            given = {row[0]: row[1].strip() for row in csv.reader(stream) if len(row) >= 2}
+        given = _given_labels(name, folder / LABELS)
         missing = [path.as_posix() for path in relative if path.as_posix() not in given]
         if missing:
             raise UserError(f"data set {name!r}: {LABELS} has no label for {missing[0]!r}; add a line for it.")
         texts = [given[path.as_posix()] for path in relative]
         if all(text.isdecimal() for text in texts):
+            largest = max(texts, key=lambda text: (len(text.lstrip("0")), text.lstrip("0")))
+            if len(largest.lstrip("0")) > _LABEL_DIGITS:
+                raise UserError(f"data set {name!r}: {LABELS} has the label {largest[:20]}; number classes from 0.")
             labels = [int(text) for text in texts]
             return labels, tuple(str(label) for label in range(max(labels) + 1))
     else:
@@ -181,11 +243,24 @@ def _labels(name: str, folder: Path, files: Sequence[Path]) -> tuple[list[int], 
     return [names.index(text) for text in texts], names
 
 
+def _given_labels(name: str, file: Path) -> dict[str, str]:
+    """The labels in a ``labels.csv``, by file."""
+    try:
+        if file.stat().st_size > _LABEL_BYTES:
+            raise ValueError(f"it has more than {_LABEL_BYTES:,} bytes")
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            return {row[0]: row[1].strip() for row in csv.reader(stream) if len(row) >= 2}
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"data set {name!r}: {LABELS} cannot be read ({one_line(error)}); mend that line.") from error
+
+
 def _cropped(image: Image.Image, size: int | None, margin: float) -> Image.Image:
     """The shorter side to size/margin, bicubic, then the centre."""
     if size is None:
         return image
     scale = round(size / margin) / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
+    if width * height > PIXELS:
+        raise ValueError(f"brought to {size} pixels, the shorter side makes it {width} × {height}")
     left, top = (width - size) // 2, (height - size) // 2
     return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))

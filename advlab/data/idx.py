@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 _UINT8 = 0x08
 _AXIS_BYTES = 4
+_MOST_AXES = 8
 
 
 class IdxError(ValueError):
@@ -31,10 +32,13 @@ def parse(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
         raise IdxError(f"IDX element type 0x{magic[2]:02x} is not unsigned byte (0x{_UINT8:02x}).")
     num_axes = magic[3]
     header = _AXIS_BYTES * (1 + num_axes)
-    if num_axes == 0 or len(content) < header:
+    if not 0 < num_axes <= _MOST_AXES or len(content) < header:
         raise IdxError(f"IDX header cut short: {num_axes} axes in {len(content)} bytes.")
     shape = np.frombuffer(content[_AXIS_BYTES:header].tobytes(), dtype=">u4").tolist()
     expected = header + math.prod(shape)
     if len(content) != expected:
         raise IdxError(f"IDX file has {len(content)} bytes where its header {shape} asks for {expected}.")
-    return content[header:].reshape(shape)
+    try:
+        return content[header:].reshape(shape)
+    except ValueError as error:  # no values, along axes whose sizes are beyond any array's
+        raise IdxError(f"IDX header {shape} describes no array.") from error

@@ -12,7 +12,7 @@ import ray
 
 from advlab.distributed.worker import Conditions, _Worker
 from advlab.errors import UserError
-from advlab.results import provenance
+from advlab.results import Store, provenance
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Crew:
         """An actor is alive; if its machine cannot do the work, no actor will be sent there any more.
 
         Raises:
-            UserError: there is no other machine, and never was.
+            UserError: there is no other machine, nor will there be; or the file that it lacks is gone.
         """
         if not complaint:
             self._alive.add(actor)
@@ -153,7 +153,12 @@ class Crew:
             self._unfit[node] = complaint
             what, _, mend = complaint.rpartition("; ")
             told = f"the machine at {address} {what}"
-            if not self._proven and not self.room():
+            if self.required_file is not None and not Store(self.required_file[0]).exists(self.required_file[1]):
+                raise UserError(
+                    f"{'/'.join(self.required_file)!r} was removed while its study was under way; what is finished is "
+                    "kept beside it: bring the file back, and run the same command again."
+                )
+            if not self.room() and not (self._proven and self.elastic):
                 raise UserError(f"{told}, and there is no other; {mend}.")
             logger.warning("%s and is left out; %s.", told, mend)
 

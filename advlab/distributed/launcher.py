@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,10 +18,11 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from advlab.errors import UserError
-from advlab.results import Study
+from advlab.results import Store, Study
 
 FAILURES = 3
 """Deaths of workers from which training goes on."""
+_NOTES = "checkpoint_manager_snapshot.json"
 ALONE = "alone"
 """Folder of the checkpoints of a run without Ray."""
 
@@ -117,8 +119,9 @@ def fit(
         folder: of the checkpoints, within the study.
 
     Raises:
-        UserError: workers kept failing; what is finished is kept.
+        UserError: workers kept failing; what is finished is kept. Or Ray Train's notes name checkpoints elsewhere.
     """
+    _require_own_checkpoints(study.store, folder)
     spread: Any = workers  # Ray's types know of one number alone
     trainer = TorchTrainer(
         work,
@@ -141,6 +144,35 @@ def fit(
             f"{study.store.uri!r}: mend that and run the same command again."
         ) from error
     _delete_orphans(result)
+
+
+def _require_own_checkpoints(store: Store, folder: str) -> None:
+    """Raise a UserError where Ray Train's notes name folders that are not its own: it reads and deletes those."""
+    notes = f"{folder}/{_NOTES}"
+    if not store.exists(notes):
+        return
+    try:
+        named = list(_checkpoint_names(store.read_json(notes)))
+    except (ValueError, RecursionError):
+        named = [None]
+    for name in named:
+        if not (isinstance(name, str) and re.fullmatch(r"checkpoint_[\w.:+-]*", name)):
+            raise UserError(
+                f"{store.path(notes)!r} is not as Ray Train left it (it names {str(name)[:80]!r} as a checkpoint); "
+                f"remove {store.path(folder)!r} to train from the start."
+            )
+
+
+def _checkpoint_names(notes: Any, key: str = "") -> Iterator[Any]:
+    """All values that stand under a key that names checkpoints."""
+    if isinstance(notes, dict):
+        for inner, value in notes.items():
+            yield from _checkpoint_names(value, inner)
+    elif isinstance(notes, list):
+        for value in notes:
+            yield from _checkpoint_names(value, key)
+    elif "checkpoint_dir_name" in key:
+        yield notes
 
 
 def _delete_orphans(result: ray.train.Result) -> None:

@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from advlab.text import printable
+
 
 class Stage:
     """One bar: what is being done, how much of it is done, how fast, and how long the rest will take.
@@ -28,7 +30,7 @@ class Stage:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[pace]}"),
-            TextColumn("[dim]{task.fields[latest]}"),
+            TextColumn("{task.fields[latest]}", style="dim", markup=False),
             console=self.console,
             transient=False,
             disable=not self.console.is_terminal,
@@ -45,13 +47,13 @@ class Stage:
         """So many more are done, and the last was ``latest``."""
         before = 10 * self.done // self.total
         self.done += count
-        self._bar.update(self._task, completed=self.done, latest=latest, pace=self.pace())
+        self._bar.update(self._task, completed=self.done, latest=printable(latest), pace=self.pace())
         if 10 * self.done // self.total > before or self.total < 10:
             self._print(latest)
 
     def say(self, status: str) -> None:
         """Nothing more is done yet; this is what is under way."""
-        self._bar.update(self._task, latest=status, pace=self.pace())
+        self._bar.update(self._task, latest=printable(status), pace=self.pace())
         if time.monotonic() - self._spoke > self.QUIET_SECONDS:
             self._print(status)
 
@@ -69,8 +71,8 @@ class Stage:
         self._spoke = time.monotonic()
         if not self.console.is_terminal:
             pace = f", {pace}" if (pace := self.pace()) else ""
-            told = f"{self.title}: {self.done} of {self.total}{pace} ({status})"
-            self.console.print(told, highlight=False, soft_wrap=True)
+            told = f"{self.title}: {self.done} of {self.total}{pace} ({printable(status)})"
+            self.console.print(told, highlight=False, soft_wrap=True, markup=False)
 
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None

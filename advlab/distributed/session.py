@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
+import shutil
 import socket
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config
 from ray.exceptions import RayError
 
 from advlab.errors import UserError, one_line
+
+_LONGEST_FOLDER = 20
+"""Characters of the folder for temporary files: the sockets below it have 83 more, and there may be 103 in all."""
 
 
 @contextmanager
@@ -22,19 +33,95 @@ def session(address: str | None) -> Iterator[None]:
             the address of one.
 
     Raises:
-        UserError: no cluster answers at ``address``.
+        UserError: no cluster answers at ``address``, or none can be started here.
     """
     if ray.is_initialized():  # the caller holds the connection
         yield
         return
     if address is None:
-        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        _connect(address)
+        with _own_folder() as folder, _own_rules(folder):
+            _start(folder)
+            try:
+                yield
+            finally:
+                ray.shutdown()
+        return
+    _connect(address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(folder: str) -> None:
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _temp_dir=os.path.join(folder, "r"),  # which Ray opens to all, as the folder around it does not
+        )
+    except Exception as error:  # on a busy machine Ray raises just that
+        ray.shutdown()
+        raise UserError(
+            f"Ray did not start on this machine ({one_line(error)[:300].rstrip('.')}); see that it has memory, disk "
+            "and processes to spare, and run the same command again."
+        ) from error
+
+
+@contextmanager
+def _own_folder() -> Iterator[str]:
+    """A folder for Ray's sockets, logs and spilled objects that no other user may enter; Ray itself lets all in."""
+    base = tempfile.gettempdir()
+    try:
+        folder = tempfile.mkdtemp(prefix="advlab-", dir=base if len(base) <= _LONGEST_FOLDER else "/tmp")
+    except OSError as error:
+        raise UserError(f"Ray needs a folder for temporary files ({one_line(error)}); set TMPDIR to one.") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _own_rules(folder: str) -> Iterator[None]:
+    """Ray's settings for a cluster of this process alone: the loopback interface, and a token that this user can read.
+
+    Without them it listens on all interfaces, and versions before 2.59 run what anybody sends who connects. The token
+    is made for the session: one in the home folder opens all clusters of the user, and that folder may be read-only.
+    """
+    token = Path(folder) / "token"
+    with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(secrets.token_hex(32))
+    loopback = "lo" if sys.platform == "linux" else "lo0"
+    wanted = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": None,  # it would come before the file
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", loopback),
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    can_join = ray_constants.ENABLE_RAY_CLUSTER
+    _set(wanted)
+    ray_constants.ENABLE_RAY_CLUSTER = False  # read when Ray was imported; a node's address is then 127.0.0.1
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = can_join
+        _set(before)
+
+
+def _set(variables: dict[str, str | None]) -> None:
+    """Set environment variables, or remove them, and have Ray read them again."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _connect(address: str) -> None:

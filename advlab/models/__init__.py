@@ -14,9 +14,10 @@ from advlab.models import checkpoint, external, zoo
 from advlab.models.checkpoint import Checkpoint
 from advlab.models.evaluation import error_rate
 from advlab.models.recipe import Recipe
+from advlab.models.registry import register
 from advlab.models.zoo import PAPER
 
-__all__ = ["PAPER", "Checkpoint", "Recipe", "build", "error_rate", "load"]
+__all__ = ["PAPER", "Checkpoint", "Recipe", "build", "error_rate", "load", "register"]
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import os
-import pkgutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from advlab import data
 from advlab.data import Dataset
+from advlab.errors import one_line
+from advlab.models import registry
 from advlab.models.evaluation import error_rate
-from advlab.models.recipe import Recipe
+from advlab.models.recipe import Recipe, UnknownRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +48,12 @@ class Checkpoint:
         return weights_fingerprint(self.weights)
 
     def network(self) -> nn.Module:
-        """The trained network, in eval mode, on the CPU."""
-        module = self.recipe.build()
+        """The trained network, in eval mode, on the CPU.
+
+        Raises:
+            UserError: recipe and weights do not belong together, or name a network that is unknown here.
+        """
+        module = self.recipe.build(self.weights)
         module.load_state_dict(self.weights)
         return module.eval().requires_grad_(False)
 
@@ -58,16 +64,22 @@ class Checkpoint:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Checkpoint:
-        """Read what ``to_bytes`` wrote.
+        """Read what ``to_bytes`` wrote; nothing that it names is looked up or run.
 
         Raises:
-            ValueError: the bytes are torn or no checkpoint.
+            UnknownRecipe: another version wrote it; it is whole, and a ValueError all the same.
+            ValueError: the bytes are torn or not a checkpoint.
         """
         try:
             weights = load_safetensors(content)
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-            return cls(Recipe(**json.loads(header["recipe"])), weights, json.loads(header["report"]))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            recipe, report = Recipe.from_json(json.loads(header["recipe"])), json.loads(header["report"])
+            if not isinstance(report, dict):
+                raise ValueError("its report is not a JSON object")
+            return cls(recipe, weights, report)
+        except UnknownRecipe:
+            raise
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"not a whole advlab checkpoint: {error}") from error
 
 
@@ -94,7 +106,7 @@ def train(
     ``network`` is what ``recipe.build()`` gave, for callers who want to look at it while it trains.
     """
     network = recipe.build() if network is None else network
-    trainer = pkgutil.resolve_name(recipe.trainer)
+    trainer = registry.find("trainer", recipe.trainer)
     report = trainer(network, dataset, seed=recipe.seed, device=device, progress=progress, **recipe.trainer_arguments)
     report |= {
         "train_error": error_rate(network, dataset.images, dataset.labels),
@@ -106,25 +118,37 @@ def train(
 
 
 def find(recipe: Recipe) -> Checkpoint | None:
-    """The cached checkpoint of a recipe, if there is a whole one."""
+    """The cached checkpoint of a recipe, if there is a whole one that can be read."""
     path = _path(recipe)
     try:
         # a recipe's name is no part of its address, so the entry may have been made under another one
         return replace(Checkpoint.from_bytes(path.read_bytes()), recipe=recipe)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        logger.warning("%s cannot be read (%s); the model is trained again", path, one_line(error))
     except ValueError:
         logger.warning("%s is damaged; the model will be trained again", path)
-        return None
+    return None
 
 
 def save(checkpoint: Checkpoint) -> None:
-    """Put a checkpoint into the cache: safetensors, and beside it the recipe and report as JSON to be read."""
+    """Put a checkpoint into the cache: safetensors, and beside it the recipe and report as JSON to be read.
+
+    The cache is a convenience: where it cannot be written, a warning says so and the model is not in it.
+    """
     path = _path(checkpoint.recipe)
-    path.parent.mkdir(parents=True, exist_ok=True)
     described = {"recipe": checkpoint.recipe.to_json(), "report": checkpoint.report}
-    _write(path.with_suffix(".json"), json.dumps(described, indent=2).encode())
-    _write(path, checkpoint.to_bytes())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path.with_suffix(".json"), json.dumps(described, indent=2).encode())
+        _write(path, checkpoint.to_bytes())
+    except OSError as error:
+        logger.warning(
+            "%s is not kept in the cache (%s); set ADVLAB_CACHE to a folder that can be written",
+            checkpoint.recipe.name,
+            one_line(error),
+        )
 
 
 def _path(recipe: Recipe) -> Path:
@@ -133,5 +157,9 @@ def _path(recipe: Recipe) -> Path:
 
 def _write(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):  # it is gone when all went well
+            temporary.unlink()

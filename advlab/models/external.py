@@ -18,6 +18,7 @@ from torch.nn import functional
 from advlab.errors import UserError, one_line
 
 SCHEMES = ("torchvision", "timm", "file", "python")
+_CODE = ("file", "python")
 
 RANDOM = "random"
 """In place of a name of weights: torchvision's architecture as initialised with seed 0."""
@@ -29,6 +30,11 @@ loaded_files: list[ModuleType] = []
 def is_external(name: str) -> bool:
     """Whether a model name has one of the schemes."""
     return name.split(":", 1)[0] in SCHEMES and ":" in name
+
+
+def is_code(name: str) -> bool:
+    """Whether using the model runs Python that its name chooses: only the user may choose that, never a study."""
+    return is_external(name) and name.split(":", 1)[0] in _CODE
 
 
 def load(name: str) -> nn.Module:

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pkgutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
+from urllib.parse import quote
 
-from torch import nn
+from torch import Tensor, nn
+
+from advlab.errors import UserError
+from advlab.models import registry, untrusted
+from advlab.models.external import SCHEMES
+
+_LONGEST_NAME = 240
+"""Characters of a model's name as a file name: file systems allow 255 with the suffix."""
+_TYPES = {"int": int, "str": str}
+
+
+class UnknownRecipe(ValueError):
+    """A recipe that another version of this program wrote: whole, but not to be understood here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """Architecture, training procedure, data and seed of one model; plain values only, so that it is JSON.
 
-    Network and trainer are named as ``package.module:object``. That keeps this layer ignorant of the training code
-    above it, and lets a recipe name code of one's own.
+    Network and trainer are named as ``package.module:object`` or as they were registered (`advlab.models.registry`).
+    That keeps this layer ignorant of the training code above it; what a name stands for is never taken from a file.
     """
 
     name: str
@@ -44,6 +56,26 @@ class Recipe:
     seed: int = 0
     """Seed of the initial weights and of everything random in training."""
 
+    @classmethod
+    def from_json(cls, values: Any) -> Recipe:
+        """What ``to_json`` gave, as it comes from a file that anybody may have written.
+
+        Raises:
+            UnknownRecipe: it has fields that this version does not know.
+            ValueError: it is not a recipe: fields are missing, of another type, or beyond all bounds.
+        """
+        if not isinstance(values, dict):
+            raise ValueError("its recipe is not a JSON object")
+        known = {one.name: one for one in fields(cls)}
+        if unknown := sorted(values.keys() - known.keys()):
+            raise UnknownRecipe(f"its recipe has {unknown[0][:80]!r}, which this version of advlab does not know")
+        for name, one in known.items():
+            optional = one.default is not MISSING or one.default_factory is not MISSING
+            if (name in values or not optional) and type(values.get(name)) is not _TYPES.get(str(one.type), dict):
+                raise ValueError(f"its recipe has no {name}, or one of another type")
+        _require_name(values["name"])
+        return cls(**values)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything but the name: equal recipes give equal models."""
@@ -51,12 +83,40 @@ class Recipe:
         values.pop("name")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
-    def build(self) -> nn.Module:
-        """The untrained network."""
-        module = pkgutil.resolve_name(self.network)(**self.network_arguments)
+    def build(self, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """The untrained network.
+
+        Args:
+            weights: a state dict that it is to take, where recipe and weights come from a file, see ``require_fits``.
+
+        Raises:
+            UserError: the network is unknown, or ``weights`` are not those of the network that the recipe asks for.
+        """
+        if weights is not None:
+            self.require_fits(weights)
+        module = registry.find("network", self.network)(**self.network_arguments)
         assert isinstance(module, nn.Module)
         return module
+
+    def require_fits(self, weights: Mapping[str, Tensor]) -> None:
+        """See that a recipe from elsewhere asks for a network that is known and has exactly these weights.
+
+        Raises:
+            UserError: it does not, so it is not built.
+        """
+        try:
+            untrusted.require_fits(registry.find("network", self.network), self.network_arguments, weights)
+        except (UserError, ValueError) as error:
+            raise UserError(f"model {self.name!r} cannot be built: {str(error).rstrip('.')}.") from error
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a JSON file."""
         return asdict(self)
+
+
+def _require_name(name: str) -> None:
+    """Raise a ValueError for what cannot be a file name or a word on a terminal, or stands for a model elsewhere."""
+    if not name or not name.isprintable() or len(quote(name, safe="")) > _LONGEST_NAME:
+        raise ValueError("its recipe has a name that is empty, too long or not printable")
+    if name.partition(":")[0] in (*SCHEMES, "study", "untrusted") and ":" in name:
+        raise ValueError(f"its recipe has the name {name!r}, which stands for a model from elsewhere")

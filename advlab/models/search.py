@@ -100,11 +100,19 @@ class Space:
         """
         low, high = self.bounds
         architecture = trial.suggest_categorical("architecture", list(self.architectures))
-        layers = self.architectures[architecture]
-        parameters = [f"decay {layer}" for layer in range(layers)] if self.per_layer else ["decay"]
+        layers, parameters = self.architectures[architecture], self._parameters(architecture)
         drawn = tuple(_rounded(trial.suggest_float(parameter, low, high, log=True)) for parameter in parameters)
         points = list(self._seeded(architecture, drawn if self.per_layer else drawn * layers))
         return {"point": asdict(points[trial.number % len(points)])}
+
+    def answers(self, point: Point) -> dict[str, Any]:
+        """What ``suggest`` was answered, by parameter, for it to come to a point."""
+        low, high = self.bounds
+        decays = dict(zip(self._parameters(point.architecture), point.decays, strict=False))
+        return {"architecture": point.architecture} | {name: min(max(λ, low), high) for name, λ in decays.items()}
+
+    def _parameters(self, architecture: str) -> list[str]:
+        return [f"decay {layer}" for layer in range(self.architectures[architecture])] if self.per_layer else ["decay"]
 
     @property
     def bounds(self) -> tuple[float, float]:

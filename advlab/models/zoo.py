@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-import pkgutil
 import re
 from collections.abc import Callable
 from typing import Any
 
 from advlab.data import Dataset
 from advlab.errors import UserError
+from advlab.models import registry
 from advlab.models.recipe import Recipe
 
 PAPER = ("softmax1e-4", "softmax1e-2", "softmax1", "fc100-100-10", "fc200-200-10", "ae400-10")
@@ -65,8 +65,8 @@ def recipe(name: str, dataset: Dataset, *, seed: int = 0) -> Recipe:
                 raise UserError(f"model {name!r}: {base} is not trained by minibatches; harden or distil e.g. conv.")
             if manner:
                 parts |= _manner(manner, parts["trainer_arguments"])
-            for code in ("network", "trainer"):
-                parts[f"{code}_arguments"] = _defaults(parts[code]) | parts[f"{code}_arguments"]
+            for role in registry.ROLES:
+                parts[f"{role}_arguments"] = _defaults(role, parts[role]) | parts[f"{role}_arguments"]
             return Recipe(name=name, data=dataset.name, split=dataset.split, **{"seed": seed} | parts)
     raise UserError(
         f"unknown model {name!r}; choose among {', '.join(SHOWN_NAMES)} (or others of these patterns; "
@@ -100,9 +100,9 @@ def _positive(name: str, text: str) -> float:
     return float(text)
 
 
-def _defaults(code: str) -> dict[str, Any]:
+def _defaults(role: registry.Role, code: str) -> dict[str, Any]:
     """The default arguments of a network or trainer: a recipe spells them out, so that it changes when they do."""
-    parameters = inspect.signature(pkgutil.resolve_name(code)).parameters.values()
+    parameters = inspect.signature(registry.find(role, code)).parameters.values()
     return {p.name: p.default for p in parameters if p.default not in (p.empty, None)}
 
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from advlab.errors import UserError
 from advlab.report import figures, html, tables
 from advlab.report.tracker import Mode, Tracker
 from advlab.results import Study
+from advlab.results.layout import MATRIX
 
 __all__ = ["Mode", "Tracker", "print_study", "render"]
+
+
+def require_finished(study: Study) -> None:
+    """Raise a UserError when a study has no matrix yet, or nothing is known of what it was made from."""
+    if not study.store.exists(MATRIX) or {"name", "split"} - study.manifest.get("dataset", {}).keys():
+        raise UserError(f"{study.store.uri!r} has no matrix yet; run the study to its end first.")
+    if lacking := [name for name in study.targets if name not in study.fingerprints]:
+        raise UserError(f"the study.json of {study.store.uri!r} says nothing of the model {lacking[0]!r}; verify it.")
 
 
 def render(study: Study) -> list[str]:

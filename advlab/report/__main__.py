@@ -12,6 +12,7 @@ from advlab import report
 from advlab.command import run
 from advlab.report import tables
 from advlab.results import Study
+from advlab.text import printable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,11 +29,13 @@ class Options:
 def main(options: Options) -> None:
     """Draw, or print."""
     study = Study.open(options.study)
+    study.require_transfer()
+    report.require_finished(study)
     if options.markdown:
         print(tables.markdown_models(study), tables.markdown_matrix(study), sep="\n\n")
         return
     report.print_study(study, Console())
-    print(*(study.store.path(name) for name in report.render(study)), sep="\n")
+    print(*(printable(study.store.path(name), None) for name in report.render(study)), sep="\n")
 
 
 if __name__ == "__main__":

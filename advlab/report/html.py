@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -28,6 +27,8 @@ from advlab.report.summary import (
 )
 from advlab.report.tables import rms
 from advlab.results import Study
+from advlab.results.study import command_line
+from advlab.text import masked, masked_values, printable
 
 _PROVENANCE = ("started", "finished", "hosts", "revision", "identity")
 
@@ -78,24 +79,11 @@ def page(study: Study, images: Mapping[str, bytes] | None = None) -> str:
             "Share of a model's examples that fool it within a given distortion.",
         ),
         panels=_panels(study, matrix),
-        command=command(manifest["config"]),
+        command=command_line(manifest["config"], "OUT"),
         settings=_settings(manifest),
         query=_QUERY,
         manifest=manifest,
     )
-
-
-def command(config: Mapping[str, Any]) -> str:
-    """The command line that makes a study of this config again, safe to paste into a POSIX shell.
-
-    Every setting of a config decides the study's rows, so each is given as the flag of its name.
-    """
-    words = ["python", "sweeps/transfer_matrix.py"]
-    for key, value in config.items():
-        if value is not None:
-            listed = isinstance(value, list | tuple)
-            words += [f"--{key.replace('_', '-')}", ",".join(map(str, value)) if listed else str(value)]
-    return " ".join(map(shlex.quote, [*words, "--out", "OUT"]))
 
 
 def _environment() -> Environment:
@@ -167,11 +155,11 @@ def _panels(study: Study, matrix: Matrix) -> list[_Picture]:
 
 def _settings(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Provenance as name and value, config first; nested values as JSON."""
-    rows = [(key, _plain(value)) for key, value in manifest["config"].items()]
+    rows = [(key, masked(_plain(value))) for key, value in masked_values(manifest["config"]).items()]
     rows += [(key, _plain(manifest.get(key))) for key in _PROVENANCE]
     rows.append(("data SHA-256", _plain(manifest["dataset"].get("fingerprint"))))
     rows += [(f"version: {name}", _plain(version)) for name, version in manifest.get("versions", {}).items()]
-    return rows
+    return [(printable(name), printable(value, 2000)) for name, value in rows]
 
 
 def _plain(value: Any) -> str:
@@ -179,7 +167,7 @@ def _plain(value: Any) -> str:
         return "–"
     if isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value):
         return ", ".join(map(str, value))
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _data_uri(png: bytes) -> str:

@@ -16,6 +16,7 @@ from advlab.errors import UserError
 from advlab.report import figures
 from advlab.report.summary import finding, read_matrix
 from advlab.results import Study
+from advlab.text import masked_values
 
 Mode = Literal["online", "offline", "disabled"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -60,7 +61,7 @@ class Tracker:
         if mode == "disabled":
             return
         directory = Path(tempfile.mkdtemp(prefix="advlab-wandb-") if "://" in out else out).expanduser()
-        start = partial(_start, identity[:12], dict(config), directory, project, timeout)
+        start = partial(_start, identity[:12], masked_values(config), directory, project, timeout)
         self._run = self._attempt("start", lambda: start(mode))
         if self._run is None and mode == "online":
             self.mode = "offline"
@@ -167,6 +168,7 @@ def _start(group: str, config: dict[str, Any], directory: Path, project: str, ti
             silent=True,
             disable_code=True,
             disable_job_creation=True,
+            x_disable_meta=True,  # it would keep the command line as it was given
             init_timeout=timeout,
             login_timeout=timeout,
             finish_timeout=timeout,

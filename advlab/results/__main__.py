@@ -14,10 +14,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from advlab.command import run
-from advlab.errors import UserError
+from advlab.errors import UserError, one_line
 from advlab.results import Study
+from advlab.results.layout import MANIFEST
 from advlab.results.merge import merge
 from advlab.results.verify import Finding, verify
+from advlab.text import masked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +31,9 @@ class Verify:
 
     repair: bool = False
     """Remove damaged files, so that the next run of the study makes them anew."""
+
+    memory: float | None = None
+    """GiB of memory that the files checked at one time may take; a quarter of this machine's when absent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +64,10 @@ def main(options: Options) -> None:
 
 def _verify(options: Verify) -> None:
     study = _open(options.study)
+    if options.memory is not None:
+        if not options.memory > 0:
+            raise UserError(f"--memory {options.memory:g} is impossible; choose more than 0.")
+        study.store.memory = int(options.memory * 2**30)
     found: Counter[str] = Counter()
     is_sound = True
     with _progress("verifying") as on_progress:
@@ -70,16 +79,19 @@ def _verify(options: Verify) -> None:
     if not is_sound:
         print(f"not sound: {told}")
         if found["missing"] or found["damaged"]:
-            print(f"the command of this study makes what is missing:\n{study.command}")
+            print(f"the command of this study makes what is missing:\n{masked(study.command)}")
         sys.exit(1)
     print(f"sound: {len(study.sources)} sources × {len(study.targets)} targets{f' ({told})' if told else ''}")
 
 
 def _mended(study: Study, finding: Finding) -> str:
-    if finding.kind != "damaged":
+    if finding.kind != "damaged" or finding.file == MANIFEST:
         return str(finding)
-    study.store.delete(finding.file)
-    return f"{finding.file}: {finding.problem}; removed"
+    try:
+        study.store.delete(finding.file)
+    except OSError as error:
+        return f"{finding.shown}; it cannot be removed ({one_line(error)})"
+    return f"{finding.shown}; removed"
 
 
 def _merge(options: Merge) -> None:
@@ -89,15 +101,15 @@ def _merge(options: Merge) -> None:
         union, missing = merge([_open(folder) for folder in options.studies], options.out, on_progress)
     print(f"{len(union.targets)} models, {union.config['examples']} examples: {union.store.uri}")
     if missing:
-        print(f"{missing} shards are in none of the studies; the command of their union makes them:\n{union.command}")
+        print(f"{missing} shards are in none of the studies; the command of their union makes them:")
+        print(masked(union.command))
     else:
         print("nothing is missing; the matrix is written")
 
 
 def _open(folder: str) -> Study:
     study = Study.open(folder)
-    if study.manifest["kind"] != "transfer":
-        raise UserError(f"{folder!r} holds a study of kind {study.manifest['kind']!r}; choose a transfer study.")
+    study.require_transfer()
     return study
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from advlab.data import Dataset
+from advlab.results.layout import predictions_part
 from advlab.transfer import controls
 
 
@@ -41,6 +42,10 @@ class Addresses:
         attacked = source if source in self._fingerprints else controls.attacked_model(source)
         origin = self.examples(attacked, start) if attacked else self._content(start)
         return address("evaluate", source, self._config["seed"], origin, self._fingerprints[target])
+
+    def prediction_files(self, source: str, target: str, starts: Iterable[int]) -> dict[str, str]:
+        """The files of a target's answers to a source, and the address that each must have."""
+        return {predictions_part(source, target, start): self.predictions(source, target, start) for start in starts}
 
     def _content(self, start: int) -> str:
         """The fingerprint of a shard's clean images."""

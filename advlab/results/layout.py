@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 MANIFEST = "study.json"
 MATRIX = "matrix.parquet"
@@ -25,6 +25,11 @@ def seed_folder(part: str, seed: int) -> str:
 def weights_file(model: str) -> str:
     """A model the study trained."""
     return f"models/{_partition(model)}.safetensors"
+
+
+def model_of(file: str) -> str:
+    """The model whose weights a file of ``models/`` is called after."""
+    return unquote(file.removeprefix("models/").removesuffix(".safetensors"))
 
 
 def examples_folder(source: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
-from itertools import product
 from operator import add
 
 import pyarrow as pa
 
-from advlab.results.layout import predictions_folder
+from advlab.errors import UserError
+from advlab.results.parquet import ADDRESS_KEY
 from advlab.results.schema import MATRIX
 from advlab.results.store import THREADS, Store
 from advlab.transfer.metrics import Counts, count, rates
@@ -34,15 +34,33 @@ def reduce_counts(counts: Mapping[tuple[str, str], Counts]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=MATRIX)
 
 
-def build(store: Store, sources: list[str], targets: list[str]) -> pa.Table:
-    """The matrix of a study, summed file by file: memory does not grow with the number of examples."""
+def build(store: Store, files: Mapping[tuple[str, str], Mapping[str, str]]) -> pa.Table:
+    """The matrix of a study, summed file by file: memory does not grow with the number of examples.
 
-    def count_file(name: str) -> Counts:
-        return count_table(store.read_shard(name, _COLUMNS))
+    Args:
+        store: where the study lies.
+        files: by source and target, the files of ``predictions/`` and the content address that each must have; what
+            else lies there is not counted.
+
+    Raises:
+        UserError: a file is missing, damaged, or has rows of other weights, images or settings.
+    """
+
+    def count_file(named: tuple[str, str]) -> Counts:
+        name, address = named
+        try:
+            table = store.read_shard(name, _COLUMNS)
+        except FileNotFoundError as error:
+            raise UserError(f"{store.path(name)!r} is missing; run the same command again to make it.") from error
+        if (table.schema.metadata or {}).get(ADDRESS_KEY, b"").decode(errors="replace") != address:
+            raise UserError(
+                f"{store.path(name)!r} has rows of other weights, images or settings; another study may be writing to "
+                "this folder: end it, and run the same command again to make them again."
+            )
+        return count_table(table)
 
     counts = {}
     with ThreadPoolExecutor(THREADS) as threads:
-        for source, target in product(sources, targets):
-            parts = store.files(predictions_folder(source, target), suffix=".parquet")
-            counts[source, target] = reduce(add, threads.map(count_file, parts))
+        for pair, parts in files.items():
+            counts[pair] = reduce(add, threads.map(count_file, parts.items()))
     return reduce_counts(counts)

@@ -9,11 +9,11 @@ from itertools import product
 from typing import Any
 
 from advlab.errors import UserError
-from advlab.models import Checkpoint, external
+from advlab.models import external
 from advlab.results import matrix, parquet, provenance
 from advlab.results.layout import MATRIX, examples_part, predictions_part, weights_file
 from advlab.results.store import Store
-from advlab.results.study import Study, study_identity
+from advlab.results.study import Study, read_model, study_identity
 from advlab.transfer import controls
 
 THREADS = 8
@@ -81,7 +81,7 @@ def merge(
 
     missing = _Copy(union, parts).run(on_progress)
     if not missing:
-        union.store.write_table(MATRIX, matrix.build(union.store, union.sources, union.targets))
+        union.store.write_table(MATRIX, matrix.build(union.store, union.prediction_files()))
         union.manifest["finished"] = union.manifest["finished"] or provenance.now()
         union.save_manifest()
     return union, missing
@@ -107,7 +107,7 @@ def _require_mergeable(part: Study, first: Study) -> None:
 
 
 def _require_same_data(part: Study, largest: Study) -> None:
-    here = largest.dataset.subset(slice(part.config["examples"]))
+    here = largest.data_here().subset(slice(part.config["examples"]))
     if part.manifest["dataset"]["fingerprint"] != here.fingerprint:
         raise UserError(
             f"{part.store.uri!r} cannot be merged: its images are not those of {here.name} {here.split} on this "
@@ -140,17 +140,14 @@ def _copy_weights(model: str, union: Study, parts: list[Study]) -> None:
         return
     for part in parts:
         if part.store.exists(name):
-            content = part.store.read_bytes(name)
-            if _fingerprint(content) == union.fingerprints[model]:
-                union.store.write_bytes(name, content)
+            try:
+                found = read_model(part.store, name)
+            except ValueError:
+                continue
+            if (found.recipe.name, found.fingerprint) == (model, union.fingerprints[model]):
+                found.recipe.require_fits(found.weights)
+                union.store.write_bytes(name, found.to_bytes())
                 return
-
-
-def _fingerprint(checkpoint: bytes) -> str | None:
-    try:
-        return Checkpoint.from_bytes(checkpoint).fingerprint
-    except ValueError:
-        return None
 
 
 class _Copy:

@@ -7,6 +7,10 @@ import hashlib
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from advlab.errors import one_line
+from advlab.results import bounds
+from advlab.results.bounds import Damaged
+
 ADDRESS_KEY = b"advlab.shard"
 CHECKSUM_KEY = b"advlab.sha256"
 
@@ -44,13 +48,25 @@ def is_intact(content: bytes) -> bool:
     return digest.hexdigest().encode() == content[place]
 
 
-def decode(stream: pa.NativeFile, columns: list[str] | None = None) -> pa.Table:
+def decode(content: bytes | pa.Buffer, columns: list[str] | None = None, most: int | None = None) -> pa.Table:
     """The rows of a file; the checksums of the pages read are verified.
 
+    Args:
+        content: the whole file.
+        columns: those wanted; all when absent.
+        most: bytes of memory that the rows may take; what a file of that size may when absent.
+
     Raises:
-        OSError, pyarrow.ArrowException, UnicodeDecodeError: the file is torn or corrupt.
+        Damaged: the file is torn or corrupt, or its rows would take more.
     """
-    table = pq.ParquetFile(stream, page_checksum_verification=True).read(columns)
+    buffer = pa.py_buffer(content)
+    allowed = bounds.allowance(len(buffer), bounds.memory()) if most is None else most
+    try:
+        table = bounds.plain(bounds.open_parquet(buffer, allowed).read(columns), allowed)
+    except Damaged:
+        raise
+    except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
+        raise Damaged(f"it is no Parquet file that can be read: {one_line(error)[:300]}") from error
     kept = {key: value for key, value in (table.schema.metadata or {}).items() if key != CHECKSUM_KEY}
     return table.replace_schema_metadata(kept)  # the checksum is the file's, not the rows'
 
@@ -62,6 +78,8 @@ def footer_size(end: bytes) -> int:
 
 def metadata(end: bytes) -> dict[bytes, bytes]:
     """Keys and values in the footer of a file, given its end; none where it is no end of a Parquet file."""
+    if not 8 < footer_size(end) <= min(len(end), bounds.FOOTER + 8):
+        return {}
     try:
         return pq.read_metadata(pa.BufferReader(end)).metadata or {}
     except (OSError, pa.ArrowException, UnicodeDecodeError):

@@ -8,6 +8,8 @@ still at them.
 from __future__ import annotations
 
 import io
+import operator
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,14 +19,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, TensorDataset
 
-from advlab.errors import UserError
-from advlab.hardening.pool import Batch, Pool, Replacement
-from advlab.results import schema
+from advlab.errors import UserError, one_line
+from advlab.hardening.pool import Batch, Pool
+from advlab.results import schema, trainer_state
 from advlab.results.store import Store
 
 POINTER = "newest.json"
 KEPT = 3
 """Snapshots left in place, the newest included."""
+_PART = re.compile(r"step=\d{9,18}/layer-\d{1,3}\.parquet")
+_LEVELS, _MOST = 100, 2**62
+_KINDS = {"label": pa.int64(), "birth": pa.int64(), "index": pa.int64(), "l2": pa.float64(), "loss": pa.float32()}
 ATTEMPTS = 20
 """Times a reader follows the pointer: each time but the last, its snapshot was replaced ``KEPT`` times under it."""
 
@@ -92,28 +97,66 @@ def read(store: Store, folder: str) -> tuple[Pool, dict[str, Any]]:
     for attempt in range(ATTEMPTS):
         if not store.exists(_in(folder, POINTER)):
             raise UserError(f"--pool {uri!r} holds no pool: there is no {POINTER} in it; name the folder of one.")
-        pointer = store.read_json(_in(folder, POINTER))
+        pointer = _pointer(store, folder)
         try:
-            tables = {int(level): store.read_table(_in(folder, name)) for level, name in pointer["files"].items()}
+            tables = {level: store.read_table(_in(folder, name)) for level, name in pointer["files"].items()}
+            pool = _restored(pointer, tables)
             break
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             if attempt == ATTEMPTS - 1:
-                raise
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+                raise UserError(f"--pool {uri!r} lacks a file that its {POINTER} names; make the pool anew.") from error
+        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(
-                f"--pool {uri!r}: a file of step {pointer['step']} is damaged; remove {POINTER} and make the pool anew."
+                f"--pool {uri!r}: a file of step {pointer['step']} is damaged ({one_line(error)[:200]}); remove "
+                f"{POINTER} and make the pool anew."
             ) from error
-    replacement: Replacement = pointer["replacement"]
-    pool = Pool(pointer["capacity"], replacement, pointer["max_age"])
-    pool.restore({name: value for level, table in tables.items() for name, value in _columns(level, table).items()})
     return pool, pointer
+
+
+def _pointer(store: Store, folder: str) -> dict[str, Any]:
+    """What ``newest.json`` says, with its levels as numbers; it may be a stranger's."""
+    uri = store.path(folder)
+    try:
+        found: dict[str, Any] = store.read_json(_in(folder, POINTER))
+        step, files, capacity, max_age = (found[key] for key in ("step", "files", "capacity", "max_age"))
+        numbers = (step, capacity, 1 if max_age is None else max_age)
+        if any(isinstance(number, bool) or not 0 <= number < _MOST for number in map(operator.index, numbers)):
+            raise ValueError("a number that is none of a pool's")
+        names = {_level(level): name for level, name in files.items()}
+        if not isinstance(found.get("extra", {}), dict) or len(names) > _LEVELS:
+            raise ValueError("too many levels, or notes that are none")
+        if not all(map(_PART.fullmatch, names.values())):
+            raise ValueError("files that are none of a pool's")
+        Pool(capacity, found["replacement"], max_age)  # complains of settings that are none
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, UserError) as error:
+        raise UserError(
+            f"--pool {uri!r}: its {POINTER} is torn, or not written by this program ({one_line(error)[:200]}); remove "
+            "it and make the pool anew."
+        ) from error
+    return {**found, "files": names}
+
+
+def _level(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 4):
+        raise ValueError(f"a level {text[:20]!r}")
+    return int(text)
+
+
+def _restored(pointer: dict[str, Any], tables: dict[int, pa.Table]) -> Pool:
+    pool = Pool(pointer["capacity"], pointer["replacement"], pointer["max_age"])
+    for level, table in tables.items():
+        if len(table) > pool.capacity:
+            raise ValueError(f"level {level} has {len(table):,} examples, and the pool room for {pool.capacity:,}")
+    pool.restore({name: value for level, table in tables.items() for name, value in _columns(level, table).items()})
+    return pool
 
 
 def read_trainer(store: Store, folder: str, pointer: dict[str, Any]) -> dict[str, Any]:
     """What the trainer left beside the snapshot that ``read`` gave; its writer alone may ask, when it is back."""
-    content = store.read_bytes(_in(folder, _trainer_file(pointer["step"])))
-    state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
-    return state
+    file = _in(folder, _trainer_file(pointer["step"]))
+    return trainer_state.read(io.BytesIO(store.read_bytes(file)), store.path(file))
 
 
 def dataset(pool: Pool, level: int = 0, shape: tuple[int, ...] | None = None) -> TensorDataset:
@@ -174,7 +217,7 @@ class Live:
         drawn = 0
         while True:
             look = self.reload_every and drawn and drawn % self.reload_every == 0
-            if look and self.store.read_json(POINTER)["step"] != self.step:
+            if look and _pointer(self.store, "")["step"] != self.step:
                 self._read()
             rows = torch.randint(len(self._labels), (self.batch_size,), generator=self._generator)
             yield self._values[rows], self._labels[rows]
@@ -218,14 +261,22 @@ def _table(level: int, batch: Batch, reading: Tensor, loss: Tensor) -> pa.Table:
 
 
 def _columns(level: int, table: pa.Table) -> dict[str, Tensor]:
-    return {
-        f"{level}.values": torch.from_numpy(schema.decode_images(table).copy()),
-        f"{level}.labels": torch.from_numpy(table["label"].to_numpy().copy()),
-        f"{level}.births": torch.from_numpy(table["birth"].to_numpy().copy()),
-        f"{level}.index": torch.from_numpy(table["index"].to_numpy().copy()),
-        f"{level}.l2": torch.from_numpy(table["l2"].to_numpy().astype(np.float32)),
-        f"{level}.loss": torch.from_numpy(table["loss"].to_numpy().copy()),
-    }
+    """The tensors of a level, each of the type and shape that the pool has them in.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: the columns are not those of a pool.
+    """
+    columns = {}
+    for name, kind in _KINDS.items():
+        if table[name].null_count or table[name].type != kind:
+            raise ValueError(f"its {name} is not as a pool has it")
+        columns[name] = torch.from_numpy(table[name].to_numpy().copy())
+    columns["l2"] = columns["l2"].float()
+    values = torch.from_numpy(schema.decode_images(table).copy())
+    if values.ndim != 2 or bool((columns["label"] < 0).any()) or not bool(values.isfinite().all()):
+        raise ValueError("its examples are not as a pool has them")
+    names = {"labels": "label", "births": "birth", "index": "index", "l2": "l2", "loss": "loss"}
+    return {f"{level}.values": values} | {f"{level}.{key}": columns[name] for key, name in names.items()}
 
 
 def _remove_old(store: Store, folder: str) -> None:

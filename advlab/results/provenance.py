@@ -11,13 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from advlab.text import masked_values
+
 _PACKAGES = ("advlab", "torch", "torchvision", "ray", "numpy", "scipy", "pyarrow")
 
 
 def describe(command: list[str]) -> dict[str, Any]:
     """What ``study.json`` records of a run beside the settings."""
     return {
-        "command": command,
+        "command": masked_values(command),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "revision": _revision(),
         "started": now(),

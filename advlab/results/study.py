@@ -6,6 +6,8 @@ import hashlib
 import json
 import shlex
 import sys
+from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,19 @@ import torch
 
 from advlab import data
 from advlab.data import Dataset
-from advlab.errors import UserError
-from advlab.models import Checkpoint
-from advlab.results import provenance
+from advlab.errors import UserError, one_line
+from advlab.models import Checkpoint, external
+from advlab.models.recipe import UnknownRecipe
+from advlab.results import manifest, provenance, schema
 from advlab.results.addresses import Addresses
 from advlab.results.layout import MANIFEST, MATRIX, examples_folder, predictions_folder, weights_file
-from advlab.results.schema import decode_images
+from advlab.results.schema import PREDICTIONS, decode_images
 from advlab.results.store import Store
 from advlab.results.tables import examples_from_arrow, examples_to_arrow
 from advlab.transfer import controls
+
+UNTRUSTED = "untrusted:"
+"""Before the name of a model that is code, in a command that a study's folder tells: see ``--trust-code``."""
 
 
 class Study:
@@ -70,22 +76,23 @@ class Study:
         Raises:
             UserError: as for ``begin``.
         """
-        store = Store(out)
-        store.require_writable()
+        store = Store(out, mending=True)
         identity = study_identity(manifest)
-        if store.exists(MANIFEST):
-            earlier = _read_manifest(store)
-            if earlier["identity"] != identity:
-                raise UserError(
-                    f"--out {out!r} holds another study ({_difference(earlier, manifest)}); "
-                    "choose another folder, or run with the settings of that study to continue it."
-                )
-            return cls(store, earlier)
-        if store.files():
-            raise UserError(f"--out {out!r} holds files but no study.json; choose an empty or new folder.")
-        study = cls(store, {**manifest, "identity": identity})
-        study.save_manifest()
-        return study
+        if not store.exists(MANIFEST):
+            if store.files() and not store.exists(MANIFEST):  # another command may have begun just now
+                raise UserError(f"--out {out!r} holds files but no study.json; choose an empty or new folder.")
+            store.require_writable()
+            study = cls(store, {**manifest, "identity": identity})
+            if store.create_json(MANIFEST, study.manifest):
+                return study
+        earlier = _read_manifest(store)
+        if earlier["identity"] != identity:
+            raise UserError(
+                f"--out {out!r} holds another study ({_difference(earlier, manifest)}); "
+                "choose another folder, or run with the settings of that study to continue it."
+            )
+        store.require_writable()
+        return cls(store, earlier)
 
     @classmethod
     def open(cls, out: str) -> Study:
@@ -98,6 +105,14 @@ class Study:
         if not store.exists(MANIFEST):
             raise UserError(f"{out!r} holds no study: there is no {MANIFEST} in it.")
         return cls(store, _read_manifest(store))
+
+    def require_transfer(self) -> None:
+        """Raise a UserError when this is a study of another kind, or one that lacks settings."""
+        kind, lacking = self.manifest["kind"], manifest.lacking(self.manifest)
+        if kind != "transfer":
+            raise UserError(f"{self.store.uri!r} holds a study of kind {kind!r}; choose a transfer study.")
+        if lacking:
+            raise UserError(f"the study.json of {self.store.uri!r} has no {lacking[0]}; bring back its first version.")
 
     def save_manifest(self) -> None:
         """Write ``study.json`` as it now stands."""
@@ -153,20 +168,25 @@ class Study:
         """The content addresses its shards must have; the data set must be at hand."""
         return Addresses(self.manifest, self.fingerprints, self.dataset)
 
+    def prediction_files(self) -> dict[tuple[str, str], dict[str, str]]:
+        """By source and target, the files of its predictions with their content addresses; the data must be at hand."""
+        addresses, pairs = self.addresses, product(self.sources, self.targets)
+        return {pair: addresses.prediction_files(*pair, self.starts) for pair in pairs}
+
     @property
     def command(self) -> str:
-        """The command line that goes on with the study where it lies, safe to paste into a POSIX shell."""
-        words = ["python", "sweeps/transfer_matrix.py"]
+        """The command line that goes on with the study where it lies, safe to paste into a POSIX shell.
+
+        Models that are code stand in it as ``untrusted:NAME``, which runs nothing until the name is repeated with
+        ``--trust-code``: the folder may be somebody else's.
+        """
         models = self.manifest.get("models", {})
         named = dict.fromkeys(models.get(name, {}).get("origin", name) for name in self.config["models"])
-        for key, value in (self.config | {"models": list(named)}).items():
-            listed = isinstance(value, list | tuple)
-            words += [f"--{key.replace('_', '-')}", ",".join(map(str, value)) if listed else str(value)]
-        return shlex.join([*words, "--out", self.store.uri])
+        return command_line(self.config | {"models": list(named)}, self.store.uri)
 
     def checkpoint(self, model: str) -> Checkpoint:
         """The study's own copy of a model it trained."""
-        return Checkpoint.from_bytes(self.store.read_bytes(weights_file(model)))
+        return read_model(self.store, weights_file(model))
 
     def is_control(self, source: str) -> bool:
         """Whether a source is noise rather than an attacked model."""
@@ -174,25 +194,43 @@ class Study:
 
     @property
     def dataset(self) -> Dataset:
-        """The clean images the study distorts: the first ``examples`` of its split."""
+        """The clean images the study distorts: the first ``examples`` of its split.
+
+        Raises:
+            UserError: those of that name on this machine are others.
+        """
         if self._dataset is None:
-            split = data.load(self.config["dataset"], self.config["split"])
-            self._dataset = split.subset(slice(self.config["examples"]))
+            found = self.data_here()
+            known = self.manifest.get("dataset", {}).get("fingerprint")
+            if len(found) < self.config["examples"] or known not in (None, found.fingerprint):
+                raise UserError(
+                    f"the images of {self.store.uri!r} are not those of {found.name!r} {found.split} on this machine; "
+                    "use the data set that the study was made from."
+                )
+            self._dataset = found
         return self._dataset
+
+    def data_here(self) -> Dataset:
+        """What lies on this machine under the name of the study's images, be it those or others."""
+        split = self._dataset or data.load(self.config["dataset"], self.config["split"])
+        return split.subset(slice(self.config["examples"]))
 
     def matrix(self) -> pa.Table:
         """The rows of ``matrix.parquet``."""
-        return self.store.read_shard(MATRIX)
+        table = self.store.read_shard(MATRIX)
+        self._require(MATRIX, table.schema.equals(schema.MATRIX) and _are_rates(table))
+        return table
 
     def examples(self, source: str, columns: list[str] | None = None, limit: int | None = None) -> pa.Table:
         """Attacked examples of a model in data-set order, or those of a control, made anew."""
         if self.is_control(source):
             return self._control_examples(source, columns, limit)
-        return self._read_parts(examples_folder(source), columns, limit)
+        shape = tuple(self.dataset.subset(slice(1)).images.shape[1:])
+        return self._read_parts(examples_folder(source), schema.examples(shape), columns, limit)
 
     def predictions(self, source: str, target: str, columns: list[str] | None = None) -> pa.Table:
         """What one model answered to one source's images, in data-set order."""
-        return self._read_parts(predictions_folder(source, target), columns, None)
+        return self._read_parts(predictions_folder(source, target), PREDICTIONS, columns, None)
 
     def images(self, examples: pa.Table) -> np.ndarray:
         """The distorted images of a table of examples, float32 [N, C, H, W]."""
@@ -204,15 +242,26 @@ class Study:
 
     def rows_of(self, index: np.ndarray) -> torch.Tensor:
         """Which rows of ``dataset`` hold these positions of the data set."""
-        return torch.from_numpy(np.searchsorted(self.dataset.index.numpy(), index))
+        held = self.dataset.index.numpy()
+        rows = np.searchsorted(held, index)
+        self._require("examples/", bool((held[np.minimum(rows, len(held) - 1)] == index).all()))
+        return torch.from_numpy(rows)
 
-    def _read_parts(self, folder: str, columns: list[str] | None, limit: int | None) -> pa.Table:
+    def _require(self, name: str, holds: bool) -> None:
+        if not holds:
+            raise UserError(f"{self.store.path(name)!r} holds rows that are none of this study; verify the study.")
+
+    def _read_parts(self, folder: str, expected: pa.Schema, columns: list[str] | None, limit: int | None) -> pa.Table:
         parts: list[pa.Table] = []
         rows = 0
         for name in self.store.files(folder, suffix=".parquet"):
             if limit is not None and rows >= limit:
                 break
-            parts.append(self.store.read_columns(name, columns))
+            parts.append(self.store.read_shard(name, columns))
+            fields = [expected.field(column) for column in columns or expected.names]
+            of_shape = parts[-1].schema.metadata or {}
+            same = of_shape.get(schema.SHAPE_KEY) == (expected.metadata or {}).get(schema.SHAPE_KEY)
+            self._require(name, same and parts[-1].schema.equals(pa.schema(fields)))
             rows += len(parts[-1])
         if not parts:
             raise UserError(f"{self.store.uri!r} holds no rows in {folder}; run the study to its end first.")
@@ -228,6 +277,38 @@ class Study:
         return table if columns is None else table.select(columns)
 
 
+def command_line(config: Mapping[str, Any], out: str) -> str:
+    """The command of a transfer study of this config, safe to paste into a POSIX shell; code is in it as untrusted."""
+    words = ["python", "sweeps/transfer_matrix.py"]
+    for key in (key for key, value in config.items() if key in manifest.SETTINGS and value is not None):
+        listed = config[key] if isinstance(config[key], list | tuple) else [config[key]]
+        text = ",".join(_untrusted(map(str, listed)) if key == "models" else map(str, listed))
+        flag = f"--{key.replace('_', '-')}"
+        words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+    return shlex.join([*words, "--out", out])
+
+
+def read_model(store: Store, file: str) -> Checkpoint:
+    """A trained model from a study's folder.
+
+    Raises:
+        UserError: another version wrote it; it is left as it is.
+        ValueError: it is damaged, or not a model.
+    """
+    try:
+        return Checkpoint.from_bytes(store.read_bytes(file))
+    except UnknownRecipe as error:
+        raise UserError(
+            f"{store.path(file)!r} was written by another version of advlab: {error}; use that version, or update this."
+        ) from error
+
+
+def _untrusted(names: Iterable[str]) -> list[str]:
+    """Names as a command line has them, separated at every comma, those of code marked as such."""
+    parts = [part.strip() for name in names for part in name.split(",")]
+    return [f"{UNTRUSTED}{part}" if external.is_code(part) else part for part in parts]
+
+
 def study_identity(manifest: dict[str, Any]) -> str:
     """SHA-256 of what decides a study's rows: its kind, its settings, and those of its attack."""
     decisive = {key: manifest.get(key) for key in ("kind", "config", "attack")}
@@ -236,11 +317,20 @@ def study_identity(manifest: dict[str, Any]) -> str:
 
 def _read_manifest(store: Store) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = store.read_json(MANIFEST)
-        manifest["identity"], manifest["config"], manifest["kind"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{store.path(MANIFEST)!r} is no study of this program; choose another folder.") from error
-    return manifest
+        found: dict[str, Any] = store.read_json(MANIFEST)
+        manifest.check(found)
+    except ValueError as error:
+        raise UserError(
+            f"{store.path(MANIFEST)!r} is no study of this program ({one_line(error)[:300]}); choose another folder."
+        ) from error
+    return found
+
+
+def _are_rates(matrix: pa.Table) -> bool:
+    """Whether no cell of a matrix lacks its numbers, and no rate is beyond 0 and 1."""
+    whole = all(matrix[name].null_count == 0 for name in ("source", "target", "n", "error_rate", "ci_low", "ci_high"))
+    rates = [matrix[name].to_numpy() for name in matrix.column_names if name.endswith("rate") or name.startswith("ci")]
+    return whole and not any(((rate < 0) | (rate > 1)).any() for rate in rates)
 
 
 def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:

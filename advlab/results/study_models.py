@@ -1,16 +1,23 @@
-"""Models that one study trained, for use in another: ``study:DIR``, ``study:DIR?best=6``, ``study:DIR?name=fc*``."""
+"""Models that one study trained, for use in another: ``study:DIR``, ``study:DIR?best=6``, ``study:DIR?name=fc*``.
+
+A study of somebody else is data. Its weights are read; the Python code that it names (``file:…`` and ``python:…``) is
+shown, and run only when the user repeats its name.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from advlab.errors import UserError
-from advlab.models import Checkpoint
-from advlab.results.layout import weights_file
+from advlab.models import Checkpoint, external
+from advlab.results.layout import model_of, weights_file
 from advlab.results.store import Store
-from advlab.results.study import Study
+from advlab.results.study import UNTRUSTED, Study, read_model
 
+logger = logging.getLogger(__name__)
 SCHEME = "study:"
 _SELECTORS = ("best", "name")
 
@@ -23,25 +30,30 @@ class StudyModel:
     origin: str
 
 
-def expand(names: list[str]) -> tuple[list[str], dict[str, StudyModel]]:
+def expand(names: list[str], trusted: Collection[str] = ()) -> tuple[list[str], dict[str, StudyModel]]:
     """Put in place of every ``study:…`` the names of the models it stands for.
+
+    Args:
+        names: as the user gave them; ``untrusted:NAME`` is what a study's printed command has for code.
+        trusted: names of code in other studies that the user repeated.
 
     Returns:
         All names, each once, and the models among them that come from studies.
 
     Raises:
-        UserError: no such study, none of its models asked for, or two models of one name.
+        UserError: no such study, none of its models asked for, two models of one name, or code that is not trusted.
     """
     expanded: dict[str, None] = {}
     found: dict[str, StudyModel] = {}
-    for name in names:
+    for name in (_trusted(name, trusted) for name in names):
         models = load(name) if name.startswith(SCHEME) else {}
         for own, model in models.items():
             same = own in found and found[own].checkpoint.fingerprint == model.checkpoint.fingerprint
             if (own in expanded and not same) or own in names:
                 raise UserError(f"--models names two models {own!r}, one of them in {name!r}; leave one of them out.")
             found.setdefault(own, model)
-        expanded |= dict.fromkeys(models or [name])
+        code = _code(name, trusted) if models else []
+        expanded |= dict.fromkeys([*models, *code] or [name])
     return list(expanded), found
 
 
@@ -52,7 +64,8 @@ def load(text: str) -> dict[str, StudyModel]:
     wild cards); both may be given, joined by ``&``.
 
     Raises:
-        UserError: no study there, no model asked for, a damaged one, or a selection that cannot be made.
+        UserError: no study there, no model asked for, one that is damaged or not its recipe's, or a selection that
+            cannot be made.
     """
     uri, chosen = _parse(text)
     pattern, best = chosen.get("name", "*"), chosen.get("best")
@@ -60,7 +73,8 @@ def load(text: str) -> dict[str, StudyModel]:
     names = list(study.manifest.get("models", {}))
     files = dict.fromkeys(file for name in names if study.store.exists(file := weights_file(name)))
     files |= dict.fromkeys(study.store.files("models", suffix=".safetensors"))
-    models = {model.recipe.name: model for model in (_read(study.store, file) for file in files)}
+    asked = [file for file in files if fnmatchcase(model_of(file), pattern)]
+    models = {model.recipe.name: model for model in (_read(study.store, file) for file in asked)}
     models = {name: model for name, model in models.items() if fnmatchcase(name, pattern)}
     if not models:
         which = f" that is called {pattern}" if pattern != "*" else ""
@@ -70,6 +84,8 @@ def load(text: str) -> dict[str, StudyModel]:
             raise UserError(f"{text!r}: its models were not measured on validation images; leave 'best' out.")
         ranked = sorted(models, key=lambda name: (models[name].report["validation_error"], name))
         models = {name: models[name] for name in ranked[: int(best)]}
+    for model in models.values():  # now, and not once a study has begun with them
+        model.recipe.require_fits(model.weights)
     origin = SCHEME + _joined(study.store.uri, [f"{key}={value}" for key, value in chosen.items()])
     return {name: StudyModel(model, origin) for name, model in models.items()}
 
@@ -95,11 +111,32 @@ def _joined(uri: str, parts: list[str]) -> str:
     return uri + ("&" if "?" in uri else "?") * bool(parts) + "&".join(parts)
 
 
+def _trusted(name: str, trusted: Collection[str]) -> str:
+    """A name from the command line, without its mark if it bears one and the user has repeated it."""
+    if not name.startswith(UNTRUSTED):
+        return name
+    code = name.removeprefix(UNTRUSTED)
+    if code not in trusted:
+        raise UserError(f"{code!r} is code that a study names; read it, and repeat it with --trust-code to run it.")
+    return code
+
+
+def _code(text: str, trusted: Collection[str]) -> list[str]:
+    """The trusted ones of the models that a study has no weights of because they are code."""
+    uri, chosen = _parse(text)
+    study = Study.open(uri)
+    named = [name for name in study.manifest.get("models", {}) if external.is_code(name)]
+    named = [name for name in named if fnmatchcase(name, chosen.get("name", "*")) and "best" not in chosen]
+    for name in named:
+        if name not in trusted:
+            logger.warning("%s also names %r: code, not run; read it, and repeat it with --trust-code", text, name)
+    return [name for name in named if name in trusted]
+
+
 def _read(store: Store, file: str) -> Checkpoint:
     try:
-        return Checkpoint.from_bytes(store.read_bytes(file))
+        return read_model(store, file)
     except ValueError as error:
-        store.delete(file)
         raise UserError(
-            f"{store.path(file)!r} was damaged and has been removed; run its study again to make it anew."
+            f"{store.path(file)!r} cannot be used ({error}); run its study again, or leave it out with ?name=PATTERN."
         ) from error

@@ -75,7 +75,7 @@ def read(store: Store) -> list[dict[str, Any]]:
     """The rows of a sweep so far.
 
     Raises:
-        UserError: the file is damaged; it has been removed, so that the next run makes it anew.
+        UserError: the file is damaged, see ``Store.read_shard``.
     """
     rows: list[dict[str, Any]] = store.read_shard(TRIALS).to_pylist() if store.exists(TRIALS) else []
     return rows

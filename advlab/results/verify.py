@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from threading import Condition
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,30 +19,36 @@ from torch import Tensor
 
 from advlab.attacks import targets
 from advlab.data import Dataset
-from advlab.errors import UserError
+from advlab.errors import UserError, one_line
 from advlab.models import Checkpoint, external
-from advlab.results import matrix, parquet
+from advlab.results import bounds, matrix, parquet
+from advlab.results.bounds import Damaged, Oversized
 from advlab.results.layout import MANIFEST, MATRIX, examples_part, predictions_part, weights_file
 from advlab.results.retry import Result
 from advlab.results.schema import PREDICTIONS, SHAPE_KEY, decode_images, examples
 from advlab.results.study import Study, study_identity
+from advlab.text import masked, printable
 from advlab.transfer import controls
 from advlab.transfer.generate import distortion
 from advlab.transfer.metrics import Counts
 
-Kind = Literal["missing", "damaged", "foreign", "altered", "unchecked", "temporary"]
+Kind = Literal["missing", "damaged", "foreign", "altered", "unread", "unchecked", "temporary"]
 
 MENDS: dict[Kind, str] = {
     "missing": "run the study again",
     "damaged": "remove it (--repair does), then run the study again",
     "foreign": "move it away, for readers of the folder count its rows",
     "altered": "bring back what the study began with",
+    "unread": "see why, or give verify more --memory",
     "unchecked": "bring its data set to this machine",
     "temporary": "harmless, delete it while no run writes here",
 }
 
 THREADS = 8
 """Shards checked at a time; each takes about three times the memory of its images."""
+
+_LISTED = 100_000
+"""Missing shards that are named one by one, beside a hundred for each file that is there."""
 
 _COMPARED = 64
 """Images compared at a time."""
@@ -67,8 +76,13 @@ class Finding:
         """Whether the study is sound all the same."""
         return self.kind in ("unchecked", "temporary")
 
+    @property
+    def shown(self) -> str:
+        """File and problem, fit for a terminal: either may hold what a stranger wrote."""
+        return f"{printable(self.file)}: {printable(masked(self.problem), 1000)}"
+
     def __str__(self) -> str:
-        return f"{self.file}: {self.problem}; {MENDS[self.kind]}"
+        return f"{self.shown}; {MENDS[self.kind]}"
 
 
 def verify(study: Study, on_progress: Callable[[int, int], None] = lambda _done, _total: None) -> Iterator[Finding]:
@@ -81,12 +95,18 @@ def verify(study: Study, on_progress: Callable[[int, int], None] = lambda _done,
     yield from _settings(study)
     dataset: Dataset | None = None
     try:
-        dataset = study.dataset
-    except UserError as error:
-        yield Finding(MANIFEST, "unchecked", f"only part of it can be checked: {str(error).rstrip('.')}")
-    if dataset is not None and study.manifest.get("dataset", {}).get("fingerprint") not in (None, dataset.fingerprint):
-        yield Finding(MANIFEST, "altered", "the images of its data set are not those on this machine")
-        dataset = None
+        dataset = study.data_here()
+    except (UserError, OSError) as error:
+        yield Finding(MANIFEST, "unchecked", f"only part of it can be checked: {one_line(error).rstrip('.')}")
+    if dataset is not None:
+        known = study.manifest.get("dataset", {}).get("fingerprint")
+        if len(dataset) < study.config["examples"]:
+            told = f"it asks for {study.config['examples']:,} images; its data set has {len(dataset):,}"
+            yield Finding(MANIFEST, "altered", told)
+            dataset = None
+        elif known not in (None, dataset.fingerprint):
+            yield Finding(MANIFEST, "altered", "the images of its data set are not those on this machine")
+            dataset = None
     files = _Files(study, dataset)
     yield from files.weights()
     yield from files.shards(on_progress)
@@ -99,10 +119,35 @@ def _settings(study: Study) -> Iterator[Finding]:
     for model in study.targets:
         if model not in study.fingerprints:
             yield Finding(MANIFEST, "missing", f"model {model!r} was not ready when the study was interrupted")
+    named = study.manifest.get("dataset", {})
+    if any(key in named and named[key] != study.config[key.replace("name", "dataset")] for key in ("name", "split")):
+        yield Finding(MANIFEST, "altered", "the data set it names is not that of its settings")
 
 
 class _Flaw(Exception):
     """What is wrong with the file at hand."""
+
+
+class _Memory:
+    """Bytes that the files checked at one time may take together."""
+
+    def __init__(self, total: int) -> None:
+        self.total = self.free = total
+        self._changed = Condition()
+
+    @contextmanager
+    def held(self, size: int) -> Iterator[None]:
+        """Wait until so many are free, and hold them while the block runs."""
+        size = min(size, self.total)
+        with self._changed:
+            self._changed.wait_for(lambda: self.free >= size)
+            self.free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.free += size
+                self._changed.notify_all()
 
 
 class _Files:
@@ -113,29 +158,42 @@ class _Files:
         known = dataset is not None and set(study.targets) <= set(study.fingerprints)
         self.addresses = study.addresses if known else None
         self.unexpected = {name for folder in ("examples", "predictions") for name in self.store.files(folder)}
+        self.inspected: set[str] = set()
+        self.memory = _Memory(self.store.memory)
 
     def weights(self) -> Iterator[Finding]:
         """The models that the study trained."""
         findings: list[Finding] = []
-        for model, fingerprint in self.study.fingerprints.items():
+        models = self.study.manifest.get("models", {})
+        for model in self.study.fingerprints:
             if not external.is_external(model):
-                self._inspect(weights_file(model), partial(_check_weights, fingerprint), findings)
+                self._inspect(weights_file(model), partial(_check_weights, model, models[model]), findings)
         yield from findings
+        for name in sorted(
+            {*self.store.files("models", suffix=".safetensors")} - {*map(weights_file, self.study.targets)}
+        ):
+            yield Finding(name, "foreign", "it is no model of the study")
 
     def shards(self, on_progress: Callable[[int, int], None]) -> Iterator[Finding]:
         """The rows and, where none are missing, the matrix that counts them."""
         study, complete, done = self.study, True, 0
         counts: dict[tuple[str, str], Counts] = {}
+        starts: Sequence[int] = study.starts
+        files = len(starts) * (len(study.sources) * (1 + len(study.targets)))
+        if files > _LISTED + 100 * len(self.unexpected):
+            told = f"it asks for some {files:,} files, and the folder has {len(self.unexpected):,}"
+            yield Finding(MANIFEST, "altered", f"{told}; only the shards that are there are checked")
+            starts, complete = self._present(), False
         with ThreadPoolExecutor(THREADS) as threads:
             for source in study.sources:
-                for findings, counted in threads.map(partial(self._shard, source), study.starts):
+                for findings, counted in threads.map(partial(self._shard, source), starts):
                     yield from findings
                     for target, more in counted.items():
                         pair = source, target
                         counts[pair] = counts[pair] + more if pair in counts else more
                     complete &= len(counted) == len(study.targets)
                     done += 1
-                    on_progress(done, len(study.sources) * len(study.starts))
+                    on_progress(done, len(study.sources) * len(starts))
         if complete:
             found: list[Finding] = []
             self._inspect(MATRIX, partial(_check_matrix, matrix.reduce_counts(counts)), found)
@@ -146,8 +204,16 @@ class _Files:
         for name in sorted(self.unexpected):
             if name.endswith(".parquet"):
                 yield Finding(name, "foreign", "it is no part of the study")
+        for name in self.store.strange_files():
+            if name not in self.inspected:
+                yield Finding(name, "foreign", "it is no file, or a link that leads out of the study")
         for name in self.store.temporary_files():
             yield Finding(name, "temporary", "it is being written, or was when a run was killed")
+
+    def _present(self) -> list[int]:
+        """The rows at which those shards begin of which there is any file."""
+        found = (re.fullmatch(r"(?:.*/)?part-(\d{8,18})\.parquet", name) for name in self.unexpected)
+        return sorted({start for match in found if match and (start := int(match[1])) in self.study.starts})
 
     def _shard(self, source: str, start: int) -> tuple[list[Finding], dict[str, Counts]]:
         """Check one shard of one source, and count its predictions by target."""
@@ -167,7 +233,8 @@ class _Files:
             address = self.addresses.examples(source, start) if self.addresses else None
             columns = common if aimed is None else common | {"target": aimed.numpy()}
             check = partial(_check_examples, address, columns, clean)
-            common = self._inspect(examples_part(source, start), check, findings) or common
+            most = None if clean is None else 3 * clean.images.nbytes
+            common = self._inspect(examples_part(source, start), check, findings, most) or common
         counts: dict[str, Counts] = {}
         for target in self.study.targets:
             address = self.addresses.predictions(source, target, start) if self.addresses else None
@@ -180,15 +247,34 @@ class _Files:
                 common = common or _common(table)
         return findings, counts
 
-    def _inspect(self, name: str, check: Callable[[bytes], Result], findings: list[Finding]) -> Result | None:
-        """Check the content of a file; what is wrong with it is added to ``findings``."""
+    def _inspect(
+        self, name: str, check: Callable[[bytes, int], Result], findings: list[Finding], most: int | None = None
+    ) -> Result | None:
+        """Check the content of a file; what is wrong with it is added to ``findings``.
+
+        Args:
+            name: of the file.
+            check: given its content, and the bytes of memory that its rows may take.
+            findings: to be added to.
+            most: bytes that its rows can take, where that is known.
+        """
         self.unexpected.discard(name)
+        self.inspected.add(name)
         try:
-            return check(self.store.read_bytes(name))
+            allowed = self.store.memory if most is None else min(self.store.memory, most + bounds.FLOOR // 8)
+            needed = bounds.allowance(self.store.size(name), allowed)
+            with self.memory.held(needed):
+                return check(self.store.read_bytes(name, needed), needed)
         except FileNotFoundError:
             findings.append(Finding(name, "missing", "it is missing"))
-        except _Flaw as flaw:
-            findings.append(Finding(name, "damaged", str(flaw)))
+        except Oversized as error:
+            findings.append(Finding(name, "unread", one_line(error)))
+        except (_Flaw, Damaged) as flaw:
+            findings.append(Finding(name, "damaged", one_line(flaw)))
+        except (OSError, MemoryError) as error:
+            findings.append(Finding(name, "unread", f"it cannot be read ({one_line(error)})"))
+        except (ValueError, TypeError, KeyError, RecursionError, UserError, RuntimeError) as error:
+            findings.append(Finding(name, "damaged", f"it holds what is none of ours ({one_line(error)})"))
         return None
 
 
@@ -204,22 +290,28 @@ def _attacked(clean: Dataset, target: str) -> tuple[Tensor, Tensor | None]:
     return rows, torch.full_like(rows, int(target))
 
 
-def _check_weights(fingerprint: str, content: bytes) -> None:
+def _check_weights(name: str, known: Mapping[str, Any], content: bytes, _most: int) -> None:
     try:
-        found = Checkpoint.from_bytes(content).fingerprint
-    except ValueError as error:
-        raise _Flaw("it is torn") from error
-    _require(found == fingerprint, "its weights are not those the study was made with")
+        found = Checkpoint.from_bytes(content)
+    except (ValueError, RecursionError) as error:
+        raise _Flaw("it is torn, or of another version") from error
+    _require(found.fingerprint == known["fingerprint"], "its weights are not those the study was made with")
+    _require(found.recipe.name == name, "it holds another model")
+    found.recipe.require_fits(found.weights)
+    _require(found.recipe.to_json() == known.get("recipe", found.recipe.to_json()), "its recipe is not study.json's")
+    same = json.dumps(found.report) == json.dumps(known.get("report", found.report))  # NaN is not itself
+    _require(same, "its report is not study.json's")
 
 
 def _check_examples(
-    address: str | None, columns: dict[str, np.ndarray], clean: Dataset | None, content: bytes
+    address: str | None, columns: dict[str, np.ndarray], clean: Dataset | None, content: bytes, most: int
 ) -> dict[str, np.ndarray]:
     """The columns that all predictions of the shard must share with its examples."""
-    table = _rows(address, content)
-    shape = json.loads(table.schema.metadata.get(SHAPE_KEY, b"[]")) if clean is None else list(clean.images.shape[1:])
+    table = _rows(address, content, most)
+    metadata = table.schema.metadata or {}
+    shape = json.loads(metadata.get(SHAPE_KEY, b"[]")) if clean is None else list(clean.images.shape[1:])
     expected = examples(tuple(shape))
-    same_shape = table.schema.metadata.get(SHAPE_KEY) == expected.metadata[SHAPE_KEY]
+    same_shape = metadata.get(SHAPE_KEY) == expected.metadata[SHAPE_KEY]
     _require(same_shape and table.schema.equals(expected), "its columns are not those of these examples")
     _check_columns(table, columns)
     images = decode_images(table)
@@ -235,10 +327,10 @@ def _check_examples(
 
 
 def _check_predictions(
-    address: str | None, columns: dict[str, np.ndarray], own: bool | None, content: bytes
+    address: str | None, columns: dict[str, np.ndarray], own: bool | None, content: bytes, most: int
 ) -> pa.Table:
     """The rows; ``own`` says whether they are the attacked model's own answers, None that there is no such model."""
-    table = _rows(address, content)
+    table = _rows(address, content, most)
     _require(table.schema.equals(PREDICTIONS), "its columns are not those of predictions")
     _check_columns(table, columns)
     source = table.column("source_prediction")
@@ -249,18 +341,18 @@ def _check_predictions(
     return table
 
 
-def _check_matrix(expected: pa.Table, content: bytes) -> None:
+def _check_matrix(expected: pa.Table, content: bytes, most: int) -> None:
     _require(parquet.is_intact(content), "its checksum is wrong")
-    found = parquet.decode(pa.BufferReader(content))
+    found = parquet.decode(content, most=most)
     _require(found.equals(expected), "its numbers are not the counts of predictions/")
 
 
-def _rows(address: str | None, content: bytes) -> pa.Table:
+def _rows(address: str | None, content: bytes, most: int) -> pa.Table:
     """The rows of a file that is whole and has the right content address, if that is known."""
     _require(parquet.is_intact(content), "its checksum is wrong")
     found = parquet.metadata(content).get(parquet.ADDRESS_KEY, b"").decode()
     _require(address in (None, found), "its content address is that of other weights, images or settings")
-    return parquet.decode(pa.BufferReader(content))
+    return parquet.decode(content, most=most)
 
 
 def _common(table: pa.Table) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -23,7 +23,7 @@ from advlab.errors import UserError
 from advlab.models.local import LocalLinear
 from advlab.models.quocnet import QuocNet, QuocNetShape
 from advlab.optim.adam_mini import AdamMini
-from advlab.training import spatial
+from advlab.training import distributed_checkpoint, spatial
 
 Kind = Literal["spatial", "fsdp"]
 
@@ -145,17 +145,20 @@ def save(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.opti
 
 
 def load(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Read a checkpoint, whichever number of processes wrote it and however they were spread; returns its step."""
+    """Read a checkpoint, whichever number of processes wrote it and however they were spread; returns its step.
+
+    Raises:
+        UserError: it cannot be read, see `distributed_checkpoint.read`.
+    """
     state = _state(network, optimiser, 0)
-    state_dict_loader.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
+    distributed_checkpoint.read(state, path)
     set_state_dict(network, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
     return int(state["step"])
 
 
 def load_network(path: str | os.PathLike[str], network: nn.Module) -> None:
-    """Read the network alone."""
-    state = {"model": network.state_dict()}
-    state_dict_loader.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
+    """Read the network alone; raises as ``load``."""
+    distributed_checkpoint.read({"model": network.state_dict()}, path)
 
 
 def _state(network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> dict[str, Any]:

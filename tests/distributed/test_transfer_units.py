@@ -18,7 +18,7 @@ from advlab.distributed.transfer.work import AttackUnit, CountUnit, EvaluateUnit
 from advlab.errors import UserError
 from advlab.models.mlp import MLP
 from advlab.results import Store
-from advlab.results.layout import examples_part
+from advlab.results.layout import examples_part, predictions_part
 
 NAMES = ["one", "two", "three"]
 
@@ -109,7 +109,7 @@ def test_what_another_study_has_is_taken_over_unless_it_is_damaged(
 
 def test_counting_finds_examples_that_were_cut_short(actor: Actor, store: Store) -> None:
     evaluation(store).run(actor)
-    count = CountUnit(store.uri, "one", NAMES)
+    count = CountUnit(store.uri, "one", {name: {predictions_part("one", name, 0): f"one {name}"} for name in NAMES})
     assert count.run(actor).column("n").to_pylist() == [6, 6, 6]
     content = store.read_bytes(examples_part("one", 0))
     store.write_bytes(examples_part("one", 0), content[: len(content) // 2])

@@ -54,7 +54,8 @@ def test_a_sweep_survives_its_driver_and_becomes_a_matrix(tmp_path: Path) -> Non
     process.communicate()
     made = {path: path.stat().st_ino for path in out.glob("models/*.safetensors")}
     assert TRIALS // 3 <= len(made) < TRIALS
-    begun = {path.name for path in (out / "tune/sweep").iterdir() if path.is_dir()}
+    for notes in (out / "tune").rglob("*.pkl"):  # nothing reads them
+        notes.write_bytes(b"cos\nabort\n(tR.")
 
     printed, told = finish(start("architectures.py", *SETTINGS, "--out", str(out)))
     assert f"of {TRIALS} already done" in told
@@ -62,11 +63,6 @@ def test_a_sweep_survives_its_driver_and_becomes_a_matrix(tmp_path: Path) -> Non
     assert {path: path.stat().st_ino for path in made} == made  # an atomic write would give a new inode
     rows = pq.read_table(out / "trials.parquet").to_pylist()
     assert len({row["fingerprint"] for row in rows if row["status"] == "finished"}) == TRIALS
-    # Tune went on with the trials of its notes instead of beginning anew
-    assert begun <= {path.name for path in (out / "tune/sweep").iterdir() if path.is_dir()}
-    assert {row["trial_id"] for row in rows if row["trial_id"]} <= {
-        path.name for path in (out / "tune/sweep").iterdir()
-    }
     decayed = {row["weight_decay"][0]: row for row in rows if row["architecture"] == "softmax"}
     assert decayed[1.0]["validation_error"] > decayed[1e-4]["validation_error"]
     assert (out / "figures/weight_decay.png").stat().st_size > 10_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from advlab.attacks.model import Model
 from advlab.attacks.result import Adversarial, judge
 from advlab.data import Dataset
 from advlab.results import Study
+from advlab.results.layout import predictions_folder
 from advlab.results.matrix import build
 from advlab.results.tables import examples_from_arrow, examples_to_arrow, predictions_to_arrow
 from advlab.transfer.evaluate import answer
@@ -107,7 +109,9 @@ def write_study(out: Path, train: Dataset, models: list[str]) -> Study:
                 own_answers,
             )
             study.store.write_table(f"predictions/source={source}/target={target}/part-0.parquet", rows)
-    study.store.write_table("matrix.parquet", build(study.store, study.sources, study.targets))
+    pairs = product(study.sources, study.targets)
+    files = {pair: dict.fromkeys(study.store.files(predictions_folder(*pair)), "") for pair in pairs}
+    study.store.write_table("matrix.parquet", build(study.store, files))
     return study
 
 

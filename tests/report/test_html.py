@@ -14,9 +14,10 @@ import duckdb
 import pytest
 
 from advlab import report
-from advlab.report.html import command, page
+from advlab.report.html import page
 from advlab.report.summary import percent
 from advlab.results import Study
+from advlab.results.study import command_line
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -86,7 +87,8 @@ def test_a_study_of_one_model_has_a_page(one_model_study: Study) -> None:
 
 
 def test_the_command_is_safe_to_paste() -> None:
-    line = command({"dataset": "folder:/a b", "models": ["x", "y;rm -rf /"], "shard_size": 9, "split": None})
+    config = {"dataset": "folder:/a b", "models": ["x", "y;rm -rf /"], "shard_size": 9, "split": None}
+    line = command_line(config, "OUT")
     assert shlex.split(line) == [
         *("python", "sweeps/transfer_matrix.py", "--dataset", "folder:/a b", "--models", "x,y;rm -rf /"),
         *("--shard-size", "9", "--out", "OUT"),

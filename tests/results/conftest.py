@@ -58,7 +58,7 @@ def make_study(mnist_test: Dataset) -> StudyMaker:
         for start in study.starts:
             write_shard(study, networks, start, wanted)
         if all(wanted(predictions_part(s, t, start)) for s in study.sources for t in models for start in study.starts):
-            study.store.write_table(MATRIX, matrix.build(study.store, study.sources, study.targets))
+            study.store.write_table(MATRIX, matrix.build(study.store, study.prediction_files()))
         return study
 
     return make

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import re
 import struct
+from itertools import product
 from pathlib import Path
-from urllib.parse import quote
 
 import duckdb
 import numpy as np
 import pytest
 
+from advlab.errors import UserError
 from advlab.results import Store, matrix
+from advlab.results.layout import predictions_folder
 from advlab.results.schema import MATRIX
 from advlab.results.tables import predictions_to_arrow
 from advlab.transfer.evaluate import Answers
@@ -20,6 +22,7 @@ from advlab.transfer.generate import Examples
 
 DOCS = Path(__file__).parents[2] / "docs" / "TRANSFER.md"
 MODELS = ["softmax1e-4", "20240101", "file:/a b/my_models.py:make"]
+ADDRESS = "of the study"
 CONTROLS = ["gaussian-0.1", "shuffled-20240101"]
 
 
@@ -65,11 +68,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
                     to_clean, to_distorted = answers(rows, shown.label, 0.0), answers(rows, shown.label, 1.0)  # of 0
                 else:
                     to_clean, to_distorted = answers(rows, shown.label, 0.93), answers(rows, shown.label, 0.6)
-                folder = f"predictions/source={quote(source, safe='')}/target={quote(target, safe='')}"
+                folder = predictions_folder(source, target)
                 table = predictions_to_arrow(shown, to_clean, to_distorted, own)
-                store.write_table(f"{folder}/part-{number:08d}.parquet", table)
-    store.write_table("matrix.parquet", matrix.build(store, [*MODELS, *CONTROLS], MODELS))
+                store.write_table(f"{folder}/part-{number:08d}.parquet", table, ADDRESS)
+    store.write_table("matrix.parquet", matrix.build(store, files(store, [*MODELS, *CONTROLS], MODELS)))
     return store
+
+
+def files(store: Store, sources: list[str], targets: list[str]) -> dict[tuple[str, str], dict[str, str]]:
+    """All there are, by source and target."""
+    pairs = product(sources, targets)
+    return {pair: dict.fromkeys(store.files(predictions_folder(*pair)), ADDRESS) for pair in pairs}
 
 
 def query(root: str) -> str:
@@ -118,8 +127,25 @@ def test_parts_may_be_cut_anyhow(store: Store, tmp_path: Path) -> None:
     pair = "predictions/source=softmax1e-4/target=20240101"
     table = store.read_table(f"{pair}/part-00000000.parquet")
     for number, start in enumerate(range(0, 1000, 77)):
-        other.write_table(f"{pair}/part-{number:08d}.parquet", table.slice(start, 77))
+        other.write_table(f"{pair}/part-{number:08d}.parquet", table.slice(start, 77), ADDRESS)
     whole = Store(tmp_path / "whole")
-    whole.write_table(f"{pair}/part-00000000.parquet", table)
-    cut, uncut = (matrix.build(s, ["softmax1e-4"], ["20240101"]) for s in (other, whole))
+    whole.write_table(f"{pair}/part-00000000.parquet", table, ADDRESS)
+    cut, uncut = (matrix.build(s, files(s, ["softmax1e-4"], ["20240101"])) for s in (other, whole))
     assert cut.equals(uncut)
+
+
+def test_rows_of_another_study_are_not_counted(store: Store, tmp_path: Path) -> None:
+    pair = "softmax1e-4", "20240101"
+    table = store.read_table(f"{predictions_folder(*pair)}/part-00000000.parquet").replace_schema_metadata({})
+    other = Store(tmp_path)
+    own, stray = (f"{predictions_folder(*pair)}/part-{number:08d}.parquet" for number in range(2))
+    other.write_table(own, table, ADDRESS)
+    other.write_table(stray, table, "of another study")
+    (row,) = matrix.build(other, {pair: {own: ADDRESS}}).to_pylist()
+    assert row["n"] == len(table)  # what else lies there has no say
+    other.write_table(own, table, "of another study")
+    with pytest.raises(UserError, match=r"part-00000000\.parquet' has rows of other weights, images or settings"):
+        matrix.build(other, {pair: {own: ADDRESS}})
+    other.delete(own)
+    with pytest.raises(UserError, match=r"part-00000000\.parquet' is missing; run the same command again"):
+        matrix.build(other, {pair: {own: ADDRESS}})

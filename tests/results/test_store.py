@@ -131,11 +131,15 @@ def test_a_flipped_byte_is_noticed_on_reading(share: float, store: Store) -> Non
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
-def test_a_damaged_shard_is_named_and_removed(share: float, store: Store) -> None:
+def test_a_damaged_shard_is_named_and_removed_from_the_study_that_is_being_made(share: float, store: Store) -> None:
     store.write_table("t.parquet", table(), key="k")
     content = bytearray(store.read_bytes("t.parquet"))
     content[int(share * len(content))] ^= 0x01
     store.write_bytes("t.parquet", bytes(content))
+    with pytest.raises(UserError, match=r"/t\.parquet' is damaged; it is left as it is"):
+        store.read_shard("t.parquet", ["index"])
+    assert store.read_bytes("t.parquet") == bytes(content)
+    store = Store(store.root, mending=True)
     with pytest.raises(UserError, match=r"/t\.parquet' was damaged and has been removed; run the same command again"):
         store.read_shard("t.parquet", ["index"])
     assert not store.exists("t.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,17 @@ def test_attacked_images_survive_the_round_trip_to_the_bit(mnist_test: Dataset) 
     before = examples_of(clean)
     before = Examples(**{name: getattr(before, name) for name in Examples.__slots__} | {"images": images})
     np.testing.assert_array_equal(examples_from_arrow(examples_to_arrow(before)).images, images)
+
+
+def test_a_command_tells_code_as_untrusted_and_no_options_but_its_own(tmp_path: Path) -> None:
+    models = ["softmax1", "file:a b.py:make", "conv,python:os:abort", "study"]
+    study = Study.adopt(str(tmp_path), manifest(models=models, address="ray://elsewhere", split="--trust-code=x"))
+    study.manifest["models"] = {"study": {"fingerprint": "0", "origin": "file:/tmp/planted.py:make"}}
+    words = shlex.split(study.command)
+    named = words[words.index("--models") + 1].split(",")
+    assert named == [
+        "softmax1", "untrusted:file:a b.py:make", "conv", "untrusted:python:os:abort",
+        "untrusted:file:/tmp/planted.py:make",
+    ]  # fmt: skip
+    assert "--address" not in words
+    assert "--split=--trust-code=x" in words  # one word, which is no option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,9 +106,63 @@ def test_what_cannot_be_had_is_named(text: str, sentence: str, sweep: Path, tmp_
         study_models.expand([text.format(sweep=sweep, **places)])
 
 
-def test_a_damaged_model_is_named_and_removed(sweep: Path) -> None:
+def test_a_damaged_model_is_named_and_left_as_it_is(sweep: Path) -> None:
     (damaged,) = (path for path in (sweep / "models").iterdir() if path.name.startswith("relu"))
     damaged.write_bytes(damaged.read_bytes()[:-5])
-    with pytest.raises(UserError, match="was damaged and has been removed; run its study again"):
+    before = contents(sweep)
+    with pytest.raises(UserError, match=r"relu.*cannot be used \(not a whole advlab checkpoint.*run its study again"):
         study_models.load(f"study:{sweep}")
-    assert not damaged.exists()
+    assert contents(sweep) == before
+    assert len(study_models.load(f"study:{sweep}?name=softmax*")) == 2
+
+
+def test_a_model_of_another_version_is_named_and_left_as_it_is(sweep: Path) -> None:
+    for path in (sweep / "models").iterdir():
+        path.write_bytes(path.read_bytes().replace(b'\\"split\\"', b'\\"later\\"'))
+    before = contents(sweep)
+    with pytest.raises(UserError, match="was written by another version of advlab: its recipe has 'later'"):
+        study_models.load(f"study:{sweep}")
+    assert contents(sweep) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def with_code(tmp_path: Path) -> str:
+    """A study of a model with weights and one that is code."""
+    made = study(tmp_path / "mixed", model("conv", 1))
+    made.record_model("conv", model("conv", 1).fingerprint)
+    made.record_model("file:/tmp/planted.py:make", "0")
+    made.save_manifest()
+    return f"study:{tmp_path / 'mixed'}"
+
+
+def test_code_of_a_study_is_shown_and_left_out(with_code: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert study_models.expand([with_code])[0] == ["conv"]
+    assert "also names 'file:/tmp/planted.py:make': code, not run; read it, and repeat it with" in caplog.text
+
+
+def test_code_of_a_study_is_used_once_its_name_is_repeated(with_code: str, caplog: pytest.LogCaptureFixture) -> None:
+    names, found = study_models.expand([with_code], ["file:/tmp/planted.py:make"])
+    assert names == ["conv", "file:/tmp/planted.py:make"]
+    assert list(found) == ["conv"]
+    assert not caplog.text
+
+
+def test_a_command_that_a_study_tells_runs_no_code_until_its_name_is_repeated() -> None:
+    marked = "untrusted:file:/tmp/planted.py:make"
+    with pytest.raises(UserError, match=r"'file:/tmp/planted\.py:make' is code that a study names; read it"):
+        study_models.expand([marked])
+    with pytest.raises(UserError, match="is code that a study names"):
+        study_models.expand([marked], ["file:/tmp/another.py:make"])
+    assert study_models.expand([marked, "conv"], ["file:/tmp/planted.py:make"])[0] == [marked[10:], "conv"]
+
+
+def test_the_network_of_a_model_is_checked_before_a_study_begins_with_it(tmp_path: Path) -> None:
+    honest = model("conv", 1)
+    for network, told in (("os:system", "is unknown here"), ("advlab.models.convnet:ConvNet", "arguments are not")):
+        study(tmp_path / network, replace(honest, recipe=replace(honest.recipe, network=network)))
+        with pytest.raises(UserError, match=f"model 'conv' cannot be built: .*{told}"):
+            study_models.load(f"study:{tmp_path / network}")

@@ -23,7 +23,7 @@ from advlab.distributed.launcher import Launcher
 from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe, alexnet
 from advlab.models.alexnet import Variant
-from advlab.results import curve
+from advlab.results import curve, trainer_state
 from advlab.results.layout import weights_file
 from advlab.results.store import Store
 from advlab.training import image_classifier
@@ -286,7 +286,8 @@ class _Job:
         with self.launcher.newest() as folder:
             if folder is None:
                 return 0
-            state = torch.load(Path(folder) / STATE, map_location=self.run.device, weights_only=True)
+            path = Path(folder) / STATE
+            state = trainer_state.read(path, str(path), self.run.device)
         self.run.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.epoch = _Epoch(state["sums"], state["seconds"])

@@ -16,9 +16,9 @@ from advlab.distributed.architectures.trial import PERCENT
 from advlab.distributed.progress import Stage
 from advlab.distributed.session import host_count
 from advlab.errors import UserError
-from advlab.models import Checkpoint
 from advlab.models.search import Point
 from advlab.results import Study, trials
+from advlab.results.study import read_model
 from advlab.results.trials import FAILED, FINISHED, STOPPED
 
 
@@ -44,13 +44,19 @@ class Journal:
         """Trials that need not be done any more."""
         return sum(row["status"] != FAILED for row in self._rows.values())
 
+    def not_done(self) -> list[Point]:
+        """Points that are known and have no result: those of the plan, or, where Optuna chooses, those that failed."""
+        if self.plan.points is None:
+            return [point_of(row) for row in self.rows if row["status"] == FAILED]
+        return [point for point in self.plan.points if self._rows.get(point.name, {}).get("status", FAILED) == FAILED]
+
     def forget_lost(self) -> list[Point]:
         """Strike out the finished trials whose model is not there any more, and name them."""
         held = set(self.study.store.files("models"))
         lost = [row for row in self.rows if row["status"] == FINISHED and row["checkpoint"] not in held]
         for row in lost:
             del self._rows[row["trial"]]
-        return [Point(row["architecture"], tuple(row["weight_decay"]), row["seed"]) for row in lost]
+        return [point_of(row) for row in lost]
 
     @contextmanager
     def following(self, title: str, total: int, done: int = 0) -> Iterator[None]:
@@ -107,8 +113,8 @@ class Journal:
         for file in self.study.store.files("models", suffix=".safetensors"):
             if file not in known:
                 try:
-                    row = trials.row(Checkpoint.from_bytes(self.study.store.read_bytes(file)))
-                except ValueError:  # torn: its trial will make it anew
+                    row = trials.row(read_model(self.study.store, file))
+                except ValueError:  # torn: its trial makes it again
                     continue
                 self._rows[row["trial"]] = row
 
@@ -124,10 +130,7 @@ class Journal:
 
 
 class Listener(tune.Callback):
-    """Tells the journal what happens to trials.
-
-    Tune pickles its callbacks to its notes and takes them from there when it goes on, so this one holds nothing itself.
-    """
+    """Tells the journal what happens to trials; Tune pickles it to its notes, so it holds nothing itself."""
 
     journal: ClassVar[Journal]
 
@@ -146,6 +149,11 @@ class Listener(tune.Callback):
 def _point(trial: Any) -> Point:
     values = trial.config["point"]
     return Point(**{**values, "decays": tuple(values["decays"])})
+
+
+def point_of(row: dict[str, Any]) -> Point:
+    """The point of a row of ``trials.parquet``."""
+    return Point(row["architecture"], tuple(row["weight_decay"]), row["seed"])
 
 
 def _reason(trial: Any) -> str:

@@ -1,30 +1,31 @@
 """A sweep over architectures, weight decays and seeds by Ray Tune, and what is kept of it.
 
-Tune decides what runs where and keeps notes for going on; what a trial found lies in the study's folder: its model with
-all measurements in ``models/``, and a row in ``trials.parquet``. So a trial is done when its model is there, whatever
-Tune's notes say.
+Tune decides what runs where; what a trial found lies in the study's folder: its model with all measurements in
+``models/``, and a row in ``trials.parquet``. So a trial is done when its row and its model are there, and a sweep goes
+on from those alone.
 """
 
 from __future__ import annotations
 
 import sys
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import optuna
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from advlab.distributed.architectures.journal import Journal, Listener
+from advlab.distributed.architectures.journal import Journal, Listener, point_of
 from advlab.distributed.architectures.plan import ArchitecturesConfig, ArchitecturesPlan
 from advlab.distributed.architectures.trial import PERCENT, TrialSettings, run_trial
 from advlab.distributed.arrays import Arrays
 from advlab.distributed.crew import Crew, PoolOptions
-from advlab.distributed.tune import be_quiet, notes_folder, tuner
+from advlab.distributed.tune import be_quiet, notes_folder, tuner, warmed
 from advlab.models.search import Point
 from advlab.results import Study, provenance
+from advlab.results.trials import FINISHED
 
 OBJECTIVES = {"validation_error": "min", "mean_rms": "max"}
 
@@ -69,16 +70,22 @@ def run(
             study.manifest.setdefault("resumed", []).append(provenance.describe(sys.argv))
             study.save_manifest()
         with journal.following("trials", plan.total, journal.done):
-            _tuner(plan, study, pool).fit()
-    if lost := journal.forget_lost():  # Tune takes them for done
+            if todo := journal.not_done():
+                _tuner(plan, study, pool, todo, scheduler=_scheduler(plan.config)).fit()
+            if plan.points is None and (count := plan.total - journal.done) > 0:
+                searcher = _optuna(plan, journal.rows)
+                _tuner(plan, study, pool, count, scheduler=_scheduler(plan.config), search_alg=searcher).fit()
+    if lost := journal.forget_lost():
         with journal.following("lost models", len(lost)):
             _tuner(plan, study, pool, lost).fit()
     journal.conclude()
     return journal.rows
 
 
-def _tuner(plan: ArchitecturesPlan, study: Study, pool: PoolOptions, again: list[Point] | None = None) -> tune.Tuner:
-    """Tune's own driver, where it was when it was killed; a new one for the points to be done ``again``."""
+def _tuner(
+    plan: ArchitecturesPlan, study: Study, pool: PoolOptions, trials: list[Point] | int, **search: Any
+) -> tune.Tuner:
+    """Tune's own driver for some points, or for so many that ``search_alg`` is to choose."""
     settings = TrialSettings(
         store=study.store.uri,
         code=provenance.code(),
@@ -90,22 +97,37 @@ def _tuner(plan: ArchitecturesPlan, study: Study, pool: PoolOptions, again: list
     )
     images = {split: Arrays.of(dataset) for split, dataset in plan.images.items()}
     trainable = tune.with_parameters(run_trial, settings=settings, images=images)
-    name = "sweep" if again is None else f"again-{uuid.uuid4().hex[:8]}"
-    points = plan.points if again is None else again
-    searcher = None
-    if points is None:
-        metrics, modes = list(OBJECTIVES), list(OBJECTIVES.values())
-        searcher = _Optuna(space=plan.space.suggest, metric=metrics, mode=modes, seed=plan.config.seed)
+    points = None if isinstance(trials, int) else [asdict(point) for point in trials]
     return tuner(
         trainable,
-        notes_folder(study) / name,
+        notes_folder(study, "sweep"),
         pool,
         Listener(),
-        param_space=None if points is None else {"point": tune.grid_search([asdict(point) for point in points])},
-        num_samples=plan.total if points is None else 1,
-        search_alg=searcher,
-        scheduler=_scheduler(plan.config) if again is None else None,
+        param_space=None if points is None else {"point": tune.grid_search(points)},
+        num_samples=trials if isinstance(trials, int) else 1,
+        **search,
     )
+
+
+def _optuna(plan: ArchitecturesPlan, rows: list[dict[str, Any]]) -> _Optuna:
+    """A search that knows what the trials of earlier commands came to."""
+    space = plan.space
+    chosen = optuna.distributions.CategoricalDistribution(list(space.architectures))
+    drawn = optuna.distributions.FloatDistribution(*space.bounds, log=True)
+    known = []
+    for row in rows:
+        answers = space.answers(point_of(row))
+        values = [row[metric] for metric in OBJECTIVES]
+        whole = row["status"] == FINISHED and None not in values
+        known.append(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.COMPLETE if whole else optuna.trial.TrialState.PRUNED,
+                values=values if whole else None,
+                params=answers,
+                distributions={name: chosen if name == "architecture" else drawn for name in answers},
+            )
+        )
+    return _Optuna(**warmed(space.suggest, OBJECTIVES, known, plan.config.seed))
 
 
 def _scheduler(config: ArchitecturesConfig) -> AsyncHyperBandScheduler | None:

@@ -18,6 +18,7 @@ from advlab.models import Checkpoint, Recipe, checkpoint, error_rate
 from advlab.models.search import Point
 from advlab.results import Store, provenance, trials
 from advlab.results.layout import MANIFEST, weights_file
+from advlab.results.study import read_model
 
 PERCENT = "percent"
 """Share of the budget spent, what trials that count epochs and trials that count iterations are compared by."""
@@ -71,7 +72,7 @@ def run_trial(config: dict[str, Any], *, settings: TrialSettings, images: dict[s
 def stored(store: Store, recipe: Recipe) -> Checkpoint | None:
     """The study's model by this recipe, if it is there and whole."""
     try:
-        made = Checkpoint.from_bytes(store.read_bytes(weights_file(recipe.name)))
+        made = read_model(store, weights_file(recipe.name))
     except (FileNotFoundError, ValueError):
         return None
     return made if made.recipe.fingerprint == recipe.fingerprint else None

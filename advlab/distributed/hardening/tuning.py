@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import optuna
 import pyarrow as pa
 import torch
 from ray import tune
@@ -18,12 +19,12 @@ from advlab import data
 from advlab.distributed.arrays import Arrays
 from advlab.distributed.crew import PoolOptions
 from advlab.distributed.progress import Stage
-from advlab.distributed.tune import be_quiet, notes_folder, tuner
+from advlab.distributed.tune import be_quiet, notes_folder, tuner, warmed
 from advlab.errors import UserError
 from advlab.hardening.settings import Settings
 from advlab.hardening.trainer import Alternating, Trainer
 from advlab.models import error_rate
-from advlab.results import Study
+from advlab.results import Store, Study
 
 METRIC = "validation_error"
 
@@ -131,33 +132,42 @@ def _search(
     scheduler = AsyncHyperBandScheduler(
         time_attr="epochs", max_t=epochs, grace_period=max(1, epochs // 5), reduction_factor=3
     )
-    folder = notes_folder(study) / name
-    with Stage(f"tuning {name}", trials) as stage:
-        _Listener.told = _Told(stage, name, epochs, on_progress)
-        grid = tuner(
-            trainable,
-            folder,
-            options,
-            _Listener(),
-            param_space=space.sample(),
-            metric=METRIC,
-            mode="min",
-            num_samples=trials,
-            search_alg=OptunaSearch(seed=0),
-            scheduler=scheduler,
-        ).fit()
-    results = [grid[place] for place in range(len(grid))]
-    rows = [
-        {**(result.config or {}), "epochs": result.metrics["epochs"], METRIC: result.metrics[METRIC]}
-        for result in results
-        if result.metrics and METRIC in result.metrics
-    ]
-    study.store.write_table(f"tuning/variant={name}.parquet", pa.Table.from_pylist(rows))
+    file = f"tuning/variant={name}.parquet"
+    rows: list[dict[str, Any]] = study.store.read_shard(file).to_pylist() if study.store.exists(file) else []
+    folder = notes_folder(study, name)
+    with Stage(f"tuning {name}", trials, done=min(len(rows), trials)) as stage:
+        _Listener.told = _Told(stage, name, epochs, on_progress, study.store, file, rows)
+        if len(rows) < trials:
+            tuner(
+                trainable,
+                folder,
+                options,
+                _Listener(),
+                param_space=None,
+                num_samples=trials - len(rows),
+                search_alg=_optuna(space, rows),
+                scheduler=scheduler,
+                metric=METRIC,
+                mode="min",
+            ).fit()
     whole = [row for row in rows if row["epochs"] == epochs]
     if not whole:
         raise UserError(f"no trial of {name!r} ran to its end; look at {folder} for what went wrong.")
     best = min(whole, key=lambda row: row[METRIC])
-    return {key: value for key, value in best.items() if key not in ("epochs", METRIC)}
+    return _point(best)
+
+
+def _optuna(space: Space, rows: list[dict[str, Any]]) -> OptunaSearch:
+    """A search that knows what the trials of earlier commands came to."""
+    distributions = OptunaSearch.convert_search_space(space.sample())
+    known = [
+        optuna.trial.create_trial(value=row[METRIC], params=_point(row), distributions=distributions) for row in rows
+    ]
+    return OptunaSearch(**warmed(distributions, {METRIC: "min"}, known, 0))
+
+
+def _point(row: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if key not in ("epochs", METRIC)}
 
 
 def _trial(config: dict[str, float], *, space: Space, images: dict[str, Arrays], threads: int) -> None:
@@ -173,16 +183,19 @@ def _trial(config: dict[str, float], *, space: Space, images: dict[str, Arrays],
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """Who hears of trials."""
+    """Who hears of trials, and where their rows are kept."""
 
     stage: Stage
     variant: str
     epochs: int
     on_progress: Callable[[dict[str, float]], None]
+    store: Store
+    file: str
+    rows: list[dict[str, Any]]
 
 
 class _Listener(tune.Callback):
-    """Tune pickles its callbacks to its notes and takes them from there when it goes on: this one holds nothing."""
+    """Tune pickles its callbacks to its notes: this one holds nothing."""
 
     told: ClassVar[_Told]
 
@@ -193,6 +206,8 @@ class _Listener(tune.Callback):
         self.told.stage.say(told)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = trial.last_result[METRIC]
-        self.told.stage.advance(f"validation error {100 * error:.2f}% after {trial.last_result['epochs']} epochs")
-        self.told.on_progress({f"tuning/{self.told.variant}/{METRIC}": error})
+        found = {key: trial.last_result[key] for key in ("epochs", METRIC)}
+        self.told.rows.append({**trial.config, **found})
+        self.told.store.write_table(self.told.file, pa.Table.from_pylist(self.told.rows))
+        self.told.stage.advance(f"validation error {100 * found[METRIC]:.2f}% after {found['epochs']} epochs")
+        self.told.on_progress({f"tuning/{self.told.variant}/{METRIC}": found[METRIC]})

@@ -28,7 +28,7 @@ from advlab.hardening.pool import Pool
 from advlab.hardening.settings import Settings
 from advlab.hardening.trainer import CPU, Alternating, Frozen, Source, Trainer, build, cut
 from advlab.models import error_rate
-from advlab.results import Store, pools
+from advlab.results import Store, pools, trainer_state
 
 STATE = "state.pt"
 
@@ -252,10 +252,10 @@ class Checkpoints:
         with self.launcher.newest() as folder:
             if folder is None:
                 return []
-            state = self._load(Path(folder) / STATE)
+            state = trainer_state.read(Path(folder) / STATE, f"{folder}/{STATE}")
             if state["key"] != self.key:
                 return []
-            shards = [self._load(path) for path in sorted(Path(folder).glob("shard-*.pt"))]
+            shards = [trainer_state.read(path, str(path)) for path in sorted(Path(folder).glob("shard-*.pt"))]
         trainer.restore(state["trainer"])
         trainer.take_shard(shards)
         curve: list[dict[str, float]] = state["curve"]
@@ -273,8 +273,3 @@ class Checkpoints:
                 state = {"key": self.key, "curve": curve, "trainer": trainer.state()}
                 torch.save(state, Path(folder) / STATE)
             self.launcher.report({"step": trainer.step, "loss": curve[-1]["loss"]}, folder)
-
-    @staticmethod
-    def _load(path: Path) -> dict[str, Any]:
-        loaded: dict[str, Any] = torch.load(path, map_location=CPU, weights_only=True)
-        return loaded

@@ -82,7 +82,7 @@ def record_alignment(out: str, seeds: int) -> None:
     ``variability`` of the source over seeds (null for a single one), ``rms`` and ``error_rate`` of the pair. A
     file that is there for these seeds is left as it is.
     """
-    store = Store(out)
+    store = Store(out, mending=True)
     if store.exists(ALIGNMENT) and set(store.read_shard(ALIGNMENT)["seed"].to_pylist()) == set(range(seeds)):
         return
     studies = [Study.open(f"{out}/{seed_folder(FIRST_TABLES, seed)}") for seed in range(seeds)]

@@ -87,14 +87,19 @@ class Plan:
     reuse: str | None
 
 
-def prepare(config: TransferConfig, reuse: str | None = None) -> Plan:
+def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = "") -> Plan:
     """Check the settings and load the data and the external models; nothing is written.
+
+    Args:
+        config: the settings.
+        reuse: folder of another study, see `Plan`.
+        trust_code: comma-separated names of code in other studies that may be run.
 
     Raises:
         UserError: an unknown data set, split, model, attack, target or control; an impossible number; no study in
             ``reuse`` or behind a ``study:``.
     """
-    names, trained = study_models.expand(zoo.expand(config.models))
+    names, trained = study_models.expand(zoo.expand(config.models), listed(trust_code))
     noise = listed(config.controls)
     controls.validate(noise, names)
     full = data.load(config.dataset, config.split)
@@ -125,7 +130,8 @@ def prepare(config: TransferConfig, reuse: str | None = None) -> Plan:
         trained_on=trained_on,
         recipes=recipes,
         models=names,
-        external={name: external.load(name) for name in names if external.is_external(name)},
+        # a model out of a study is its weights, whatever it is called there
+        external={name: external.load(name) for name in names if name not in trained and external.is_external(name)},
         trained=trained,
         controls=controls.expand(noise, names),
         reuse=None if reuse is None else Study.open(reuse).store.uri,

@@ -25,6 +25,7 @@ from advlab.models import Checkpoint, checkpoint, external
 from advlab.results import Store, Study, provenance
 from advlab.results.addresses import Addresses, address
 from advlab.results.layout import MANIFEST, MATRIX, examples_part, predictions_part, weights_file
+from advlab.results.study import read_model
 from advlab.transfer import controls
 
 SHARDS_AT_ONCE = 16
@@ -112,8 +113,10 @@ def _prepare_models(work: _Work) -> None:
 
             def adopt(unit: Unit, content: bytes) -> Iterable[Unit]:
                 trained = Checkpoint.from_bytes(content)
-                checkpoint.save(trained)
-                _adopt(work, trained)
+                try:
+                    _adopt(work, trained)
+                finally:  # once it is in the study, or even if that has failed
+                    checkpoint.save(trained)
                 stage.advance(unit.name)
                 return ()
 
@@ -129,19 +132,17 @@ def _prepare_models(work: _Work) -> None:
 
 
 def _stored(store: Store, name: str) -> Checkpoint | None:
-    """The study's own copy of a model; a damaged one is removed."""
-    if not store.exists(weights_file(name)):
-        return None
+    """The study's own copy of a model; None where it is torn, so that it is made again."""
     try:
-        return Checkpoint.from_bytes(store.read_bytes(weights_file(name)))
-    except ValueError:
-        store.delete(weights_file(name))
+        return read_model(store, weights_file(name))
+    except (FileNotFoundError, ValueError):
         return None
 
 
 def _adopt(work: _Work, trained: Checkpoint, **described: Any) -> None:
+    """Keep a model in the study, before anything else is tried, and share it."""
     name, store = trained.recipe.name, work.study.store
-    if not store.exists(weights_file(name)):
+    if _stored(store, name) is None:
         store.write_bytes(weights_file(name), trained.to_bytes())
     described |= {"recipe": trained.recipe.to_json(), "report": trained.report}
     _share(work, name, trained.network(), trained.fingerprint, **described)
@@ -227,6 +228,14 @@ def _count(work: _Work) -> pa.Table:
             stage.advance(unit.name)
             return ()
 
-        units = [CountUnit(study.store.uri, source, study.targets) for source in study.sources]
+        addresses = Addresses(study.manifest, work.fingerprints, work.plan.attacked)
+        units = [
+            CountUnit(
+                study.store.uri,
+                source,
+                {target: addresses.prediction_files(source, target, study.starts) for target in study.targets},
+            )
+            for source in study.sources
+        ]
         require_success(work.pool.run(units, collect, on_status=stage.say), study)
     return pa.concat_tables([rows[source] for source in study.sources])

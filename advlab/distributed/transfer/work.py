@@ -137,7 +137,7 @@ class EvaluateUnit:
         clean = resources.input.dataset()
         attacked: Examples | None = None
         if self.attacked is not None:
-            store = Store(self.shard.store)
+            store = Store(self.shard.store, mending=True)
             attacked = examples_from_arrow(store.read_shard(examples_part(self.attacked, self.shard.start)))
             # an image may occur several times, once for each class it was attacked towards
             clean = clean.subset(torch.from_numpy(np.searchsorted(clean.index.numpy(), attacked.index)))
@@ -183,11 +183,17 @@ class EvaluateUnit:
 
 @dataclass(frozen=True, slots=True)
 class CountUnit:
-    """Count one source's predictions; the answer is its rows of the matrix."""
+    """Count one source's predictions; the answer is its rows of the matrix.
+
+    Attributes:
+        store: URI of the study's folder.
+        source: whose rows they are.
+        files: by target, the files of its answers and the content address that each must have.
+    """
 
     store: str
     source: str
-    targets: list[str]
+    files: dict[str, dict[str, str]]
 
     @property
     def name(self) -> str:
@@ -199,9 +205,9 @@ class CountUnit:
 
     def run(self, _resources: Resources) -> pa.Table:
         """Reads the predictions to the last byte, and of the examples, whose rows are not counted, the ends."""
-        store = Store(self.store)
+        store = Store(self.store, mending=True)
         store.require_whole(examples_folder(self.source))
-        return matrix.build(store, [self.source], self.targets)
+        return matrix.build(store, {(self.source, target): files for target, files in self.files.items()})
 
 
 def _model(resources: Resources, name: str) -> nn.Module:

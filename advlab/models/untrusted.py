@@ -1,0 +1,122 @@
+"""Whether a recipe from a file asks for the network whose weights lie beside it: found out without allocating any."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import threading
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import NoneType, UnionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from advlab.errors import UserError, one_line
+
+_DEEPEST, _MOST, _LARGEST = 8, 10_000, 1 << 24
+"""Levels and values of a network's arguments, and the largest whole number among them."""
+_SLACK, _TENSORS, _WEIGHTS = 4, 1_000, 1 << 24
+"""A constructor may make layers that it then replaces: this many times what the file holds, and so much more."""
+
+
+def require_fits(make: Callable[..., nn.Module], arguments: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """See that ``make(**arguments)`` has parameters and buffers of the names and shapes of ``weights``, and no others.
+
+    Raises:
+        ValueError: it does not, or the arguments are not those of its signature.
+    """
+    _require_plain(arguments)
+    _require_signature(make, arguments)
+    total = sum(value.numel() for value in weights.values())
+    try:
+        with torch.device("meta"), _at_most(_SLACK * len(weights) + _TENSORS, _SLACK * total + _WEIGHTS):
+            network = make(**arguments)
+            shapes = {name: value.shape for name, value in network.state_dict().items()}
+    except (UserError, ValueError):
+        raise
+    except Exception as error:  # whatever a constructor says to arguments that nobody has tried
+        raise ValueError(f"its arguments make no network ({type(error).__name__}: {one_line(error)[:200]})") from error
+    for name in sorted(shapes.keys() | weights.keys()):
+        wanted, found = shapes.get(name), weights[name].shape if name in weights else None
+        if wanted != found:
+            raise ValueError(
+                f"its recipe asks for {name[:80]!r} of shape {_shown(wanted)}, its file has {_shown(found)}"
+            )
+
+
+def _shown(shape: torch.Size | None) -> str:
+    return "none" if shape is None else str(tuple(shape))
+
+
+def _require_plain(value: Any, depth: int = 0, room: list[int] | None = None) -> None:
+    """Raise a ValueError unless this is JSON of a sane size."""
+    room = [_MOST] if room is None else room
+    room[0] -= 1
+    if depth > _DEEPEST or room[0] < 0:
+        raise ValueError("its recipe has too many arguments")
+    if isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            _require_plain(one, depth + 1, room)
+    elif isinstance(value, int):
+        if abs(value) > _LARGEST:
+            raise ValueError(f"its recipe has a whole number of {value.bit_length()} bits, too large for any network")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"its recipe has {value}, which is not a number for a network")
+    elif not isinstance(value, str | NoneType):
+        raise ValueError(f"its recipe has an argument of type {type(value).__name__}, which is not JSON")
+
+
+def _require_signature(make: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless the arguments have the names and types of the callable's parameters."""
+    try:
+        inspect.signature(make).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"its arguments are not those of its network ({one_line(error)})") from error
+    try:
+        hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make)
+    except (TypeError, NameError):  # a registered callable may have none, or some that are not to be had here
+        hints = {}
+    for name, value in arguments.items():
+        if not _is_of(value, hints.get(name, Any)):
+            raise ValueError(f"its argument {name}={str(value)[:80]!r} is not of the type that its network takes")
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of an annotated type; types that JSON cannot spell are left to the constructor."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, UnionType):
+        return any(_is_of(value, one) for one in inner)
+    if origin is typing.Literal:
+        return value in inner
+    if hint in (bool, str, NoneType):
+        return isinstance(value, hint)
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        return isinstance(value, list | tuple) and all(_is_of(one, inner[0]) for one in value)
+    return True
+
+
+@contextmanager
+def _at_most(tensors: int, weights: int) -> Iterator[None]:
+    """Raise a ValueError as soon as modules made by this thread within the block have more parameters than this."""
+    made, own = [0, 0], threading.get_ident()
+
+    def count(_module: nn.Module, _name: str, parameter: Tensor | None) -> None:
+        if parameter is None or threading.get_ident() != own:
+            return
+        made[0] += 1
+        made[1] += parameter.numel()
+        if made[0] > tensors or made[1] > weights:
+            raise ValueError("its recipe asks for far more weights than its file has")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()

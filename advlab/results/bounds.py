@@ -1,0 +1,264 @@
+"""How much memory a file would take, before it is read: its sizes are a stranger's claims until they are added up.
+
+A few KiB of Parquet can stand for 50 million rows, and its footer may say otherwise. So the footer and the headers of
+the pages are walked here (Thrift's compact protocol; the numbers of the fields are those of apache/parquet-format's
+``FileMetaData`` and ``PageHeader``): Arrow unpacks a page into as many bytes as its header says, and no more. PyArrow
+itself is not asked: at some footers it ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+FLOOR = 2**28
+"""Bytes that any file may take."""
+RATIO = 64
+"""Beyond those, how many times its own size a file may take: our shards take up to 20 times theirs."""
+FOOTER = 2**20
+"""Bytes of a footer: a shard's has a few thousand."""
+DEPTH = 64
+"""How deep JSON of ours may be nested."""
+_THRIFT = 100_000
+"""Entries of a list in a footer."""
+_PAGES = 100_000
+"""Pages of a column."""
+
+_WIDTHS = (1, 4, 8, 12, 4, 8)  # of BOOLEAN, INT32, INT64, INT96, FLOAT, DOUBLE in memory
+_BYTE_ARRAY, _FIXED = 6, 7
+_ENCODINGS = (0, 2, 3, 4, 8, 9)  # PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT
+_DICTIONARY_PAGE = 2
+
+
+class Damaged(OSError):
+    """A file that is not what was written: torn, corrupt, or made to mislead its reader."""
+
+
+class Oversized(Damaged):
+    """A file that would take more memory than it may."""
+
+
+def memory() -> int:
+    """Bytes of memory that one file may take on this machine unless told otherwise: a quarter of it, 1 GiB at least."""
+    try:
+        return max(2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+    except (ValueError, OSError):  # not on every system
+        return 2**30
+
+
+def allowance(size: int, most: int) -> int:
+    """Bytes that a file of so many bytes may take when it is unpacked, ``most`` of them."""
+    return min(most, max(FLOOR, RATIO * size))
+
+
+def open_parquet(content: pa.Buffer, most: int) -> pq.ParquetFile:
+    """A Parquet file whose rows take no more than ``most`` bytes.
+
+    Raises:
+        Damaged: it is no Parquet file, or its parts contradict each other.
+        Oversized: its rows take more.
+        pyarrow.ArrowException, OSError, UnicodeDecodeError: other things that PyArrow finds wrong.
+    """
+    try:
+        strings = _require_bounded(memoryview(content).cast("B"), most)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise Damaged("its footer is none of a Parquet file") from error
+    return pq.ParquetFile(
+        pa.BufferReader(content),
+        page_checksum_verification=True,
+        read_dictionary=strings,
+        thrift_string_size_limit=FOOTER,
+        thrift_container_size_limit=_THRIFT,
+    )
+
+
+def plain(table: pa.Table, most: int) -> pa.Table:
+    """A table with its strings written out; as read, each that occurs in many rows is held once.
+
+    Raises:
+        Oversized: they take more than ``most`` bytes.
+    """
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            chunks = table.column(place).chunks
+            size = sum(
+                pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0 for chunk in chunks
+            )
+            if size > most:
+                raise Oversized(f"the strings of its {field.name!r} take {_gib(size)}")
+            kept = pa.field(field.name, field.type.value_type, field.nullable, field.metadata)
+            table = table.set_column(place, kept, table.column(place).cast(field.type.value_type))
+    return table
+
+
+def require_shallow(value: Any) -> None:
+    """Raise a ValueError for JSON that is nested deeper than ours ever is: it would end whoever walks it."""
+    level = [value]
+    for _ in range(DEPTH):
+        held = [item for item in level if isinstance(item, dict | list)]
+        level = [item for one in held for item in (one.values() if isinstance(one, dict) else one)]
+    if level:
+        raise ValueError(f"it is nested more than {DEPTH} deep")
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A column: its path, physical type, length where that is fixed, and how many steps to it can be null or repeat."""
+
+    path: str
+    kind: int
+    length: int
+    nullable: int
+    repeated: int
+
+
+def _require_bounded(content: memoryview, most: int) -> list[str]:
+    """Add up what a file's pages hold; returns the columns of strings."""
+    footer = int.from_bytes(content[-8:-4], "little")
+    if len(content) < 12 or content[-4:] != b"PAR1" or footer > min(len(content) - 12, FOOTER):
+        raise Damaged("its footer is larger than any of ours, or is cut short")
+    found, _ = _struct(content, len(content) - 8 - footer, 0)
+    leaves = _leaves(found[2])
+    size = 0
+    for group in found.get(4, []):
+        rows = group[3]
+        for leaf, column in zip(leaves, group[1], strict=True):
+            values, unpacked = _column(content, leaf, column)
+            if leaf.kind == _BYTE_ARRAY:
+                size += 4 * values + unpacked
+            else:
+                width = leaf.length if leaf.kind == _FIXED else _WIDTHS[leaf.kind]
+                size += values * (width + leaf.repeated) + unpacked // 8
+            if not 0 <= rows <= values or unpacked > most or size > most:
+                what = f"{rows:,} rows in {values:,} values" if rows > values else _gib(max(size, unpacked))
+                raise Oversized(f"it would take {what}, and is {len(content):,} bytes large")
+    if found[3] != sum(group[3] for group in found.get(4, [])):
+        raise Damaged("its footer contradicts itself")
+    return [leaf.path for leaf in leaves if leaf.kind == _BYTE_ARRAY]
+
+
+def _leaves(schema: list[Any]) -> list[_Leaf]:
+    """The columns of a schema, which lists a tree of elements from its root."""
+    found: list[_Leaf] = []
+    open_groups: list[list[Any]] = [[1, "", 0, 0]]  # children to come, path, how many can be null, how many repeat
+    for element in schema:
+        while open_groups and open_groups[-1][0] == 0:
+            open_groups.pop()
+        group = open_groups[-1]
+        group[0] -= 1
+        repetition, children = element.get(3, 0), element.get(5, 0)
+        path = group[1] + bytes(element[4]).decode() if found or len(open_groups) > 1 else ""
+        nullable, repeated = group[2] + (repetition > 0), group[3] + (repetition == 2)
+        if children:
+            open_groups.append([children, f"{path}." if path else "", nullable, repeated])
+        else:
+            found.append(_Leaf(path, element[1], max(1, element.get(2, 0)), nullable, repeated))
+    if any(leaf.kind == _BYTE_ARRAY and leaf.repeated for leaf in found):
+        raise Damaged("it has lists of strings, which none of ours has")
+    return found
+
+
+def _column(content: memoryview, leaf: _Leaf, column: dict[int, Any]) -> tuple[int, int]:
+    """Values in the pages of a column, and their bytes when they are unpacked."""
+    described = column[3]
+    levels = described.get(16, {})
+    if len(levels.get(2, [])) not in (0, leaf.repeated + 1) or len(levels.get(3, [])) not in (0, leaf.nullable + 1):
+        raise Damaged("its footer contradicts itself")
+    if 1 in column or described[1] != leaf.kind:
+        raise Damaged("a column lies in another file, or is of another type than its schema says")
+    at = described[9]
+    if 0 < described.get(11, 0) < at:
+        at = described[11]
+    end = at + described[7]
+    if not 4 <= at <= end <= len(content):
+        raise Damaged("a column lies outside of it")
+    values = unpacked = count = 0
+    while at < end:
+        count += 1
+        header, at = _struct(content, at, 0)
+        page = header.get(5) or header.get(8) or header.get(7) or {}
+        size, packed, held = header.get(2), header.get(3), page.get(1)
+        if not (isinstance(size, int) and isinstance(packed, int) and isinstance(held, int)):
+            raise Damaged("the header of a page is torn")
+        if min(size, packed, held) < 0 or count > _PAGES or page.get(4 if 8 in header else 2) not in _ENCODINGS:
+            raise Damaged("a page is of a kind that none of ours is")
+        at, unpacked = at + packed, unpacked + size
+        if header.get(1) != _DICTIONARY_PAGE:
+            values += held
+    if at != end:
+        raise Damaged("its pages leave their column")
+    return values, unpacked
+
+
+def _struct(content: memoryview, at: int, depth: int) -> tuple[dict[int, Any], int]:
+    """The integers, strings, lists and structures of a Thrift structure by field, and where it ends."""
+    fields: dict[int, Any] = {}
+    number = 0
+    while True:
+        head = _byte(content, at)
+        at += 1
+        if head == 0:
+            return fields, at
+        if head >> 4:
+            number += head >> 4
+        else:
+            number, at = _integer(content, at)
+        fields[number], at = _value(content, at, head & 15, depth)
+
+
+def _value(content: memoryview, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    if kind in (1, 2):  # true, false
+        return None, at
+    if kind == 3:  # a byte
+        return None, at + 1
+    if kind in (4, 5, 6):
+        return _integer(content, at)
+    if kind == 7:
+        return None, at + 8
+    if kind == 8:
+        size, at = _varint(content, at)
+        return content[at : at + size], at + size
+    if kind in (9, 10) and depth < 8:  # a list, a set
+        head = _byte(content, at)
+        size, at = (head >> 4, at + 1) if head >> 4 < 15 else _varint(content, at + 1)
+        if size > min(_THRIFT, len(content) - at):
+            raise Damaged("a list in it is longer than its bytes")
+        items = []
+        for _ in range(size):
+            item, at = (None, at + 1) if head & 15 in (1, 2) else _value(content, at, head & 15, depth + 1)
+            items.append(item)
+        return items, at
+    if kind == 12 and depth < 8:
+        return _struct(content, at, depth + 1)
+    raise Damaged("the header of a page is torn")
+
+
+def _integer(content: memoryview, at: int) -> tuple[int, int]:
+    value, at = _varint(content, at)
+    return (value >> 1) ^ -(value & 1), at
+
+
+def _varint(content: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = _byte(content, at)
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise Damaged("the header of a page is torn")
+
+
+def _byte(content: memoryview, at: int) -> int:
+    if not 0 <= at < len(content):
+        raise Damaged("the header of a page is torn")
+    return content[at]
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB of memory"
