@@ -76,7 +76,7 @@ def test_optuna_is_asked_for_what_is_missing_and_knows_the_rest(
     (failed, _), (count, search) = asked
     assert failed == [two]
     assert count == 3
-    (point,) = search["search_alg"].suggest("a").values()
+    point = search["search_alg"].suggest("a")["point"]
     assert 1e-4 <= min(point["decays"]) <= max(point["decays"]) <= 1e-2
 
 
