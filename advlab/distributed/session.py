@@ -15,7 +15,7 @@ from pathlib import Path
 
 import ray
 from ray._private import ray_constants
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # not in its stubs
 from ray.exceptions import RayError
 
 from advlab.errors import UserError, one_line
