@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from attack import FIRST_SEED, WITHIN, Cell, cached, local_optimality, measure, show
+from attack import FIRST_SEED, WITHIN, Cell, cached, local_optimality, measure, plt, show
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -267,12 +267,13 @@ def chosen(config: Config) -> list[Subject]:
     return found
 
 
-def run(config: Config) -> dict[str, list[dict[str, Any]]]:
-    """Measure everything; write PANEL.md and PANEL.json into the cache directory after each network."""
+def run(config: Config) -> None:
+    """Measure; after each network write PANEL.md, .json and .png of all those measured so far into the cache folder."""
     torch.set_num_threads(config.threads)
     draw = config.draw if config.draw is not None else FIRST_SEED if config.panel == "judging" else 0
-    summary: dict[str, list[dict[str, Any]]] = {}
-    console, markdown = Console(width=180), []
+    results = config.cache / f"{config.panel}.json"
+    summary: dict[str, list[dict[str, Any]]] = json.loads(results.read_text()) if results.exists() else {}
+    console = Console(width=180)
     for subject in chosen(config):
         network = load(subject, config.cache)
         if config.train:
@@ -280,14 +281,40 @@ def run(config: Config) -> dict[str, list[dict[str, Any]]]:
             continue
         methods = [_spelled(name, subject) for name in config.methods.split(",")]
         cells = {name: attack(subject, name, draw, config, network) for name in dict.fromkeys(methods)}
-        summary[subject.name] = summarise(cells)
         count = len(next(iter(cells.values())).distances)
-        table, text = show(f"{subject.name}: {count} images of {subject.data}", summary[subject.name], COLUMNS)
-        console.print(table)
-        markdown.append(text)
-        (config.cache / f"{config.panel}.md").write_text("\n".join(markdown))
-        (config.cache / f"{config.panel}.json").write_text(json.dumps(summary, indent=1))
-    return summary
+        title = f"{subject.name}: {count} images of {subject.data}"
+        summary = {kept: rows for kept, rows in summary.items() if not kept.startswith(f"{subject.name}:")}
+        summary[title] = summarise(cells)
+        console.print(show(title, summary[title], COLUMNS)[0])
+        texts = [show(name, rows, COLUMNS)[1] for name, rows in sorted(summary.items())]
+        results.with_suffix(".md").write_text("\n".join(texts))
+        results.write_text(json.dumps(summary, indent=1))
+        plot(summary, results.with_suffix(".png"))
+
+
+def plot(summary: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Mean distance over that of the best single peer, by network and by our budget, with references."""
+    figure, axis = plt.subplots(figsize=(8, 0.45 * len(summary) + 1.2), layout="constrained")
+    budgets = sorted({_budget(row) for rows in summary.values() for row in rows if _budget(row)})
+    shades = plt.get_cmap("viridis_r")(np.linspace(0.15, 1, max(1, len(budgets))))
+    for place, rows in enumerate(summary.values()):
+        for row in rows:
+            if budget := _budget(row):
+                axis.scatter(row["to_best_peer"], place, color=shades[budgets.index(budget)], s=42, zorder=3)
+    for budget, shade in zip(budgets, shades, strict=True):
+        axis.scatter([], [], color=shade, label=f"{budget} evaluations")
+    axis.axvline(1, color="gray", linewidth=1)
+    axis.set_yticks(range(len(summary)), [name.partition("@")[0] for name in summary])
+    axis.set_xlabel("mean L2 of minimum_norm over that of the best single peer (left is closer)")
+    axis.legend(loc="center right", fontsize="small")
+    axis.invert_yaxis()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _budget(row: dict[str, Any]) -> int:
+    """Of ours with references; 0 for other methods."""
+    return int(row["method"].rpartition("-")[2]) if row["method"].startswith("advlab-ref-") else 0
 
 
 def _spelled(method: str, subject: Subject) -> str:
