@@ -41,6 +41,8 @@ def checked(attack: Callable[Arguments, Adversarial]) -> Callable[Arguments, Adv
             given["bounds"] = _bounds(given["bounds"], images)
             _require_within(images, given["bounds"])
             given["target"] = _target(given["target"], images)
+            if given.get("references") is not None:
+                given["references"] = _references(given["references"], images, given["bounds"])
             if given["index"] is not None:
                 given["index"] = _classes(given["index"], "index", images)
             if not len(images):
@@ -57,21 +59,34 @@ def checked(attack: Callable[Arguments, Adversarial]) -> Callable[Arguments, Adv
     return run
 
 
-def _images(images: Any) -> Tensor:
+def _references(references: Any, images: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """References of the images' shape, within the box."""
+    references = _images(references, "references")
+    if references.shape[1:] != images.shape[1:]:
+        raise UserError(
+            f"references have shape {tuple(references.shape)}; give images like those attacked: "
+            f"(R, {', '.join(map(str, images.shape[1:]))})."
+        )
+    if len(references):
+        _require_within(references, bounds, "references")
+    return references
+
+
+def _images(images: Any, name: str = "images") -> Tensor:
     """The images, without gradients."""
     if not isinstance(images, Tensor):
-        raise UserError(f"images are a {type(images).__name__}; give a tensor [B, C, H, W] or [B, n].")
+        raise UserError(f"{name} are a {type(images).__name__}; give a tensor [B, C, H, W] or [B, n].")
     shape = tuple(images.shape)
     if images.ndim < 2 or 0 in shape[1:]:
-        raise UserError(f"images have shape {shape}; give [B, C, H, W] or [B, n], with pixels.")
+        raise UserError(f"{name} have shape {shape}; give [B, C, H, W] or [B, n], with pixels.")
     if not images.is_floating_point() or images.element_size() < 2:
-        raise UserError(f"images are {images.dtype}; give floating-point ones, e.g. images.float() / 255.")
+        raise UserError(f"{name} are {images.dtype}; give floating-point ones, e.g. {name}.float() / 255.")
     images = images.clone() if images.is_inference() else images.detach()
     sound = images.flatten(1).isfinite().all(1)
     if not bool(sound.all()):
         rows = (~sound).nonzero().squeeze(1)
         raise UserError(
-            f"images hold NaN or infinite pixels ({len(rows)} of {len(images)}, the first is images[{int(rows[0])}]); "
+            f"{name} hold NaN or infinite pixels ({len(rows)} of {len(images)}, the first is {name}[{int(rows[0])}]); "
             "repair them or leave them out."
         )
     return images
@@ -121,12 +136,12 @@ def _short(value: Any) -> str:
     return repr(value)[:80]
 
 
-def _require_within(images: Tensor, bounds: tuple[float, float]) -> None:
+def _require_within(images: Tensor, bounds: tuple[float, float], name: str = "images") -> None:
     """Raise a UserError when an image leaves the box: its distance from the box would count as distortion."""
     low, high = bounds
     if bool(((images < low) | (images > high)).any()):
         raise UserError(
-            f"images span {float(images.min()):g}..{float(images.max()):g}, outside bounds={bounds}; "
+            f"{name} span {float(images.min()):g}..{float(images.max()):g}, outside bounds={bounds}; "
             "scale them or pass their bounds."
         )
 

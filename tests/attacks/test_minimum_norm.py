@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from advlab import compiled
-from advlab.attacks.minimum_norm.lanes import ONLY_MOVING, PER_LANE, Lanes
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.minimum_norm import minimum_norm
+from advlab.attacks.minimum_norm.lanes import ONLY_MOVING, PER_LANE, Lanes
+from advlab.attacks.minimum_norm.rays import Rays
 from advlab.attacks.model import PROBED
 from advlab.attacks.oracle import linear_minimum
-from advlab.attacks.minimum_norm.rays import Rays
 from advlab.errors import UserError
 
 

@@ -11,9 +11,9 @@ from advlab.attacks import targets
 from advlab.attacks.arguments import checked
 from advlab.attacks.blocks import block_rows
 from advlab.attacks.criterion import Criterion
-from advlab.attacks.minimum_norm.references import References
 from advlab.attacks.minimum_norm.search import Search
 from advlab.attacks.model import Classifier, Model
+from advlab.attacks.references import References
 from advlab.attacks.result import Adversarial, judge
 from advlab.errors import UserError
 
@@ -51,6 +51,8 @@ def minimum_norm(
         index: [B] int64, the images' positions in the data set, for the ``random`` policy.
         max_evaluations: budget per image. A forward pass counts as one, with or without its backward pass; the
             gradients of R rivals at the clean image count as R. The final verdict (one forward pass) is not counted.
+        references: [R, ...] images of other classes; descents start on the way to those that are misclassified. Blank
+            images and noise always serve too.
         batch_size: images searched at once, which bounds the memory (default: 1.5 MiB of them on the CPU, for its
             cache, and 64 MiB elsewhere).
 

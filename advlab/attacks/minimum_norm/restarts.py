@@ -46,8 +46,6 @@ STEPS = 40
 ENLARGED, ELSEWHERE = 1.2, 0.1
 """What is displaced is the perturbation times the first, and pixels that are not perturbed move by the second all the
 same, as a share of the most perturbed one."""
-BISECTIONS = 5
-"""Forward passes that find the boundary on the way to a reference."""
 PATIENCE, GAIN = 10, 1e-4
 """The search of an image has converged when that many rounds in a row have not shortened its perturbation by this."""
 
