@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from advlab import compiled
 from advlab.attacks import minimum_norm, targets
-from advlab.attacks.criterion import Criterion
+from advlab.attacks.criterion import Criterion, rounding_margin
 from advlab.attacks.model import PROBED
 from advlab.attacks.references import References
 from advlab.attacks.result import Adversarial
@@ -88,7 +88,8 @@ def test_keeps_the_closest_success_of_all_evaluations(
     found = szegedy_lbfgs(model, images, labels, target)
     points = torch.cat(seen[:-1])  # the last one is the verdict
     criterion = Criterion(labels.expand(len(points)), None if target == "nearest" else found.target.expand(len(points)))
-    success = criterion.is_met_robustly(sigmoid(points))
+    rounding = rounding_margin(sigmoid(images), points.dtype).expand(len(points))
+    success = criterion.is_met_robustly(sigmoid(points), rounding)
     distance = (points.double() - images.double()).flatten(1).norm(dim=1)[success]
     assert len(distance) > 3
     torch.testing.assert_close(found.l2[0], distance.min(), rtol=1e-5, atol=0)
