@@ -59,40 +59,37 @@ def checked(attack: Callable[Arguments, Adversarial]) -> Callable[Arguments, Adv
     return run
 
 
-def _images(images: Any) -> Tensor:
+def _references(references: Any, images: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """References of the images' shape, within the box."""
+    references = _images(references, "references")
+    if references.shape[1:] != images.shape[1:]:
+        raise UserError(
+            f"references have shape {tuple(references.shape)}; give images like those attacked: "
+            f"(R, {', '.join(map(str, images.shape[1:]))})."
+        )
+    if len(references):
+        _require_within(references, bounds, "references")
+    return references
+
+
+def _images(images: Any, name: str = "images") -> Tensor:
     """The images, without gradients."""
     if not isinstance(images, Tensor):
-        raise UserError(f"images are a {type(images).__name__}; give a tensor [B, C, H, W] or [B, n].")
+        raise UserError(f"{name} are a {type(images).__name__}; give a tensor [B, C, H, W] or [B, n].")
     shape = tuple(images.shape)
     if images.ndim < 2 or 0 in shape[1:]:
-        raise UserError(f"images have shape {shape}; give [B, C, H, W] or [B, n], with pixels.")
+        raise UserError(f"{name} have shape {shape}; give [B, C, H, W] or [B, n], with pixels.")
     if not images.is_floating_point() or images.element_size() < 2:
-        raise UserError(f"images are {images.dtype}; give floating-point ones, e.g. images.float() / 255.")
+        raise UserError(f"{name} are {images.dtype}; give floating-point ones, e.g. {name}.float() / 255.")
     images = images.clone() if images.is_inference() else images.detach()
     sound = images.flatten(1).isfinite().all(1)
     if not bool(sound.all()):
         rows = (~sound).nonzero().squeeze(1)
         raise UserError(
-            f"images hold NaN or infinite pixels ({len(rows)} of {len(images)}, the first is images[{int(rows[0])}]); "
+            f"{name} hold NaN or infinite pixels ({len(rows)} of {len(images)}, the first is {name}[{int(rows[0])}]); "
             "repair them or leave them out."
         )
     return images
-
-
-def _references(references: Any, images: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """Images like those attacked, in the box."""
-    if not isinstance(references, Tensor) or references.shape[1:] != images.shape[1:]:
-        raise UserError(
-            f"references are {_short(references)}; give images like those attacked, [R, "
-            f"{', '.join(map(str, images.shape[1:]))}]."
-        )
-    references = references.detach().to(images)
-    inside = ((references >= bounds[0]) & (references <= bounds[1])).flatten(1).all(1)
-    if not bool(inside.all()):
-        raise UserError(
-            f"references[{int(inside.int().argmin())}] leaves bounds={bounds} or holds NaN; scale or repair references."
-        )
-    return references
 
 
 def _classes(classes: Any, name: str, images: Tensor) -> Tensor:
@@ -139,12 +136,12 @@ def _short(value: Any) -> str:
     return repr(value)[:80]
 
 
-def _require_within(images: Tensor, bounds: tuple[float, float]) -> None:
+def _require_within(images: Tensor, bounds: tuple[float, float], name: str = "images") -> None:
     """Raise a UserError when an image leaves the box: its distance from the box would count as distortion."""
     low, high = bounds
     if bool(((images < low) | (images > high)).any()):
         raise UserError(
-            f"images span {float(images.min()):g}..{float(images.max()):g}, outside bounds={bounds}; "
+            f"{name} span {float(images.min()):g}..{float(images.max()):g}, outside bounds={bounds}; "
             "scale them or pass their bounds."
         )
 

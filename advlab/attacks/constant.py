@@ -29,29 +29,30 @@ VANISHED = 1e-2
 """Where a cross entropy is below this, success is clear; how the margin depends on it no longer matters."""
 
 
-def search(problems: Problems, initial_c: float, tolerance: float, steps: int) -> None:
-    """Find the largest constant of each image that succeeds.
+def search(
+    problems: Problems, live: Tensor, start: Tensor, initial_c: float | Tensor, tolerance: float, steps: int
+) -> None:
+    """Find the largest constant that succeeds, of the images ``live`` [b].
 
     Args:
         problems: take note of the closest success on the way.
-        initial_c: the first constant.
+        live: [b] int64.
+        start: [b, n] in the unit box, where the first solves start.
+        initial_c: the first constants, one or [b].
         tolerance: the search ends when the largest constant known to succeed and the smallest known to fail are
             within a factor 1 + tolerance.
         steps: most constants tried per image.
     """
-    live = (~problems.already).nonzero().squeeze(1)
     problems.c[live] = initial_c
-    start = torch.full((len(live),), math.log(initial_c), dtype=torch.float64, device=live.device)
-    bracket = Bracket(start, math.log1p(tolerance), math.log(STRIDE))
+    bracket = Bracket(problems.c[live].log(), math.log1p(tolerance), math.log(STRIDE))
     if problems.solver.scipy:
-        _in_rounds(problems, live, bracket, steps)
+        _in_rounds(problems, live, start, bracket, steps)
     else:
-        problems.minimize(live, problems.clean[live], _Path(problems, live, bracket, steps).revise)
+        problems.minimize(live, start, _Path(problems, live, bracket, steps).revise)
 
 
-def _in_rounds(problems: Problems, live: Tensor, bracket: Bracket, steps: int) -> None:
-    """Solve to the end for one constant after another, each from where the last one ended."""
-    x = problems.clean[live]
+def _in_rounds(problems: Problems, live: Tensor, x: Tensor, bracket: Bracket, steps: int) -> None:
+    """Solve to the end for one constant after another, each from where the last one ended: at first from x [b, n]."""
     rows = torch.arange(len(live), device=live.device)
     for _ in range(steps):
         if not len(rows):

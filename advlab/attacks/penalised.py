@@ -19,6 +19,7 @@ from advlab import compiled
 from advlab.attacks import kernels
 from advlab.attacks.criterion import Criterion, rounding_margin
 from advlab.attacks.model import Classifier, gradient
+from advlab.attacks.references import BISECTIONS, References
 from advlab.optim import lbfgsb
 from advlab.optim import reference as reference_solver
 
@@ -146,6 +147,24 @@ class Problems:
         with torch.no_grad():
             logits = self.model(self._to_box(minimiser))
         return minimiser, self.criterion.rows(live).margin(logits) + self.rounding[live]
+
+    @torch.no_grad()
+    def on_the_way(self, references: References, live: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of the rows ``live`` any reference helps [b], and points [b, n] just beyond the boundary on the way
+        from their images to the nearest such reference."""
+        clean = self.images.flatten(1)[live]
+        nearest = references.nearest(clean, self.criterion.rows(live), self.rounding[live])[:, 0]
+        live, nearest = live[nearest >= 0], nearest[nearest >= 0]
+        clean, ends = self.clean[live], self._from_box(references.images[nearest])
+        criterion, rounding = self.criterion.rows(live), self.rounding[live]
+        low, high = torch.zeros_like(rounding)[:, None], torch.ones_like(rounding)[:, None]
+        for _ in range(BISECTIONS if len(live) else 0):
+            middle = (low + high) / 2
+            outside = ~criterion.is_met_robustly(self.model(self._to_box(torch.lerp(clean, ends, middle))), rounding)
+            low = torch.where(outside[:, None], middle, low)
+            high = torch.where(outside[:, None], high, middle)
+        self.evaluations[live] += BISECTIONS
+        return live, torch.lerp(clean, ends, high)
 
     def minimize(self, live: Tensor, start: Tensor, revise_objective: lbfgsb.Revise | None = None) -> lbfgsb.Result:
         """Run the solver on the rows ``live`` and count what it spends."""

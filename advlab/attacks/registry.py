@@ -67,11 +67,21 @@ def resolve(name: str, target: str | None = None) -> Attack:
     raise UserError(f"unknown attack {name!r}; choose {', '.join(ATTACKS)}, minimum-norm:EVALUATIONS or foolbox:CLASS.")
 
 
-def settings(name: str) -> dict[str, Any]:
-    """Everything that decides what the attack ``name`` returns: its default arguments and the version of its code."""
+def takes_references(name: str) -> bool:
+    """Whether the attack ``name`` makes use of images that are known to be of other classes."""
+    return name.partition(":")[0] in ATTACKS
+
+
+def settings(name: str, references: str | None = None) -> dict[str, Any]:
+    """Everything that decides what the attack ``name`` returns: its default arguments and the version of its code.
+
+    Args:
+        name: of the attack.
+        references: fingerprint of the images that it is given as references, if it takes any.
+    """
     attack = resolve(name)
-    if name.partition(":")[0] in ATTACKS:
+    if takes_references(name):
         named = inspect.signature(attack).parameters.values()
         defaults = {p.name: p.default for p in named if p.kind is p.KEYWORD_ONLY and p.name not in ("seed", "index")}
-        return {"revision": REVISION, **defaults}
+        return {"revision": REVISION, **defaults, "references": references}
     return {"revision": REVISION, "foolbox": version("foolbox")}

@@ -5,6 +5,7 @@ Shapes: B images, n pixels, k classes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,10 +17,13 @@ from advlab.attacks.arguments import checked
 from advlab.attacks.criterion import Criterion, in_play
 from advlab.attacks.model import Classifier, Model
 from advlab.attacks.penalised import Loss, Norm, Penalty, Problems, Solver
+from advlab.attacks.references import References
 from advlab.attacks.result import Adversarial, judge
 
 LITERAL_C = 1e-4
 """The constant of ``paper_literal``: a small one, since the smallest that succeeds does not exist."""
+SECOND_SEARCHES = 2
+"""Where the search from the clean image fails: one from a misclassified image, and one from the best point of that."""
 
 
 @checked
@@ -41,6 +45,7 @@ def szegedy_lbfgs(
     norm: Norm = "squared",
     reference: Literal["scipy"] | None = None,
     paper_literal: bool = False,
+    references: Tensor | None = None,
 ) -> Adversarial:
     """Minimise c‖x' − x‖₂² + loss(x', l) over the box, for the best c of each image.
 
@@ -48,6 +53,9 @@ def szegedy_lbfgs(
     constant tends to zero, where the image is farthest; so this searches the *largest* such c, on a logarithmic
     scale, separately for each image. Every solve starts where the last one ended, and the closest image that any
     evaluation of any solve came across is returned.
+
+    Where all that finds nothing, as on hardened networks whose gradients at the clean image lead nowhere, the search
+    starts again just beyond the boundary, on the way to the nearest known image that is classified as l.
 
     Args:
         model: images [B, ...] → logits [B, k].
@@ -71,32 +79,45 @@ def szegedy_lbfgs(
         reference: ``scipy`` solves every problem by SciPy's L-BFGS-B, one image at a time: slow, to check the fast
             solver against.
         paper_literal: take "minimum c" at its word: any constant below one that succeeds succeeds too, so solve
-            once with a small one, ``LITERAL_C``, and return that minimiser.
+            once with a small one, ``LITERAL_C``, and return that minimiser; there is no second start.
+        references: [R, ...] images of other classes, for second starts; blank images and noise always serve too. The
+            model sees them only if an image needs them.
 
     Returns:
         Success means: read as the target (for ``nearest``: not as the label). Images read so already are returned
-        unchanged, with NaN for ``c``.
+        unchanged, with NaN for ``c``. Every other image succeeds for which any reference is classified as wanted.
 
     Raises:
-        UserError: images outside ``bounds``, an unknown policy or unusable targets.
+        UserError: images or references outside ``bounds``, an unknown policy or unusable targets.
     """
     assert isinstance(model, Classifier)
+    known = functools.cache(lambda: References.of(model, images, references, bounds))
     with torch.no_grad():
         logits = model(images)
     chosen = targets.choose(target, logits, labels, seed=seed, index=index)
     penalty, solver = Penalty(loss, norm), Solver(max_iter, history, reference == "scipy")
 
-    def attack(images: Tensor, criterion: Criterion, logits: Tensor) -> Problems:
+    def attack(images: Tensor, criterion: Criterion, logits: Tensor, origin: Tensor) -> Problems:
         problems = Problems(model, images, criterion, logits, bounds, penalty, solver)
         if paper_literal:
             problems.solve_once(LITERAL_C)
-        else:
-            constant.search(problems, initial_c, tolerance, search_steps)
+            return problems
+        live = (~problems.already).nonzero().squeeze(1)
+        constant.search(problems, live, problems.clean[live], initial_c, tolerance, search_steps)
+        nearest = torch.full_like(problems.best_distance, torch.inf).scatter_reduce(
+            0, origin, problems.best_distance, "amin"
+        )
+        missed = nearest[origin].isinf().nonzero().squeeze(1)
+        if len(missed):
+            missed, start = problems.on_the_way(known(), missed)
+            for _ in range(SECOND_SEARCHES if len(missed) else 0):
+                constant.search(problems, missed, start, initial_c, tolerance, search_steps)
+                start = problems.best[missed]
         return problems
 
     if chosen is None:
         return _nearest(model, images, labels, logits, attack)
-    problems = attack(images, Criterion(labels, chosen), logits)
+    problems = attack(images, Criterion(labels, chosen), logits, torch.arange(len(labels), device=labels.device))
     return judge(model, images, problems.answer(), problems.criterion, problems.evaluations, problems.constants())
 
 
@@ -105,7 +126,7 @@ def _nearest(
     images: Tensor,
     labels: Tensor,
     logits: Tensor,
-    attack: Callable[[Tensor, Criterion, Tensor], Problems],
+    attack: Callable[[Tensor, Criterion, Tensor, Tensor], Problems],
 ) -> Adversarial:
     """Attack every wrong class of every image that is in play, and keep the closest success."""
     num_wrong = logits.shape[1] - 1
@@ -115,7 +136,7 @@ def _nearest(
     already = untargeted.is_met(logits)
     live = in_play(logits).gather(1, every).flatten() & ~already[repeat]
     rows = repeat[live]
-    problem = attack(images[rows], Criterion(labels[rows], every.flatten()[live]), logits[rows])
+    problem = attack(images[rows], Criterion(labels[rows], every.flatten()[live]), logits[rows], rows)
     distance = torch.full((len(repeat),), torch.inf, dtype=torch.float64, device=images.device)
     distance[live] = problem.best_distance.nan_to_num(posinf=torch.finfo(torch.float64).max)
     best = distance.view(-1, num_wrong).argmin(1)

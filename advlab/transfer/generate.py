@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,14 @@ class Examples:
 
 
 def attack_dataset(
-    model: Model, dataset: Dataset, attack: Attack, target: str, *, seed: int, device: torch.device
+    model: Model,
+    dataset: Dataset,
+    attack: Attack,
+    target: str,
+    *,
+    seed: int,
+    device: torch.device,
+    references: Tensor | None = None,
 ) -> Examples:
     """Attack every image of ``dataset`` once; for target ``all`` once per wrong class, for a class all but its own.
 
@@ -57,6 +65,7 @@ def attack_dataset(
         target: a policy of ``advlab.attacks.targets``, ``all``, or a class as a number.
         seed: of random targets and of whatever is random in the attack.
         device: where to compute.
+        references: [R, C, H, W] on the device, for an attack that takes them.
 
     Raises:
         UserError: an unknown policy or class.
@@ -71,7 +80,8 @@ def attack_dataset(
         wanted = parse_class(target, dataset.num_classes)
         images, labels, index = (t[dataset.labels.to(device) != wanted] for t in (images, labels, index))
         policy = torch.full_like(labels, wanted)
-    found = attack(model, images, labels, policy, (0.0, 1.0), seed=seed, index=index)
+    given: dict[str, Any] = {} if references is None else {"references": references}
+    found = attack(model, images, labels, policy, (0.0, 1.0), seed=seed, index=index, **given)
 
     criterion = Criterion(labels, None if target == "nearest" else found.target)
     with torch.no_grad():

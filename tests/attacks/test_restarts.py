@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from advlab.attacks import minimum_norm
 from advlab.attacks.criterion import Criterion
-from advlab.attacks.minimum_norm.references import BLANKS, BLOBS, NOISES, References, synthetic
 from advlab.attacks.minimum_norm.restarts import CYCLE, PATIENCE, REFERENCE, SHAKEN, Restarts, displacement
 from advlab.attacks.model import PROBED, Classifier
+from advlab.attacks.references import BLANKS, BLOBS, NOISES, References, synthetic
 from advlab.attacks.result import Ended
 from advlab.errors import UserError
 
@@ -130,9 +130,9 @@ def test_how_each_search_ended() -> None:
 @pytest.mark.parametrize(
     ("references", "message"),
     [
-        (torch.rand(3, 1, 4, 5), r"\[R, 1, 4, 4\]"),
-        ("train", "references are 'train'"),
-        (2 * torch.ones(2, 1, 4, 4), r"references\[0\] leaves bounds"),
+        (torch.rand(3, 1, 4, 5), r"\(R, 1, 4, 4\)"),
+        ("train", "references are a str"),
+        (2 * torch.ones(2, 1, 4, 4), "references span 2..2"),
         (torch.full((2, 1, 4, 4), torch.nan), "NaN"),
     ],
 )

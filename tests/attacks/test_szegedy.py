@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advlab import compiled
-from advlab.attacks import targets
+from advlab.attacks import minimum_norm, targets
 from advlab.attacks.criterion import Criterion, rounding_margin
 from advlab.attacks.model import PROBED
+from advlab.attacks.references import References
+from advlab.attacks.result import Adversarial
 from advlab.attacks.szegedy import LITERAL_C, Loss, Norm, szegedy_lbfgs
 from advlab.data import Dataset
+from advlab.errors import UserError
 
 Right = Callable[..., tuple[Tensor, Tensor]]
 
@@ -84,7 +88,7 @@ def test_keeps_the_closest_success_of_all_evaluations(
     found = szegedy_lbfgs(model, images, labels, target)
     points = torch.cat(seen[:-1])  # the last one is the verdict
     criterion = Criterion(labels.expand(len(points)), None if target == "nearest" else found.target.expand(len(points)))
-    rounding = rounding_margin(sigmoid(images), torch.float32).expand(len(points))
+    rounding = rounding_margin(sigmoid(images), points.dtype).expand(len(points))
     success = criterion.is_met_robustly(sigmoid(points), rounding)
     distance = (points.double() - images.double()).flatten(1).norm(dim=1)[success]
     assert len(distance) > 3
@@ -239,3 +243,78 @@ def test_the_buffers_of_a_model_stay_its_own(softmax: nn.Module, mnist_test: Dat
     szegedy_lbfgs(lambda x: softmax(Keeps.apply(x)), images, labels)
     assert kept
     assert all(torch.equal(given, copied) for given, copied in zip(kept[::2], kept[1::2], strict=True))
+
+
+class Plateau(nn.Module):
+    """Two classes of images [B, 6]: class 1 where all pixels are above 0.55, and flat wherever they are not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        beyond = (x.amin(1) - 0.55).relu()
+        return torch.stack((torch.full_like(beyond, 0.1), 4 * beyond), 1)
+
+
+@pytest.mark.parametrize("target", ["runner-up", "nearest"])
+@pytest.mark.parametrize(("reference", "within"), [(None, 0.03), ("scipy", 0.1)])
+def test_where_the_clean_gradient_leads_nowhere_the_search_starts_from_a_misclassified_image(
+    target: str, reference: Literal["scipy"] | None, within: float
+) -> None:
+    images, labels = torch.linspace(0.1, 0.4, 5)[:, None].expand(5, 6).contiguous(), torch.zeros(5, dtype=torch.int64)
+    found = szegedy_lbfgs(Plateau(), images, labels, target, reference=reference)
+    assert found.success.all()
+    # the boundary is where all pixels are 0.575
+    torch.testing.assert_close(found.l2, (0.575 - images.double()).norm(dim=1), rtol=within, atol=0)
+
+
+def test_the_nearest_reference_is_the_second_start() -> None:
+    def islands(x: Tensor) -> Tensor:
+        """Class 1 within 0.1 of two points of the square, flat elsewhere."""
+        centres = torch.tensor([[0.3, 0.52], [0.9, 0.1]], dtype=x.dtype)
+        within = (0.1 - (x[:, None] - centres).norm(dim=2).amin(1)).relu()
+        return torch.stack((torch.full_like(within, 0.01), within), 1)
+
+    image, label = torch.tensor([[0.3, 0.2]]), torch.tensor([0])
+    assert not szegedy_lbfgs(islands, image, label, "runner-up").success
+    for near in ([[0.9, 0.1]], [[0.9, 0.1], [0.3, 0.52]]):
+        found = szegedy_lbfgs(islands, image, label, "runner-up", references=torch.tensor(near))
+        distance = float((image - torch.tensor(near[-1])).norm()) - 0.09
+        assert found.success
+        assert float(found.l2) == pytest.approx(distance, rel=0.05)
+    assert not szegedy_lbfgs(islands, image, label, "runner-up", references=image).success
+    assert not szegedy_lbfgs(
+        islands, image, label, "runner-up", references=torch.tensor(near), paper_literal=True
+    ).success
+
+
+def test_images_that_the_first_search_crosses_are_none_of_the_references_business(
+    softmax: nn.Module, mnist_test: Dataset, mnist_train: Dataset, right: Right, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = right(softmax, mnist_test, 6)
+    usual = szegedy_lbfgs(softmax, images, labels)
+    # of a batch in which one image is out of reach, the others keep their results to the bit
+    out_of_reach = images.flatten(1)[0]
+
+    def walled(x: Tensor) -> Tensor:
+        near = ((x.flatten(1) - out_of_reach).norm(dim=1, keepdim=True) < 4).to(x)
+        return softmax(x) * (1 - near) + near * softmax(images[:1])
+
+    given = szegedy_lbfgs(walled, images, labels, references=mnist_train.images[:64])
+    assert given.success.all()
+    assert given.l2[0] >= 4 - 1e-3
+    assert torch.equal(given.l2[1:], usual.l2[1:])
+    monkeypatch.setattr(References, "of", lambda *_: pytest.fail("no image needs them"))
+    again = szegedy_lbfgs(softmax, images, labels, references=mnist_train.images[:64])
+    assert torch.equal(again.images, usual.images)
+
+
+@pytest.mark.parametrize(
+    ("references", "message"),
+    [
+        (torch.zeros(2, 5), r"references have shape \(2, 5\); give images like those attacked: \(R, 6\)"),
+        (torch.full((1, 6), 2.0), r"references span 2\.\.2, outside bounds"),
+        ([1], "references are a list"),
+    ],
+)
+@pytest.mark.parametrize("attack", [szegedy_lbfgs, minimum_norm])
+def test_unusable_references(attack: Callable[..., Adversarial], references: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        attack(Plateau(), torch.zeros(1, 6), torch.tensor([0]), "nearest", references=references)

@@ -7,17 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from PIL import Image
 
-from advlab.attacks import registry
+from advlab import data
+from advlab.attacks import minimum_norm, references, registry
 from advlab.data import Dataset
 from advlab.distributed.arrays import Arrays
+from advlab.distributed.transfer.plan import TransferConfig, prepare
 from advlab.distributed.transfer.work import AttackUnit, CountUnit, EvaluateUnit, Shard
 from advlab.errors import UserError
 from advlab.models.mlp import MLP
 from advlab.results import Store
+from advlab.results.addresses import Addresses
 from advlab.results.layout import examples_part, predictions_part
 
 NAMES = ["one", "two", "three"]
@@ -26,11 +30,11 @@ NAMES = ["one", "two", "three"]
 class Actor:
     """What a unit finds on an actor, without the actor."""
 
-    def __init__(self, shared: dict[str, nn.Module], given: Arrays) -> None:
+    def __init__(self, shared: dict[str, Any], given: Arrays) -> None:
         self.device, self.input = torch.device("cpu"), given
         self._shared, self._memo = shared, dict[str, Any]()
 
-    def get(self, key: str) -> nn.Module:
+    def get(self, key: str) -> Any:
         return self._shared[key]
 
     def memo(self, key: str, make: Callable[[], Any]) -> Any:
@@ -47,7 +51,7 @@ def actor(mnist_test: Dataset) -> Actor:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         models = {f"model {name}": MLP([784, 10]).requires_grad_(False) for name in NAMES}
-    return Actor(models, Arrays.of(mnist_test.subset(slice(6))))
+    return Actor(models | {"references": None}, Arrays.of(mnist_test.subset(slice(6))))
 
 
 @pytest.fixture
@@ -116,3 +120,58 @@ def test_counting_finds_examples_that_were_cut_short(actor: Actor, store: Store)
     with pytest.raises(UserError, match=r"part-00000000.parquet' was damaged and has been removed"):
         count.run(actor)
     assert not store.exists(examples_part("one", 0))
+
+
+def planned(**changes: Any) -> tuple[str, dict[str, Any], int]:
+    """The address of a model's first examples, the attack's settings, and how many references it gets."""
+    config: dict[str, Any] = {"split": "test", "models": "softmax1", "examples": 5, "shard_size": 5} | changes
+    plan = prepare(TransferConfig(**config))
+    addresses = Addresses({"config": plan.settings, "attack": plan.attack_settings}, {"softmax1": "0"}, plan.attacked)
+    return addresses.examples("softmax1", 0), plan.attack_settings, len(plan.references or ())
+
+
+@pytest.mark.parametrize("attack", ["lbfgs", "minimum-norm:32"])
+def test_examples_are_what_their_references_made_them_however_many_there_are(
+    attack: str, mnist_train: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, settings, count = planned(attack=attack)
+    assert settings["references"] == mnist_train.subset(slice(512)).fingerprint
+    assert (few, settings, count) == planned(attack=attack, examples=7)
+    monkeypatch.setattr(references, "KNOWN_BYTES", 100 * mnist_train.images[0].nbytes + 1)
+    other, settings, count = planned(attack=attack)
+    assert other != few
+    assert (count, settings["references"]) == (100, mnist_train.subset(slice(100)).fingerprint)
+
+
+def test_attacks_of_foolbox_know_of_no_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("foolbox")
+    address, settings, count = planned(attack="foolbox:L2DeepFoolAttack", target="nearest")
+    assert "references" not in settings
+    assert count == 0
+    monkeypatch.setattr(references, "KNOWN", 3)
+    assert planned(attack="foolbox:L2DeepFoolAttack", target="nearest")[0] == address
+
+
+def test_a_folder_without_a_training_split_is_its_own_reference(tmp_path: Path) -> None:
+    for number in range(4):
+        path = tmp_path / "val" / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 60 * number, dtype=np.uint8)).save(path)
+    name = f"imagenet:{tmp_path}"
+    settings, count = planned(dataset=name, examples=2, train_split="test")[1:]
+    assert (count, settings["references"]) == (4, data.load(name, "test").fingerprint)
+
+
+def test_the_attack_gets_the_shared_references(
+    actor: Actor, mnist_train: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, got = mnist_train.images[:3], []
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        got.append(kwargs.pop("references"))
+        return minimum_norm(*args, **kwargs)
+
+    monkeypatch.setattr(registry, "resolve", lambda _name: spy)
+    shared = actor._shared | {"references": known.numpy()}
+    attack(tmp_path).run(Actor(shared, actor.input))
+    assert torch.equal(got[0], known)

@@ -11,9 +11,9 @@ from advlab.attacks import targets
 from advlab.attacks.arguments import checked
 from advlab.attacks.blocks import block_rows
 from advlab.attacks.criterion import Criterion
-from advlab.attacks.minimum_norm.references import References
 from advlab.attacks.minimum_norm.search import Search
 from advlab.attacks.model import Classifier, Model
+from advlab.attacks.references import References
 from advlab.attacks.result import Adversarial, judge
 from advlab.errors import UserError
 

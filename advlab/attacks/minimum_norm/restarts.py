@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advlab.attacks.references import BISECTIONS
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -46,8 +48,6 @@ STEPS = 40
 ENLARGED, ELSEWHERE = 1.2, 0.1
 """What is displaced is the perturbation times the first, and pixels that are not perturbed move by the second all the
 same, as a share of the most perturbed one."""
-BISECTIONS = 5
-"""Forward passes that find the boundary on the way to a reference."""
 SECANT_STEPS = 4
 """Forward passes that place the end of a descent on the boundary."""
 ROUND = BISECTIONS + STEPS + SECANT_STEPS

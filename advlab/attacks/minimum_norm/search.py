@@ -16,9 +16,9 @@ from advlab.attacks.minimum_norm import restarts, starts
 from advlab.attacks.minimum_norm.best import SAFETY, BestSoFar
 from advlab.attacks.minimum_norm.lanes import Lanes
 from advlab.attacks.minimum_norm.rays import Rays, along
-from advlab.attacks.minimum_norm.references import NEAREST, References
 from advlab.attacks.minimum_norm.restarts import Restarts, Start, displacement
 from advlab.attacks.model import Classifier, gradient
+from advlab.attacks.references import BISECTIONS, NEAREST, References
 from advlab.attacks.result import Ended
 
 UNEVEN = 3
@@ -110,12 +110,12 @@ class Search:
         if second > 1:
             best = lanes.best(1)
             known = self._probe(lanes.row[best])
-            if given and second > 2 * restarts.BISECTIONS:
-                doubted = self._from_references(lanes.row[best], references(), second - 1 - restarts.BISECTIONS)
+            if given and second > 2 * BISECTIONS:
+                doubted = self._from_references(lanes.row[best], references(), second - 1 - BISECTIONS)
                 best, known = best[~doubted], known[~doubted]
             self._descend(self._retreat(lanes, best[known]), [(1, second - 1)])
             if not bool(known.all()):
-                most = second - 1 - (restarts.BISECTIONS if second > 2 * restarts.BISECTIONS else 0)
+                most = second - 1 - (BISECTIONS if second > 2 * BISECTIONS else 0)
                 for through, steps in self._break_through(lanes.keep(best[~known]), most):
                     self._descend(through, [(1, most - steps)], BEND_FIRST_STEP)
                 self._rescue(lanes.row[best[~known]], references)
@@ -141,7 +141,7 @@ class Search:
     def _rescue(self, row: Tensor, references: Callable[[], References]) -> None:
         """Put images that no step has carried across the boundary on the way to the nearest reference."""
         row = row[~self.best.l2[row].isfinite()]
-        row = row[self.best.evaluations[row] + restarts.BISECTIONS + restarts.SECANT_STEPS <= self.max_evaluations]
+        row = row[self.best.evaluations[row] + BISECTIONS + restarts.SECANT_STEPS <= self.max_evaluations]
         if not len(row):
             return
         nearest = self._nearest(row, references())[:, 0]
@@ -189,7 +189,7 @@ class Search:
     def _on_the_way(self, row: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         """Points [l, n] just beyond the boundary on the way from clean images to ``ends`` [l, n]; distances [l]."""
         low, high = torch.zeros_like(self.best.l2[row]), torch.ones_like(self.best.l2[row])
-        for _ in range(restarts.BISECTIONS):
+        for _ in range(BISECTIONS):
             middle = (low + high) / 2
             outside = self._look(row, *along(self.clean, row, ends, middle, *self.bounds)) > 0
             low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)

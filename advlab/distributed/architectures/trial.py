@@ -10,7 +10,7 @@ import torch
 from ray import tune
 from torch import nn
 
-from advlab.attacks import minimum_norm
+from advlab.attacks import minimum_norm, references
 from advlab.data import Dataset
 from advlab.distributed.arrays import Arrays
 from advlab.errors import UserError
@@ -100,7 +100,7 @@ def _make(recipe: Recipe, fit: Dataset, validation: Dataset, test: Dataset, sett
         **made.report,
         "training_seconds": made.report["seconds"],
         "validation_error": error_rate(network, validation.images, validation.labels),
-        **_distortion(network, validation.subset(slice(settings.examples)), device),
+        **_distortion(network, validation.subset(slice(settings.examples)), references.among(fit), device),
     }
     return replace(made, report={**report, "seconds": time.perf_counter() - started})
 
@@ -128,10 +128,11 @@ class _Watch:
             tune.report({PERCENT: percent, "validation_error": error})
 
 
-def _distortion(network: nn.Module, attacked: Dataset, device: torch.device) -> dict[str, Any]:
+def _distortion(network: nn.Module, attacked: Dataset, known: Dataset, device: torch.device) -> dict[str, Any]:
     """Minimum distortion of the images; those misread anyway need none and count as 0, as in the paper's Table 1."""
     network.requires_grad_(False)
-    adversarial = minimum_norm(network, attacked.images.to(device), attacked.labels.to(device), target="nearest")
+    images, labels, known_images = (tensor.to(device) for tensor in (attacked.images, attacked.labels, known.images))
+    adversarial = minimum_norm(network, images, labels, target="nearest", references=known_images)
     found: dict[str, Any] = {
         "attacked": len(attacked),
         "attack_success_rate": float(adversarial.success.double().mean()),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from advlab import data
 from advlab.analysis import detector
-from advlab.attacks import minimum_norm
+from advlab.attacks import minimum_norm, references
 from advlab.data import Dataset
 from advlab.distributed.launcher import Launcher
 from advlab.models.quocnet import BinaryClassifier, QuocNet, preset
@@ -200,7 +200,8 @@ def _detect(
         return
     classifier = BinaryClassifier(network, weight.to(device), bias.to(device))
     clean = images_of(held_out, rows, network.shape.size).to(device)
-    found = minimum_norm(classifier, clean, torch.ones_like(rows, device=device))
+    known = images_of(references.among(dataset), slice(None), network.shape.size).to(device)
+    found = minimum_norm(classifier, clean, torch.ones_like(rows, device=device), references=known)
     if writing:
         attacked: dict[str, Any] = {
             "index": held_out.index[rows].numpy(),

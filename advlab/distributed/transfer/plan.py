@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from advlab import data
-from advlab.attacks import registry, targets
+from advlab.attacks import references, registry, targets
 from advlab.command import listed
-from advlab.data import Dataset, splits
+from advlab.data import Dataset, folder, splits
 from advlab.errors import UserError
 from advlab.models import Recipe, external, zoo
 from advlab.results import Study, study_models
@@ -65,6 +65,7 @@ class Plan:
         settings: the settings in full, as ``study.json`` keeps them; they decide what the same study is.
         attack_settings: the attack's arguments and the version of its code; they decide it too.
         attacked: the images to attack.
+        references: images that the attack is given as references, if it takes any.
         trained_on: by split, the images zoo models are trained on.
         recipes: of the zoo models.
         models: names of the models.
@@ -78,6 +79,7 @@ class Plan:
     settings: dict[str, Any]
     attack_settings: dict[str, Any]
     attacked: Dataset
+    references: Dataset | None
     trained_on: dict[str, Dataset]
     recipes: dict[str, Recipe]
     models: list[str]
@@ -122,11 +124,13 @@ def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = 
             if split not in trained_on:
                 trained_on[split] = data.load(config.dataset, split)
             recipes[name] = zoo.recipe(name, trained_on[split], seed=config.seed)
+    known = _references(config, trained_on) if registry.takes_references(config.attack) else None
     return Plan(
         config=config,
         settings=asdict(config) | {"models": names, "controls": noise},
-        attack_settings=registry.settings(config.attack),
+        attack_settings=registry.settings(config.attack, None if known is None else known.fingerprint),
         attacked=full.subset(slice(config.examples)),
+        references=known,
         trained_on=trained_on,
         recipes=recipes,
         models=names,
@@ -136,3 +140,13 @@ def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = 
         controls=controls.expand(noise, names),
         reuse=None if reuse is None else Study.open(reuse).store.uri,
     )
+
+
+def _references(config: TransferConfig, loaded: dict[str, Dataset]) -> Dataset:
+    """The first training images, whichever images are attacked; of a folder without a training split, its own."""
+    try:
+        return references.among(loaded["train"] if "train" in loaded else data.load(config.dataset, "train"))
+    except UserError:
+        if not folder.is_folder(config.dataset):
+            raise
+        return references.among(loaded[splits.full_name(config.split)])

@@ -197,6 +197,7 @@ def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], No
     def stored(start: int) -> ray.ObjectRef:
         return ray.put(Arrays.of(plan.attacked.subset(slice(start, start + config.shard_size))))
 
+    work.pool.share("references", None if plan.references is None else plan.references.images.numpy())
     with Stage("attacking", sum(totals.values()), done=sum(done.values())) as stage:
 
         def follow(unit: Any, _answer: Any) -> Iterable[Unit]:

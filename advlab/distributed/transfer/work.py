@@ -96,6 +96,7 @@ class AttackUnit:
             if parquet.is_intact(content):
                 store.write_bytes(part, content)
                 return
+        references = resources.get("references")
         examples = attack_dataset(
             _model(resources, self.source),
             resources.input.dataset(),
@@ -103,6 +104,7 @@ class AttackUnit:
             self.target,
             seed=self.shard.seed,
             device=resources.device,
+            references=None if references is None else torch.tensor(references, device=resources.device),
         )
         if not store.holds(part, self.key):  # an actor that was thought lost may have been first, and been built upon
             store.write_table(part, examples_to_arrow(examples), self.key)

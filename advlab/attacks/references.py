@@ -1,4 +1,4 @@
-"""Points that are misclassified for sure: where the descents begin whose clean image's gradient leads nowhere.
+"""Points that are misclassified for sure: where an attack begins if the gradient at the clean image leads nowhere.
 
 Shapes: B images of a batch, n pixels, k classes, R references.
 """
@@ -14,11 +14,17 @@ from torch.nn import functional
 from advlab.attacks.blocks import blocks
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.model import Classifier
+from advlab.data import Dataset
 
 NEAREST = 24
 """Most references that one image starts from."""
 BLANKS, NOISES, BLOBS = (0.0, 0.5, 1.0), 8, 16
 """Images that always are among the references: blank ones (shares of the box), white noise, and smooth noise."""
+
+BISECTIONS = 5
+"""Forward passes that find the boundary on the way to a reference."""
+KNOWN, KNOWN_BYTES = 512, 2**26
+"""Most images of a data set that serve as references, and how much they weigh at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +73,9 @@ def synthetic(images: Tensor, bounds: tuple[float, float]) -> Tensor:
         smooth = functional.interpolate(coarse, shape[1:], mode="bilinear", align_corners=False)
     share = torch.cat([blanks, white.round(), (3 * smooth - 1).clamp(0, 1)]).to(images)
     return (lower + (upper - lower) * share).clamp(lower, upper)
+
+
+def among(dataset: Dataset) -> Dataset:
+    """The first images of a data set (of its training split, if it has one) as references."""
+    size = dataset.subset(slice(1)).images.nbytes
+    return dataset.subset(slice(min(KNOWN, max(1, KNOWN_BYTES // size))))
