@@ -254,7 +254,7 @@ class Plateau(nn.Module):
 
 
 @pytest.mark.parametrize("target", ["runner-up", "nearest"])
-@pytest.mark.parametrize(("reference", "within"), [(None, 0.03), ("scipy", 0.1)])
+@pytest.mark.parametrize(("reference", "within"), [(None, 0.05), ("scipy", 0.1)])
 def test_where_the_clean_gradient_leads_nowhere_the_search_starts_from_a_misclassified_image(
     target: str, reference: Literal["scipy"] | None, within: float
 ) -> None:
@@ -290,7 +290,7 @@ def test_images_that_the_first_search_crosses_are_none_of_the_references_busines
 ) -> None:
     images, labels = right(softmax, mnist_test, 6)
     usual = szegedy_lbfgs(softmax, images, labels)
-    # of a batch in which one image is out of reach, the others keep their results to the bit
+    # of a batch in which one image is out of reach, the others keep their results, but for rounding by its size
     out_of_reach = images.flatten(1)[0]
 
     def walled(x: Tensor) -> Tensor:
@@ -300,7 +300,7 @@ def test_images_that_the_first_search_crosses_are_none_of_the_references_busines
     given = szegedy_lbfgs(walled, images, labels, references=mnist_train.images[:64])
     assert given.success.all()
     assert given.l2[0] >= 4 - 1e-3
-    assert torch.equal(given.l2[1:], usual.l2[1:])
+    torch.testing.assert_close(given.l2[1:], usual.l2[1:], rtol=1e-3, atol=0)
     monkeypatch.setattr(References, "of", lambda *_: pytest.fail("no image needs them"))
     again = szegedy_lbfgs(softmax, images, labels, references=mnist_train.images[:64])
     assert torch.equal(again.images, usual.images)
