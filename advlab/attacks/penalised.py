@@ -148,13 +148,20 @@ class Problems:
             logits = self.model(self._to_box(minimiser))
         return minimiser, self.criterion.rows(live).margin(logits) + self.rounding[live]
 
+    def is_long(self, references: Tensor, share: float) -> Tensor:
+        """[B] bool: the best distances exceed this share of the distance to the nearest of the images [R, ...]."""
+        known = self._from_box(references.flatten(1).to(self.clean))
+        return self.best_distance > share * torch.cdist(self.clean, known).amin(1)
+
     @torch.no_grad()
-    def on_the_way(self, references: References, live: Tensor) -> tuple[Tensor, Tensor]:
+    def on_the_way(self, references: References, live: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """Which of the rows ``live`` any reference helps [b], and points [b, n] just beyond the boundary on the way
-        from their images to the nearest such reference."""
+        from their images to the nearest such reference; none where the best point is nearer than a share of it."""
         clean = self.images.flatten(1)[live]
         nearest = references.nearest(clean, self.criterion.rows(live), self.rounding[live])[:, 0]
-        live, nearest = live[nearest >= 0], nearest[nearest >= 0]
+        reach = (self._from_box(references.images[nearest]) - self.clean[live]).norm(dim=1)
+        helps = (nearest >= 0) & (self.best_distance[live] > share * reach)
+        live, nearest = live[helps], nearest[helps]
         clean, ends = self.clean[live], self._from_box(references.images[nearest])
         criterion, rounding = self.criterion.rows(live), self.rounding[live]
         low, high = torch.zeros_like(rounding)[:, None], torch.ones_like(rounding)[:, None]

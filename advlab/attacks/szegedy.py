@@ -24,6 +24,9 @@ LITERAL_C = 1e-4
 """The constant of ``paper_literal``: a small one, since the smallest that succeeds does not exist."""
 SECOND_SEARCHES = 2
 """Where the search from the clean image fails: one from a misclassified image, and one from the best point of that."""
+DOUBTED = 0.4
+"""It has failed, too, where its best point is farther than this share of the distance to the nearest of the references
+given that would do: on normally trained networks hardly any is, on hardened ones most are."""
 
 
 @checked
@@ -54,8 +57,9 @@ def szegedy_lbfgs(
     scale, separately for each image. Every solve starts where the last one ended, and the closest image that any
     evaluation of any solve came across is returned.
 
-    Where all that finds nothing, as on hardened networks whose gradients at the clean image lead nowhere, the search
-    starts again just beyond the boundary, on the way to the nearest known image that is classified as l.
+    Where all that finds nothing, or nothing near beside the references given, as on hardened networks whose gradients
+    at the clean image lead nowhere, the search starts again just beyond the boundary, on the way to the nearest known
+    image that is classified as l.
 
     Args:
         model: images [B, ...] → logits [B, k].
@@ -107,12 +111,16 @@ def szegedy_lbfgs(
         nearest = torch.full_like(problems.best_distance, torch.inf).scatter_reduce(
             0, origin, problems.best_distance, "amin"
         )
-        missed = nearest[origin].isinf().nonzero().squeeze(1)
-        if len(missed):
-            missed, start = problems.on_the_way(known(), missed)
-            for _ in range(SECOND_SEARCHES if len(missed) else 0):
-                constant.search(problems, missed, start, initial_c, tolerance, search_steps)
-                start = problems.best[missed]
+        again = nearest[origin].isinf()
+        if references is not None:
+            leading = (problems.best_distance == nearest[origin]) & ~problems.already
+            again |= leading & problems.is_long(references, DOUBTED)
+        doubtful = again.nonzero().squeeze(1)
+        if len(doubtful):
+            doubtful, start = problems.on_the_way(known(), doubtful, DOUBTED)
+            for _ in range(SECOND_SEARCHES if len(doubtful) else 0):
+                constant.search(problems, doubtful, start, initial_c, tolerance, search_steps)
+                start = problems.best[doubtful]
         return problems
 
     if chosen is None:
