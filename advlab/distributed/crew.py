@@ -70,6 +70,7 @@ class Crew:
         self.options, self.elastic = options, elastic
         self.actors: dict[int, Any] = {}
         self.required_file: tuple[str, str] | None = None
+        self.file_seen = False
         self._numbers = count()
         self._alive: set[int] = set()
         self._proven = False
@@ -91,6 +92,14 @@ class Crew:
                 f"no actor of {options.size} fits this machine ({total.get('CPU', 0):g} CPUs, "
                 f"{total.get('GPU', 0):g} GPUs, {total.get('memory', 0) / 2**30:.1f} GiB); ask for less."
             )
+
+    def require_file(self, folder: str, name: str) -> None:
+        """From now on leave out machines that do not see this file of a folder."""
+        self.required_file = (folder, name)
+        self.file_seen = self._sees_file()
+
+    def _sees_file(self) -> bool:
+        return self.required_file is not None and Store(self.required_file[0]).exists(self.required_file[1])
 
     def room(self) -> int:
         """How many actors the machines alive have room for; those that cannot work have none."""
@@ -153,10 +162,10 @@ class Crew:
             self._unfit[node] = complaint
             what, _, mend = complaint.rpartition("; ")
             told = f"the machine at {address} {what}"
-            if self.required_file is not None and not Store(self.required_file[0]).exists(self.required_file[1]):
+            if self.file_seen and not self._sees_file():
                 raise UserError(
-                    f"{'/'.join(self.required_file)!r} was removed while its study was under way; what is finished is "
-                    "kept beside it: bring the file back, and run the same command again."
+                    f"{'/'.join(self.required_file or ())!r} was removed while its study was under way; what is "
+                    "finished is kept beside it: bring the file back, and run the same command again."
                 )
             if not self.room() and not (self._proven and self.elastic):
                 raise UserError(f"{told}, and there is no other; {mend}.")

@@ -88,7 +88,7 @@ class Pool:
 
     def require_file(self, folder: str, name: str) -> None:
         """From now on leave out machines that do not see this file of a folder."""
-        self._crew.required_file = (folder, name)
+        self._crew.require_file(folder, name)
 
     def unshare(self, *keys: str) -> None:
         """Let go of shared objects."""

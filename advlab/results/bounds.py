@@ -171,9 +171,9 @@ def _column(content: memoryview, leaf: _Leaf, column: dict[int, Any]) -> tuple[i
         raise Damaged("its footer contradicts itself")
     if 1 in column or described[1] != leaf.kind:
         raise Damaged("a column lies in another file, or is of another type than its schema says")
-    at = described[9]
-    if 0 < described.get(11, 0) < at:
-        at = described[11]
+    at, dictionary = described[9], described.get(11, 0)
+    if dictionary > 0 and (dictionary < at or not at):  # of no rows there is a dictionary alone
+        at = dictionary
     end = at + described[7]
     if not 4 <= at <= end <= len(content):
         raise Damaged("a column lies outside of it")

@@ -18,7 +18,7 @@ class Lone(Crew):
 
     def __init__(self, folder: Path, *, elastic: bool) -> None:
         self.options, self.elastic, self.actors = PoolOptions(), elastic, {0: None}
-        self.required_file = (str(folder), "study.json")
+        self.required_file, self.file_seen = (str(folder), "study.json"), True
         self._alive, self._proven, self._unfit, self._stillborn = {0}, True, {}, 0
 
     def dismiss(self, actors: Any) -> None:

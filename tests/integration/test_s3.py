@@ -159,8 +159,10 @@ def test_everything_a_store_does(proxy: Proxy) -> None:
     torn = store.read_bytes("a/large.parquet")[:-100]
     store.write_bytes("a/large.parquet", torn)
     assert store.key("a/large.parquet") is None
-    with pytest.raises(UserError, match="was damaged and has been removed"):
+    with pytest.raises(UserError, match="is damaged; it is left as it is"):
         store.read_shard("a/large.parquet")
+    with pytest.raises(UserError, match="was damaged and has been removed"):
+        Store(store.uri, mending=True).read_shard("a/large.parquet")
     assert store.files("a") == ["a/b=%3A/t.parquet"]
 
 
