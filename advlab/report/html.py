@@ -15,16 +15,7 @@ from markupsafe import Markup
 from advlab.report import figures
 from advlab.report.palette import heat
 from advlab.report.paper import as_printed
-from advlab.report.summary import (
-    Cell,
-    Matrix,
-    describe,
-    finding,
-    percent,
-    read_matrix,
-    read_models,
-    span,
-)
+from advlab.report.summary import Cell, Matrix, describe, finding, percent, read_matrix, read_models, span
 from advlab.report.tables import rms
 from advlab.results import Study
 from advlab.results.study import command_line
