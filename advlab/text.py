@@ -60,9 +60,7 @@ def printable(text: object, longest: int | None = _LONGEST) -> str:
             given as Python escapes.
         longest: characters after which its middle is left out; None for all of it.
     """
-    shown = "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in _str(text)
-    )
+    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in str(text))
     if longest is None or len(shown) <= longest:
         return shown
     return f"{shown[: longest // 2]}…{shown[-longest // 2 :]}"
@@ -107,10 +105,6 @@ class SafeFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         lines = masked(super().format(record)).split("\n")
         return "\n".join(printable(line, None) for line in lines)
-
-
-def _str(text: object) -> str:
-    return text if isinstance(text, str) else str(text)
 
 
 def _is_random(text: str) -> bool:

@@ -24,11 +24,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn import functional
+from traffic import Traffic
 
 from advlab.models.local import LocalLinear
 from advlab.models.quocnet import PRESETS, QuocNet, RowWise, parameter_count, preset
 from advlab.training import parallel, spatial
-from advlab.training.traffic import Traffic
 
 FLOAT = 4
 LAYERS = [

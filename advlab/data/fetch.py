@@ -34,10 +34,8 @@ def read(entry: Entry, wanted: Sequence[RawFile], directory: Path) -> list[NDArr
             _fetch(entry, directory)
             contents = [_read_verified(directory / file.name, file) for file in wanted]
     except OSError as error:
-        raise UserError(
-            f"Cannot use the data directory {directory} ({error.strerror or error}): "
-            "set ADVLAB_CACHE to a writable one."
-        ) from error
+        what = f"the data directory {directory} ({error.strerror or error})"
+        raise UserError(f"Cannot use {what}: set ADVLAB_CACHE to a writable one.") from error
     sound = [content for content in contents if content is not None]
     if len(sound) < len(wanted):
         raise UserError(f"The files just written to {directory} are damaged already: check the disk.")
@@ -62,8 +60,7 @@ def _is_sound(content: bytes | memoryview, file: RawFile) -> bool:
 def _fetch(entry: Entry, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     lacking = [file for file in entry.files if _read_verified(directory / file.name, file) is None]
-    for file in lacking:
-        path = directory / file.name
+    for path in (directory / file.name for file in lacking):
         if path.exists():
             _logger.warning("%s is damaged (size or SHA-256 differs): fetching it again", path)
     reasons = []

@@ -87,7 +87,7 @@ class ImageFolder(Dataset):
             UserError: a file that is no image, or files of different sizes where no size was given.
         """
         with ThreadPoolExecutor(DECODERS) as threads:
-            decoded = list(threads.map(partial(self._decode, _Budget(PIXELS)), range(len(self))))
+            decoded = list(threads.map(partial(self._decode, Budget(PIXELS)), range(len(self))))
         shapes = {tuple(image.shape) for image in decoded}
         if len(shapes) > 1:
             raise UserError(f"{self.name} has images of {len(shapes)} sizes; give the size to bring them all to.")
@@ -130,7 +130,7 @@ class ImageFolder(Dataset):
         except OSError as error:
             raise UserError(f"{printable(self.files[row])} cannot be read ({error.strerror}); remove it.") from error
 
-    def _decode(self, budget: _Budget, row: int) -> Tensor:
+    def _decode(self, budget: Budget, row: int) -> Tensor:
         try:
             with Image.open(io.BytesIO(self._content(row)), formats=FORMATS) as image:
                 pixels = image.width * image.height
@@ -147,24 +147,25 @@ class ImageFolder(Dataset):
         return torch.from_numpy(shown).permute(2, 0, 1).to(torch.float32).div_(255)
 
 
-class _Budget:
-    """Pixels that may be decoded at one time."""
+class Budget:
+    """What threads may hold together at one time: pixels, or bytes."""
 
-    def __init__(self, pixels: int) -> None:
-        self._free = pixels
+    def __init__(self, total: int) -> None:
+        self._total = self._free = total
         self._changed = Condition()
 
     @contextmanager
-    def held(self, pixels: int) -> Iterator[None]:
-        """Wait until so many are free, and hold them while the block runs."""
+    def held(self, size: int) -> Iterator[None]:
+        """Wait until so many are free, and hold them, at most all, while the block runs."""
+        size = min(size, self._total)
         with self._changed:
-            self._changed.wait_for(lambda: self._free >= pixels)
-            self._free -= pixels
+            self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
         try:
             yield
         finally:
             with self._changed:
-                self._free += pixels
+                self._free += size
                 self._changed.notify_all()
 
 

@@ -169,13 +169,9 @@ def _run(command: Sequence[str], directory: Path) -> bytes:
     if client is None:
         raise SourceError(f"{command[0]} is not installed")
     try:
+        words = [client, *command[1:]]
         done = subprocess.run(
-            [client, *command[1:]],
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_CLIENT_TIMEOUT,
-            check=False,
+            words, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, timeout=_CLIENT_TIMEOUT
         )
     except subprocess.TimeoutExpired as error:
         raise SourceError(f"{command[0]} took more than {_CLIENT_TIMEOUT:.0f} s") from error

@@ -12,8 +12,6 @@ from advlab.errors import UserError
 
 SPLITS = ("train", "test", "fit", "validation", "p1", "p2")
 VALIDATION_SIZE = 10_000
-
-
 HALVES = ("p1", "p2")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -69,7 +70,8 @@ def matrix_heat_map(study: Study) -> bytes:
             y = _gapped(position, controls_at)
             for column, cell in enumerate(row.cells):
                 background, ink = ("#ffffff", MUTED) if cell is None else heat(cell.error_rate)
-                axes.add_patch(_tile(column, y, background))
+                corner = column - 0.48, y - 0.47
+                axes.add_patch(Rectangle(corner, 0.96, 0.94, facecolor=background, edgecolor="none"))
                 text = "–" if cell is None else percent(cell.error_rate)
                 weight = "bold" if cell is not None and cell.is_self else "normal"
                 axes.text(column, y, text, ha="center", va="center", color=ink, fontsize=11, fontweight=weight)
@@ -124,7 +126,8 @@ def amplification_curves(curve: Callable[[str, str], list[tuple[float, Estimate]
 def distortion_histograms(study: Study) -> bytes:
     """The RMS distortions of each attacked model, medians marked, Gaussian noise as dashed lines."""
     matrix = read_matrix(study)
-    samples = _distortions(study, matrix)
+    tables = {row.source: study.examples(row.source, columns=["rms"]) for row in matrix.models}
+    samples = {source: table["rms"].to_numpy() for source, table in tables.items()}
     largest = max((float(np.quantile(values, 0.995)) for values in samples.values() if len(values)), default=0.0)
     bins = np.linspace(0.0, 1.05 * largest or 0.1, 61)
     noise = {
@@ -138,22 +141,18 @@ def distortion_histograms(study: Study) -> bytes:
         for position, (panel, (source, values)) in enumerate(zip(panels, samples.items(), strict=False)):
             colour = hue(position)
             panel.hist(np.minimum(values, bins[-1]), bins=bins, color=colour, alpha=0.85, edgecolor="none")
-            _name_panel(panel, source)
+            panel.set_yticks([])
+            panel.spines["left"].set_visible(False)
+            panel.set_ylabel(short(source), rotation=0, ha="right", va="center", color=INK)
             for level in noise.values():
                 panel.axvline(level, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
             if len(values):
                 median = float(np.median(values))
                 panel.axvline(median, color=INK, linewidth=1.6)
-                panel.annotate(
-                    f"median {median:.3f}",
-                    (median, 0.95),
-                    xycoords=("data", "axes fraction"),
-                    xytext=(5, 0),
-                    textcoords="offset points",
-                    va="top",
-                    fontsize=9,
-                    bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
-                )
+                place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (5, 0), "va": "top"}
+                place |= {"textcoords": "offset points", "fontsize": 9}
+                place["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
+                panel.annotate(f"median {median:.3f}", (median, 0.95), **place)
             panel.set_xlim(0, bins[-1])
         dashed = f"; dashed: Gaussian noise of stddev {' and '.join(noise)}" if noise else ""
         panels[-1].set_xlabel(f"distortion, RMS per pixel{dashed}")
@@ -276,9 +275,8 @@ def figure_7_sources(matrix: Matrix) -> list[str]:
 def _pairs(study: Study, source: str, rows: int) -> np.ndarray | None:
     """[H, W, C] mosaic of ``rows`` × 5 pairs (original, distorted); None without examples."""
     table = study.examples(source, limit=_SCANNED)
-    distorted = (table["rms"].to_numpy() > 0) & (
-        study.is_control(source) | table["success"].to_numpy(zero_copy_only=False)
-    )
+    fools = study.is_control(source) | table["success"].to_numpy(zero_copy_only=False)
+    distorted = (table["rms"].to_numpy() > 0) & fools
     picked = _by_class_in_turn(table["label"].to_numpy(), np.flatnonzero(distorted), rows * _PAIRS_PER_ROW)
     if not len(picked):
         return None
@@ -298,16 +296,11 @@ def _pairs(study: Study, source: str, rows: int) -> np.ndarray | None:
     return mosaic.clip(0, 1)
 
 
-def _by_class_in_turn(labels: np.ndarray, candidates: np.ndarray, count: int) -> np.ndarray:
-    """The first ``count`` candidates, one of each class before the second of any."""
-    seen: dict[int, int] = {}
-    turn = np.zeros(len(candidates), dtype=np.int64)
-    for position, candidate in enumerate(candidates):
-        label = int(labels[candidate])
-        turn[position] = seen.get(label, 0)
-        seen[label] = turn[position] + 1
-    order = np.lexsort((labels[candidates], turn))
-    return candidates[order[:count]]
+def _by_class_in_turn(labels: np.ndarray, candidates: np.ndarray, wanted: int) -> np.ndarray:
+    """The first ``wanted`` candidates, one of each class before the second of any."""
+    turns: defaultdict[int, Iterator[int]] = defaultdict(count)
+    order = np.lexsort((labels[candidates], [next(turns[label]) for label in labels[candidates].tolist()]))
+    return candidates[order[:wanted]]
 
 
 def _accuracy(matrix: Matrix, source: str) -> str:
@@ -321,23 +314,9 @@ def _accuracy(matrix: Matrix, source: str) -> str:
     return f"accuracy {low}%" if low == high else f"accuracy {low}–{high}%"
 
 
-def _distortions(study: Study, matrix: Matrix) -> dict[str, np.ndarray]:
-    return {row.source: study.examples(row.source, columns=["rms"])["rms"].to_numpy() for row in matrix.models}
-
-
-def _name_panel(panel: Axes, source: str) -> None:
-    panel.set_yticks([])
-    panel.spines["left"].set_visible(False)
-    panel.set_ylabel(short(source), rotation=0, ha="right", va="center", color=INK)
-
-
 def _gapped(position: int, controls_at: int) -> float:
     """A row's height in the heat map: controls stand a quarter row apart from the models."""
     return position + (0.25 if position >= controls_at > 0 else 0.0)
-
-
-def _tile(x: float, y: float, colour: str) -> Rectangle:
-    return Rectangle((x - 0.48, y - 0.47), 0.96, 0.94, facecolor=colour, edgecolor="none")
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -15,16 +14,7 @@ from markupsafe import Markup
 from advlab.report import figures
 from advlab.report.palette import heat
 from advlab.report.paper import as_printed
-from advlab.report.summary import (
-    Cell,
-    Matrix,
-    describe,
-    finding,
-    percent,
-    read_matrix,
-    read_models,
-    span,
-)
+from advlab.report.summary import Cell, Matrix, describe, finding, percent, read_matrix, read_models, span
 from advlab.report.tables import rms
 from advlab.results import Study
 from advlab.results.study import command_line
@@ -41,15 +31,6 @@ FROM read_parquet('predictions/*/*/*.parquet', hive_partitioning = true)
 GROUP BY ALL ORDER BY ALL;"""
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """A figure on the page."""
-
-    src: str
-    alt: str
-    caption: str
-
-
 def page(study: Study, images: Mapping[str, bytes] | None = None) -> str:
     """The study's report as one HTML document.
 
@@ -61,47 +42,41 @@ def page(study: Study, images: Mapping[str, bytes] | None = None) -> str:
     matrix = read_matrix(study)
     manifest = study.manifest
     dataset = manifest["dataset"]
-    template = _environment().get_template("report.html.jinja")
-    return template.render(
-        title=f"Transfer of adversarial examples on {dataset['name']} {dataset['split']}",
-        finding=finding(matrix),
-        facts=_facts(matrix),
-        matrix=matrix,
-        models=read_models(study),
-        histograms=_Picture(
-            _data_uri(drawn["distortion_histograms"]),
-            "Histograms of the distortion of each model's examples; the models table gives their means.",
-            "How far an image must move to fool its model. Bold lines mark medians.",
-        ),
-        curves=_Picture(
-            _data_uri(drawn["distortion_curves"]),
-            "Share of each model's examples that fool it, against the distortion allowed.",
-            "Share of a model's examples that fool it within a given distortion.",
-        ),
-        panels=_panels(study, matrix),
-        command=command_line(manifest["config"], "OUT"),
-        settings=_settings(manifest),
-        query=_QUERY,
-        manifest=manifest,
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            title=f"Transfer of adversarial examples on {dataset['name']} {dataset['split']}",
+            finding=finding(matrix),
+            facts=_facts(matrix),
+            matrix=matrix,
+            models=read_models(study),
+            histograms=_picture(
+                drawn["distortion_histograms"],
+                "Histograms of the distortion of each model's examples; the models table gives their means.",
+                "How far an image must move to fool its model. Bold lines mark medians.",
+            ),
+            curves=_picture(
+                drawn["distortion_curves"],
+                "Share of each model's examples that fool it, against the distortion allowed.",
+                "Share of a model's examples that fool it within a given distortion.",
+            ),
+            panels=_panels(study, matrix),
+            command=command_line(manifest["config"], "OUT"),
+            settings=_settings(manifest),
+            query=_QUERY,
+            manifest=manifest,
+        )
     )
 
 
 def _environment() -> Environment:
+    loader = PackageLoader("advlab.report", ".")
     environment = Environment(
-        loader=PackageLoader("advlab.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
-        "percent": percent,
-        "as_printed": as_printed,
-        "rms": rms,
-        "describe": describe,
-        "heat": _heat_style,
-        "details": _details,
-    }
+    filters = {"percent": percent, "as_printed": as_printed, "rms": rms, "describe": describe}
+    environment.filters |= {**filters, "heat": _heat_style, "details": _details}
     environment.globals["heat_colour"] = lambda rate: heat(rate)[0]
     return environment
 
@@ -139,17 +114,12 @@ def _facts(matrix: Matrix) -> list[tuple[str, str]]:
     return facts
 
 
-def _panels(study: Study, matrix: Matrix) -> list[_Picture]:
+def _panels(study: Study, matrix: Matrix) -> list[dict[str, str]]:
     panels = []
     for source in figures.figure_7_sources(matrix):
         noun = describe(source) if study.is_control(source) else f"the attack on {source}"
-        panels.append(
-            _Picture(
-                _data_uri(figures.figure_7(study, [source])),
-                f"Pairs of images: the original, then the same image distorted by {noun}.",
-                "",
-            )
-        )
+        alt = f"Pairs of images: the original, then the same image distorted by {noun}."
+        panels.append(_picture(figures.figure_7(study, [source]), alt))
     return panels
 
 
@@ -170,5 +140,6 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+def _picture(png: bytes, alt: str, caption: str = "") -> dict[str, str]:
+    """A figure as the page shows it."""
+    return {"src": f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}", "alt": alt, "caption": caption}

@@ -123,7 +123,7 @@ def render(out: str, *, seeds: int) -> dict[str, bytes]:
         table_1=table_1(first, tally),
         table_2=matrix_table(first, ["gaussian-0.1", "gaussian-0.3"], tally),
         table_3=table_3(last, tally),
-        table_4=matrix_table(last, _table_4_controls(last), tally),
+        table_4=matrix_table(last, [s for s in last.sources if s.startswith(("gaussian-", "amplified-"))], tally),
         matched_2=matched_table(first),
         matched_4=matched_table(last),
         claims=claims(first, last),
@@ -369,11 +369,6 @@ def _curves(study: Repeated) -> Callable[[str, str], list[tuple[float, Estimate]
         return [(rho, estimate(study.errors(f"amplified-{rho:g}-{source}", target))) for rho in CURVE]
 
     return curve
-
-
-def _table_4_controls(study: Repeated) -> list[str]:
-    wanted = ("gaussian-", "amplified-")
-    return [source for source in study.sources if source.startswith(wanted)]
 
 
 def _rate(ours: list[float], theirs: float | None, tally: Tally, digits: int) -> str:

@@ -111,15 +111,8 @@ def read_matrix(study: Study) -> Matrix:
     for source in sorted(study.sources, key=study.is_control):
         cells = tuple(_cell(by_pair.get((source, target)), compared) for target in targets)
         distortions = [by_pair[source, target]["mean_rms"] for target in targets if (source, target) in by_pair]
-        rows.append(
-            Row(
-                source=source,
-                is_control=study.is_control(source),
-                mean_rms=_number(distortions[0]) if distortions else None,
-                paper_rms=paper.distortion(source) if compared else None,
-                cells=cells,
-            )
-        )
+        ours, theirs = next(map(_number, distortions), None), paper.distortion(source) if compared else None
+        rows.append(Row(source, study.is_control(source), ours, theirs, cells))
     return Matrix(targets, tuple(rows))
 
 
@@ -208,18 +201,9 @@ def _is_compared(study: Study) -> bool:
 def _cell(record: dict[str, Any] | None, compared: bool) -> Cell | None:
     if record is None:
         return None
-    source, target = record["source"], record["target"]
-    return Cell(
-        source=source,
-        target=target,
-        n=record["n"],
-        error_rate=record["error_rate"],
-        ci_low=record["ci_low"],
-        ci_high=record["ci_high"],
-        conditional_error_rate=_number(record["conditional_error_rate"]),
-        same_mistake_rate=_number(record["same_mistake_rate"]),
-        paper=paper.error_rate(source, target) if compared else None,
-    )
+    known = {name: record[name] for name in ("source", "target", "n", "error_rate", "ci_low", "ci_high")}
+    known |= {name: _number(record[name]) for name in ("conditional_error_rate", "same_mistake_rate")}
+    return Cell(**known, paper=paper.error_rate(record["source"], record["target"]) if compared else None)
 
 
 def _number(value: float | None) -> float | None:

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 from advlab.errors import UserError
@@ -79,9 +78,7 @@ class Tracker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.finish(failed=kind is not None)
 
     def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
@@ -109,21 +106,12 @@ class Tracker:
             f"examples/{source}": wandb.Image(_picture(figures.figure_7(study, [source])))
             for source in figures.figure_7_sources(matrix)
         }
-        run.log(
-            {
-                "matrix": wandb.Table(
-                    columns=table.column_names, data=[list(record.values()) for record in table.to_pylist()]
-                ),
-                "matrix_heat_map": wandb.Image(_picture(figures.matrix_heat_map(study))),
-                **images,
-            }
-        )
+        rows = [list(record.values()) for record in table.to_pylist()]
+        heat_map = wandb.Image(_picture(figures.matrix_heat_map(study)))
+        run.log({"matrix": wandb.Table(columns=table.column_names, data=rows), "matrix_heat_map": heat_map, **images})
         run.summary["finding"] = finding(matrix)
-        artifact = wandb.Artifact(
-            f"{study.manifest['kind']}-{study.manifest['identity'][:12]}",
-            type="study",
-            metadata={"uri": study.store.uri},
-        )
+        name = f"{study.manifest['kind']}-{study.manifest['identity'][:12]}"
+        artifact = wandb.Artifact(name, type="study", metadata={"uri": study.store.uri})
         if study.store.is_local:
             for file in ["study.json", *study.store.files(suffix=".parquet")]:
                 # The files outlive the run where they are, so a second copy in W&B's cache is a waste.

@@ -33,6 +33,7 @@ _WIDTHS = (1, 4, 8, 12, 4, 8)  # of BOOLEAN, INT32, INT64, INT96, FLOAT, DOUBLE 
 _BYTE_ARRAY, _FIXED = 6, 7
 _ENCODINGS = (0, 2, 3, 4, 8, 9)  # PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT
 _DICTIONARY_PAGE = 2
+_SKIPPED = {1: 0, 2: 0, 3: 1, 7: 8}  # bytes of Thrift's true, false, byte and double
 
 
 class Damaged(OSError):
@@ -212,14 +213,10 @@ def _struct(content: memoryview, at: int, depth: int) -> tuple[dict[int, Any], i
 
 
 def _value(content: memoryview, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    if kind in (1, 2):  # true, false
-        return None, at
-    if kind == 3:  # a byte
-        return None, at + 1
+    if kind in _SKIPPED:
+        return None, at + _SKIPPED[kind]
     if kind in (4, 5, 6):
         return _integer(content, at)
-    if kind == 7:
-        return None, at + 8
     if kind == 8:
         size, at = _varint(content, at)
         return content[at : at + size], at + size

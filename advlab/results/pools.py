@@ -64,15 +64,8 @@ def save(
         content = io.BytesIO()
         torch.save(trainer, content)
         store.write_bytes(_in(folder, _trainer_file(step)), content.getvalue())
-    pointer = {
-        "step": step,
-        "files": files,
-        "capacity": pool.capacity,
-        "replacement": pool.replacement,
-        "max_age": pool.max_age,
-        "extra": extra or {},
-    }
-    store.write_json(_in(folder, POINTER), pointer)
+    settings = {"capacity": pool.capacity, "replacement": pool.replacement, "max_age": pool.max_age}
+    store.write_json(_in(folder, POINTER), {"step": step, "files": files, **settings, "extra": extra or {}})
     _remove_old(store, folder)
 
 
@@ -240,8 +233,7 @@ def _trainer_file(step: int) -> str:
 
 def _table(level: int, batch: Batch, reading: Tensor, loss: Tensor) -> pa.Table:
     """The columns of ``examples/``, and ``layer``, ``birth`` and ``loss``; what the pool does not measure is null."""
-    n = len(batch)
-    width = batch.values.shape[1]
+    n, width = batch.values.shape
     target = schema.examples((width,))
     l2 = batch.l2.double().numpy()
     columns = {
@@ -261,11 +253,7 @@ def _table(level: int, batch: Batch, reading: Tensor, loss: Tensor) -> pa.Table:
 
 
 def _columns(level: int, table: pa.Table) -> dict[str, Tensor]:
-    """The tensors of a level, each of the type and shape that the pool has them in.
-
-    Raises:
-        ValueError, TypeError, KeyError, AttributeError: the columns are not those of a pool.
-    """
+    """The tensors of a level, each of the type and shape that the pool has them in; raises where they are not."""
     columns = {}
     for name, kind in _KINDS.items():
         if table[name].null_count or table[name].type != kind:

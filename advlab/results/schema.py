@@ -31,10 +31,7 @@ MATRIX = pa.schema(
         ("ci_low", pa.float64()),  # Wilson, 95%
         ("ci_high", pa.float64()),
         ("conditional_error_rate", pa.float64()),  # among the examples the target read rightly when clean
-        (
-            "same_mistake_rate",
-            pa.float64(),
-        ),  # the target gives the attacked model's own wrong answer; null for controls
+        ("same_mistake_rate", pa.float64()),  # the target gives the attacked model's wrong answer; null for controls
         ("mean_rms", pa.float64()),
     ]
 )

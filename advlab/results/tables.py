@@ -32,16 +32,7 @@ def examples_from_arrow(table: pa.Table) -> Examples:
 
 def predictions_to_arrow(examples: Examples, clean: Answers, distorted: Answers, source: Answers | None) -> pa.Table:
     """Rows of ``predictions/`` of one target; ``source`` holds the attacked model's own answers, if there is one."""
-    source_prediction = pa.nulls(len(examples.index), pa.int64()) if source is None else pa.array(source.prediction)
-    return pa.table(
-        [
-            pa.array(examples.index),
-            pa.array(examples.label),
-            pa.array(clean.prediction),
-            pa.array(distorted.prediction),
-            source_prediction,
-            pa.array(distorted.margin),
-            pa.array(examples.rms),
-        ],
-        schema=schema.PREDICTIONS,
-    )
+    answers = [examples.index, examples.label, clean.prediction, distorted.prediction]
+    own = pa.nulls(len(examples.index), pa.int64()) if source is None else pa.array(source.prediction)
+    arrays = [*map(pa.array, answers), own, pa.array(distorted.margin), pa.array(examples.rms)]
+    return pa.table(arrays, schema=schema.PREDICTIONS)

@@ -16,34 +16,15 @@ TRIALS = "trials.parquet"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 """Trained, measured and kept; given up by the scheduler; ended by an error."""
 
-SCHEMA = pa.schema(
-    [
-        ("trial", pa.string()),
-        ("architecture", pa.string()),
-        ("weight_decay", pa.list_(pa.float64())),
-        ("seed", pa.int64()),
-        ("status", pa.string()),
-        ("validation_error", pa.float64()),
-        ("train_error", pa.float64()),
-        ("mean_l2", pa.float64()),
-        ("median_l2", pa.float64()),
-        ("mean_rms", pa.float64()),
-        ("median_rms", pa.float64()),
-        ("attacked", pa.int64()),
-        ("attack_success_rate", pa.float64()),
-        ("percent", pa.int64()),
-        ("epochs", pa.int64()),
-        ("iterations", pa.int64()),
-        ("parameters", pa.int64()),
-        ("training_seconds", pa.float64()),
-        ("seconds", pa.float64()),
-        ("fingerprint", pa.string()),
-        ("checkpoint", pa.string()),
-        ("recipe", pa.string()),
-        ("trial_id", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
+_TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
+SCHEMA = pa.schema([
+    ("trial", _TEXT), ("architecture", _TEXT), ("weight_decay", pa.list_(_REAL)), ("seed", _WHOLE), ("status", _TEXT),
+    ("validation_error", _REAL), ("train_error", _REAL),
+    ("mean_l2", _REAL), ("median_l2", _REAL), ("mean_rms", _REAL), ("median_rms", _REAL),
+    ("attacked", _WHOLE), ("attack_success_rate", _REAL), ("percent", _WHOLE), ("epochs", _WHOLE),
+    ("iterations", _WHOLE), ("parameters", _WHOLE), ("training_seconds", _REAL), ("seconds", _REAL),
+    ("fingerprint", _TEXT), ("checkpoint", _TEXT), ("recipe", _TEXT), ("trial_id", _TEXT), ("reason", _TEXT),
+])  # fmt: skip
 """What the columns mean is in docs/ARCHITECTURES.md."""
 
 _REPORTED = (

@@ -6,10 +6,8 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from threading import Condition
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from advlab.attacks import targets
 from advlab.data import Dataset
+from advlab.data.folder import Budget
 from advlab.errors import UserError, one_line
 from advlab.models import Checkpoint, external
 from advlab.results import bounds, matrix, parquet
@@ -128,28 +127,6 @@ class _Flaw(Exception):
     """What is wrong with the file at hand."""
 
 
-class _Memory:
-    """Bytes that the files checked at one time may take together."""
-
-    def __init__(self, total: int) -> None:
-        self.total = self.free = total
-        self._changed = Condition()
-
-    @contextmanager
-    def held(self, size: int) -> Iterator[None]:
-        """Wait until so many are free, and hold them while the block runs."""
-        size = min(size, self.total)
-        with self._changed:
-            self._changed.wait_for(lambda: self.free >= size)
-            self.free -= size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self.free += size
-                self._changed.notify_all()
-
-
 class _Files:
     """The files of a study, checked as far as the data set is at hand."""
 
@@ -159,7 +136,7 @@ class _Files:
         self.addresses = study.addresses if known else None
         self.unexpected = {name for folder in ("examples", "predictions") for name in self.store.files(folder)}
         self.inspected: set[str] = set()
-        self.memory = _Memory(self.store.memory)
+        self.memory = Budget(self.store.memory)  # bytes of the files checked at one time
 
     def weights(self) -> Iterator[Finding]:
         """The models that the study trained."""
@@ -169,10 +146,10 @@ class _Files:
             if not external.is_external(model):
                 self._inspect(weights_file(model), partial(_check_weights, model, models[model]), findings)
         yield from findings
-        for name in sorted(
-            {*self.store.files("models", suffix=".safetensors")} - {*map(weights_file, self.study.targets)}
-        ):
-            yield Finding(name, "foreign", "it is no model of the study")
+        known = {*map(weights_file, self.study.targets)}
+        for name in self.store.files("models", suffix=".safetensors"):
+            if name not in known:
+                yield Finding(name, "foreign", "it is no model of the study")
 
     def shards(self, on_progress: Callable[[int, int], None]) -> Iterator[Finding]:
         """The rows and, where none are missing, the matrix that counts them."""
@@ -238,10 +215,8 @@ class _Files:
         counts: dict[str, Counts] = {}
         for target in self.study.targets:
             address = self.addresses.predictions(source, target, start) if self.addresses else None
-            own = None if is_control else source == target
-            table = self._inspect(
-                predictions_part(source, target, start), partial(_check_predictions, address, common, own), findings
-            )
+            check_answers = partial(_check_predictions, address, common, None if is_control else source == target)
+            table = self._inspect(predictions_part(source, target, start), check_answers, findings)
             if table is not None:
                 counts[target] = matrix.count_table(table)
                 common = common or _common(table)
@@ -250,14 +225,7 @@ class _Files:
     def _inspect(
         self, name: str, check: Callable[[bytes, int], Result], findings: list[Finding], most: int | None = None
     ) -> Result | None:
-        """Check the content of a file; what is wrong with it is added to ``findings``.
-
-        Args:
-            name: of the file.
-            check: given its content, and the bytes of memory that its rows may take.
-            findings: to be added to.
-            most: bytes that its rows can take, where that is known.
-        """
+        """Check a file's content, in at most ``most`` bytes of memory; what is wrong is added to ``findings``."""
         self.unexpected.discard(name)
         self.inspected.add(name)
         try:

@@ -18,19 +18,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint import state_dict_loader
+from torch.distributed.checkpoint import metadata, state_dict_loader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
-from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    StorageMeta,
-    TensorProperties,
-    TensorStorageMetadata,
-)
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import ReadItem
 
 from advlab.errors import UserError, one_line
@@ -78,7 +70,7 @@ class _Reader(FileSystemReader):
         self.notes = _metadata(notes.read_bytes())
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        return replace(self.notes, storage_meta=StorageMeta(load_id=self.load_id))
+        return replace(self.notes, storage_meta=metadata.StorageMeta(load_id=self.load_id))
 
 
 class _Named:
@@ -108,11 +100,7 @@ def _type_named(name: str) -> type[_Named]:
 
 
 def _metadata(content: bytes) -> Metadata:
-    """DCP's notes, of which each part is checked.
-
-    Raises:
-        ValueError: they are not DCP's.
-    """
+    """DCP's notes, of which each part is checked; a ValueError where they are not DCP's."""
     try:
         notes = _state(_Names(io.BytesIO(content)).load(), "Metadata")
         described = {_text(name): _described(entry) for name, entry in notes["state_dict_metadata"].items()}
@@ -122,19 +110,16 @@ def _metadata(content: bytes) -> Metadata:
     return Metadata(described, storage_data=places)
 
 
-def _described(entry: Any) -> TensorStorageMetadata | BytesStorageMetadata:
+def _described(entry: Any) -> metadata.TensorStorageMetadata | metadata.BytesStorageMetadata:
     if entry.name == "BytesStorageMetadata":
-        return BytesStorageMetadata()
+        return metadata.BytesStorageMetadata()
     state = _state(entry, "TensorStorageMetadata")
     dtype = getattr(torch, _state(state["properties"], "TensorProperties")[0].name)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{dtype!r} is not a type of numbers")
-    chunks = [_state(chunk, "ChunkStorageMetadata") for chunk in state["chunks"]]
-    return TensorStorageMetadata(
-        TensorProperties(dtype),
-        _size(state["size"]),
-        [ChunkStorageMetadata(_size(chunk["offsets"]), _size(chunk["sizes"])) for chunk in chunks],
-    )
+    parts = [_state(chunk, "ChunkStorageMetadata") for chunk in state["chunks"]]
+    chunks = [metadata.ChunkStorageMetadata(_size(part["offsets"]), _size(part["sizes"])) for part in parts]
+    return metadata.TensorStorageMetadata(metadata.TensorProperties(dtype), _size(state["size"]), chunks)
 
 
 def _index(entry: Any) -> MetadataIndex:

@@ -55,23 +55,15 @@ def fit(
     initialise(network, initial_weights, torch.Generator().manual_seed(seed))
     network.to(device)
     decay = WeightDecay(network, weight_decay, decay_convention)
-    return minimise_cross_entropy(
-        network,
-        dataset.images.to(device),
-        dataset.labels.to(device),
-        penalty=decay,
-        progress=progress,
-        gradient_tolerance=gradient_tolerance,
-        loss_tolerance=loss_tolerance,
-        max_iterations=max_iterations,
-    )
+    images, labels = dataset.images.to(device), dataset.labels.to(device)
+    limits = gradient_tolerance, loss_tolerance, max_iterations
+    return minimise_cross_entropy(network, images, labels, decay, progress, *limits)
 
 
 def minimise_cross_entropy(
     network: nn.Module,
     inputs: Tensor,
     labels: Tensor,
-    *,
     penalty: Callable[[], Tensor],
     progress: Progress | None,
     gradient_tolerance: float,
@@ -113,20 +105,9 @@ def minimise_cross_entropy(
             progress(iterations, {"loss": float(intermediate_result.fun)})
 
     start = torch.cat([p.detach().flatten() for p in parameters]).double().cpu().numpy()
-    result = minimize(
-        loss_and_gradient,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        callback=report,
-        options={
-            "maxcor": 20,
-            "maxiter": max_iterations,
-            "maxfun": 10 * max_iterations,
-            "gtol": gradient_tolerance,
-            "ftol": loss_tolerance,
-        },
-    )
+    budget = {"maxiter": max_iterations, "maxfun": 10 * max_iterations}
+    options = {"maxcor": 20, **budget, "gtol": gradient_tolerance, "ftol": loss_tolerance}
+    result = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", callback=report, options=options)
     _assign(parameters, torch.from_numpy(result.x).split(sizes))
     network.zero_grad(set_to_none=True)
     network.eval()

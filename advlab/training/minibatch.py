@@ -54,23 +54,12 @@ def fit(
     steps_per_epoch = -(-len(dataset) // batch_size)
     started = time.perf_counter()
     network.train()
-    loss = train(
-        list(network.parameters()),
-        total,
-        shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator),
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        learning_rate=learning_rate,
-        device=device,
-        progress=progress,
-    )
+    parameters = list(network.parameters())
+    batches = shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator)
+    loss = train(parameters, total, batches, epochs, steps_per_epoch, learning_rate, device, progress)
     network.eval()
-    return {
-        "loss": loss,
-        "iterations": epochs * steps_per_epoch,
-        "seconds": time.perf_counter() - started,
-        "stop": f"{epochs} epochs",
-    }
+    seconds = time.perf_counter() - started
+    return {"loss": loss, "iterations": epochs * steps_per_epoch, "seconds": seconds, "stop": f"{epochs} epochs"}
 
 
 def shuffled_batches(
@@ -86,7 +75,6 @@ def train(
     parameters: list[nn.Parameter],
     loss: Callable[[Tensor, Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
-    *,
     epochs: int,
     steps_per_epoch: int,
     learning_rate: float,

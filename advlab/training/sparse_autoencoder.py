@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from advlab.data import Dataset
 from advlab.models.autoencoder import AutoencoderClassifier
@@ -57,35 +57,21 @@ def fit(
     network.to(device)
     parts = nn.ModuleList([network.encoder, network.decoder])
     decay = WeightDecay(parts, autoencoder_decay, "half")
-    autoencoder_loss = train(
-        list(parts.parameters()),
-        lambda images, _labels: network.reconstruction_loss(images, sparsity, sparsity_weight) + decay(),
-        shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator),
-        epochs=epochs,
-        steps_per_epoch=-(-len(dataset) // batch_size),
-        learning_rate=learning_rate,
-        device=device,
-        progress=progress,
-    )
+
+    def cost(images: Tensor, _labels: Tensor) -> Tensor:
+        return network.reconstruction_loss(images, sparsity, sparsity_weight) + decay()
+
+    weights, steps_per_epoch = list(parts.parameters()), -(-len(dataset) // batch_size)
+    batches = shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator)
+    autoencoder_loss = train(weights, cost, batches, epochs, steps_per_epoch, learning_rate, device, progress)
 
     parts.requires_grad_(False)
     with torch.no_grad():
         code = torch.cat([network.encode(images.to(device)) for images in dataset.images.split(5000)])
     nn.init.zeros_(network.classifier.weight)
-    report = minimise_cross_entropy(
-        network.classifier,
-        code,
-        dataset.labels.to(device),
-        penalty=WeightDecay(network.classifier, weight_decay, decay_convention),
-        progress=progress,
-        gradient_tolerance=gradient_tolerance,
-        loss_tolerance=loss_tolerance,
-        max_iterations=max_iterations,
-    )
+    labels, penalty = dataset.labels.to(device), WeightDecay(network.classifier, weight_decay, decay_convention)
+    limits = gradient_tolerance, loss_tolerance, max_iterations
+    report = minimise_cross_entropy(network.classifier, code, labels, penalty, progress, *limits)
     network.eval()
-    return {
-        **report,
-        "seconds": time.perf_counter() - started,
-        "autoencoder_loss": autoencoder_loss,
-        "mean_activation": float(code.mean()),
-    }
+    measured = {"autoencoder_loss": autoencoder_loss, "mean_activation": float(code.mean())}
+    return {**report, "seconds": time.perf_counter() - started, **measured}

@@ -11,6 +11,7 @@ same order, for autograd runs through equal graphs in one order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,23 +129,25 @@ class _Plan:
     held: list[Interval]
     wanted: list[Interval]
 
-    def outgoing(self) -> list[tuple[int, Interval]]:
-        """(peer, rows): what this process holds and others want."""
-        return self._overlaps(self.held[self.rank], self.wanted)
-
-    def incoming(self) -> list[tuple[int, Interval]]:
-        """(peer, rows): what this process wants and others hold."""
-        return self._overlaps(self.wanted[self.rank], self.held)
-
-    def kept(self) -> Interval:
-        """What it both holds and wants."""
-        return _overlap(self.held[self.rank], self.wanted[self.rank])
+    def moved(
+        self, source: Tensor, have: list[Interval], want: list[Interval], join: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """The rows that this process wants, of those that all have; ``join`` takes what arrives into them."""
+        own, (begin, end) = have[self.rank], want[self.rank]
+        result = source.new_zeros(*source.shape[:2], end - begin, source.shape[3])
+        kept = _overlap(own, (begin, end))
+        if kept[0] < kept[1]:
+            _rows(result, kept, begin).copy_(_rows(source, kept, own[0]))
+        send, receive = self._overlaps(own, want), self._overlaps((begin, end), have)
+        for part, tensor in self._swap(source, own[0], send, receive):
+            join(_rows(result, part, begin), tensor)
+        return result
 
     def _overlaps(self, own: Interval, others: list[Interval]) -> list[tuple[int, Interval]]:
         common = [(peer, _overlap(own, other)) for peer, other in enumerate(others) if peer != self.rank]
         return [(peer, (first, last)) for peer, (first, last) in common if first < last]
 
-    def swap(
+    def _swap(
         self, source: Tensor, offset: int, send: list[tuple[int, Interval]], receive: list[tuple[int, Interval]]
     ) -> list[tuple[Interval, Tensor]]:
         """Send rows of ``source``, whose first is row ``offset`` of the map, and return what arrives, with its rows."""
@@ -170,14 +173,7 @@ class _Fetch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mine: Tensor, plan: _Plan) -> Tensor:
         ctx.plan = plan
-        held, (begin, end) = plan.held[plan.rank][0], plan.wanted[plan.rank]
-        needed = mine.new_empty(*mine.shape[:2], end - begin, mine.shape[3])
-        kept = plan.kept()
-        if kept[0] < kept[1]:
-            _rows(needed, kept, begin).copy_(_rows(mine, kept, held))
-        for part, tensor in plan.swap(mine, held, plan.outgoing(), plan.incoming()):
-            _rows(needed, part, begin).copy_(tensor)
-        return needed
+        return plan.moved(mine, plan.held, plan.wanted, Tensor.copy_)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -190,14 +186,7 @@ class _GiveBack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, needed: Tensor, plan: _Plan) -> Tensor:
         ctx.plan = plan
-        begin, (first, last) = plan.wanted[plan.rank][0], plan.held[plan.rank]
-        mine = needed.new_zeros(*needed.shape[:2], last - first, needed.shape[3])
-        kept = plan.kept()
-        if kept[0] < kept[1]:
-            _rows(mine, kept, first).copy_(_rows(needed, kept, begin))
-        for part, tensor in plan.swap(needed, begin, plan.incoming(), plan.outgoing()):
-            _rows(mine, part, first).add_(tensor)
-        return mine
+        return plan.moved(needed, plan.wanted, plan.held, Tensor.add_)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

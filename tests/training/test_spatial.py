@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from advlab.models.quocnet import BinaryClassifier, QuocNet, preset
 from advlab.training import parallel, spatial
 from advlab.training.parallel import Parallel
 from advlab.training.reconstruction import Settings, train
-from advlab.training.traffic import Traffic
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from traffic import Traffic
 
 SHAPE = preset("quocnet-tiny")
 SPARSITY = 0.1
