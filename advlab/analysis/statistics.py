@@ -108,10 +108,7 @@ def compare_all(
         ``p_holm``, adjusted over all comparisons with the same second sample's kind (bases, or chance).
     """
     others = [basis for basis in samples if basis not in (reference, chance)]
-    families = (
-        [(reference, basis) for basis in others],
-        [(basis, chance) for basis in samples if basis != chance],
-    )
+    families = ([(reference, basis) for basis in others], [(basis, chance) for basis in samples if basis != chance])
     rows: list[dict[str, float | str]] = []
     for family in families:
         made: list[dict[str, float | str]] = []

@@ -306,11 +306,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """What ``restore`` needs to go on, the pool excepted."""
-        return {
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
+        return {"step": self.step, "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from where ``state`` was taken, with the pool given beside it."""
