@@ -21,8 +21,7 @@ class Moments:
         count: number of feature vectors.
         total: [n], their sum.
         products: [n, n], sum of their outer products.
-        low: [n], least value of each unit.
-        high: [n], largest value of each unit.
+        low, high: [n], least and largest value of each unit.
     """
 
     count: int

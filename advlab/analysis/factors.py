@@ -73,6 +73,12 @@ def averaging_factor(pool: Callable[[Tensor], Tensor], sizes: Sequence[int]) -> 
     return math.prod(norms)
 
 
+def adaptive_averaging_factor(sizes: Sequence[int], outputs: Sequence[int]) -> float:
+    """The norm of adaptive average pooling from these sizes to those, axis by axis."""
+    pairs = zip(sizes, outputs, strict=True)
+    return math.prod(averaging_factor(nn.AdaptiveAvgPool1d(out), [n]) for n, out in pairs)
+
+
 def _average(layer: Any, shape: Sequence[int]) -> float:
     sizes = shape[1:]
     axes = len(sizes)
@@ -86,11 +92,7 @@ def _average(layer: Any, shape: Sequence[int]) -> float:
 
 
 def _adaptive_average(layer: Any, shape: Sequence[int]) -> float:
-    sizes = shape[1:]
-    return math.prod(
-        averaging_factor(nn.AdaptiveAvgPool1d(out), [n])
-        for n, out in zip(sizes, _pooled(layer.output_size, sizes), strict=True)
-    )
+    return adaptive_averaging_factor(shape[1:], _pooled(layer.output_size, shape[1:]))
 
 
 def _adaptive_max(layer: Any, shape: Sequence[int]) -> float:

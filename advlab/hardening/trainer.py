@@ -48,7 +48,6 @@ class Source(Protocol):
             trainer: whose newest weights are to be attacked.
             rows: [b], of the clean images about to be trained on.
         """
-        ...
 
 
 class Alternating:

@@ -188,11 +188,9 @@ class Keeper(Protocol):
 
     def resume(self, trainer: Trainer) -> list[dict[str, float]]:
         """Go on from what was kept last by the same run, if anything was; returns the curve up to there."""
-        ...
 
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
         """Keep the trainer and its pool as they are."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +208,6 @@ class Snapshots:
     key: str
 
     def resume(self, trainer: Trainer) -> list[dict[str, float]]:
-        """See `Keeper`."""
         if not self.store.exists(f"{self.folder}/{pools.POINTER}"):
             return []
         pool, pointer = pools.read(self.store, self.folder)
@@ -222,7 +219,6 @@ class Snapshots:
         return curve
 
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
-        """See `Keeper`."""
         extra = {"key": self.key, "curve": curve}
         readings = trainer.readings(trainer.pool)
         state = trainer.state()
@@ -262,7 +258,6 @@ class Checkpoints:
         return curve
 
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
-        """See `Keeper`."""
         whole = trainer.whole_pool()
         if whole is not None:
             pools.save(self.store, self.folder, whole, trainer.step, trainer.readings(whole))
