@@ -11,14 +11,12 @@ from torch import Tensor, nn
 
 UNBOUNDED = math.inf
 """The factor of what has none, or none that is known."""
-
 CONTRACTIVE = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Identity, nn.Flatten, nn.Unflatten, nn.Softplus, nn.Softsign,
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Softmax, nn.LogSigmoid,
     nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d,
 )  # fmt: skip
 """Factor 1: the derivative never exceeds 1, dropout is the identity in evaluation, padding by constants keeps norms."""
-
 SMOOTH = {nn.Sigmoid: 0.25, nn.SiLU: 1.0998394, nn.GELU: 1.1289042, nn.Mish: 1.0885, nn.Hardswish: 1.5}
 """Largest slopes, rounded up."""
 

@@ -15,13 +15,11 @@ from advlab.models.recipe import Recipe
 
 PAPER = ("softmax1e-4", "softmax1e-2", "softmax1", "fc100-100-10", "fc200-200-10", "ae400-10")
 """The six models of Table 1, in its order."""
-
 SHOWN_NAMES = (
     *PAPER, "fc123-456-10", "relu300-150-10", "conv", "conv3x3-16-32", "conv3x3-16-32-kwta0.2",
     "conv3x3-16-32-quantised3", "resnet-8", "vit-48-4", "conv3x3-16-32-linf0.3", "conv-l2-1.5", "conv-distilled50",
 )  # fmt: skip
 """Names worth showing; the patterns below admit more."""
-
 FULL_BATCH = "advlab.training.full_batch:fit"
 MINIBATCH = "advlab.training.minibatch:fit"
 AUTOENCODER = "advlab.training.sparse_autoencoder:fit"

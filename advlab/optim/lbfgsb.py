@@ -26,7 +26,6 @@ __all__ = ["Objective", "Progress", "Result", "Revise", "Revision", "Status", "m
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``fun(x [b, n], rows LongTensor [b]) -> (values [b], gradients [b, n])``: x[i] is a point of problem rows[i]."""
-
 _HISTORY_BYTES = {"cpu": 16 * 2**20}
 """Size of the curvature memory by device; on the CPU half of what a last-level cache holds, elsewhere:"""
 _HISTORY_BYTES_ELSEWHERE = 4 * 2**30

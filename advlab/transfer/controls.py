@@ -39,10 +39,8 @@ _DERIVED = re.compile(
 )
 MATCHED = ("noise", "sphere", "shuffled", "borrowed")
 """Controls that have each perturbation's own norm."""
-
 CURVE = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
 """RMS to which perturbations are amplified, or shrunk, for the curve of transfer against size."""
-
 _BISECTIONS, _OCTAVES = 32, 20.0
 
 

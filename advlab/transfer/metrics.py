@@ -10,7 +10,6 @@ import numpy as np
 
 Z95 = 1.959963984540054
 """Two-sided 95% quantile of the normal distribution."""
-
 RMS_STEPS = 1e12
 """RMS values are summed as integers in steps of 1e-12, so that the mean does not depend on the order of the sum."""
 
