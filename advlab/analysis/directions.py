@@ -49,8 +49,7 @@ class Moments:
     def covariance(self) -> np.ndarray:
         """[n, n]."""
         mean = self.total / self.count
-        covariance: np.ndarray = self.products / self.count - np.outer(mean, mean)
-        return covariance
+        return self.products / self.count - np.outer(mean, mean)
 
 
 def directions(basis: str, count: int, moments: Moments, seed: int) -> np.ndarray:

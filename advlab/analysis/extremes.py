@@ -133,8 +133,7 @@ class _Search:
     def near_low(self, blocks: _Blocks) -> list[int]:
         """The blocks whose smallest eigenvalue is the lowest but for rounding."""
         near = ~_is_definite(blocks.grams(torch.arange(len(blocks))), -self.low - 2 * self.error)
-        rows: list[int] = near.nonzero()[:, 0].tolist()
-        return rows
+        return near.nonzero()[:, 0].tolist()
 
     def _look(self, blocks: _Blocks, may_beat: Callable[[Tensor], Tensor]) -> None:
         """Diagonalise blocks at random until none is left that may beat the best; batches double: few are retested."""
@@ -242,14 +241,11 @@ def _lanczos(block: Tensor) -> tuple[float, float]:
 def _ends(factor: Tensor) -> tuple[float, float]:
     """Smallest and largest singular value of an upper triangular matrix."""
 
-    def forward(x: Tensor) -> Tensor:
-        return factor.mH @ (factor @ x)
-
     def backward(x: Tensor) -> Tensor:
         solved = torch.linalg.solve_triangular(factor.mH, x[:, None], upper=False)
         return torch.linalg.solve_triangular(factor, solved, upper=True)[:, 0]
 
-    upper = _largest(forward, len(factor), factor) ** 0.5
+    upper = _largest(lambda x: factor.mH @ (factor @ x), len(factor), factor) ** 0.5
     if not factor.diagonal().all():
         return 0.0, upper
     return _largest(backward, len(factor), factor) ** -0.5, upper

@@ -82,8 +82,7 @@ class Network:
         if isinstance(argument, fx.Node):
             if argument.op != "get_attr":
                 return None
-            value: Tensor = operator.attrgetter(str(argument.target))(self.module)
-            return value
+            return operator.attrgetter(str(argument.target))(self.module)
         return torch.as_tensor(argument)
 
     def until(self, node: fx.Node) -> Callable[[Tensor], Tensor]:

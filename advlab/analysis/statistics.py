@@ -52,8 +52,7 @@ def pairwise_similarity(vectors: np.ndarray) -> np.ndarray:
     unit = vectors / np.where(norms > 0, norms, 1)
     k = vectors.shape[1]
     # Σ_i Σ_j ⟨u_i, u_j⟩ is the squared length of the sum; the diagonal is taken out
-    similarity: np.ndarray = ((unit.sum(1) ** 2).sum(1) - (unit**2).sum((1, 2))) / (k * (k - 1))
-    return similarity
+    return ((unit.sum(1) ** 2).sum(1) - (unit**2).sum((1, 2))) / (k * (k - 1))
 
 
 def compare(first: np.ndarray, second: np.ndarray, seed: int) -> Comparison:

@@ -104,8 +104,7 @@ def layer_size(module: nn.Module) -> str:
 def _quantiles(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     share = np.cumsum(counts) / counts.sum()
     wanted = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    quantiles: np.ndarray = values[np.minimum(np.searchsorted(share, wanted), len(values) - 1)]
-    return quantiles
+    return values[np.minimum(np.searchsorted(share, wanted), len(values) - 1)]
 
 
 def probes(shape: tuple[int, ...], count: int, seed: int) -> Tensor:

@@ -407,8 +407,7 @@ class QuocNet(nn.Module):
 
     def _enter(self, images: Tensor) -> Tensor:
         own = self.space.share(self.whitening.rows)
-        whitened: Tensor = self.whitening(self.space.enter(images, self.whitening), *own)
-        return whitened
+        return self.whitening(self.space.enter(images, self.whitening), *own)
 
     def chain(self) -> list[Stage]:
         """The stages, from the image up."""

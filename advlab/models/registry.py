@@ -62,5 +62,4 @@ def find(role: Role, name: str) -> Callable[..., Any]:
             f"{role} {name[:200]!r} is unknown here, so it is not run; if it is your own code, register it first: "
             f"advlab.models.register({role!r}, NAME, CALLABLE)."
         )
-    found: Callable[..., Any] = pkgutil.resolve_name(name)
-    return found
+    return pkgutil.resolve_name(name)

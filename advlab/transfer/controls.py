@@ -141,8 +141,7 @@ def _derived(
     if said.kind == "amplified":
         return amplify(images, perturbation, said.amount, said.variant)
     if said.kind == "borrowed":
-        distorted: np.ndarray = images + np.roll(perturbation, -1, axis=0)
-        return distorted
+        return images + np.roll(perturbation, -1, axis=0)
     if said.kind == "shuffled":
         noise = np.empty_like(images)
         for row, position in enumerate(index):
@@ -169,8 +168,7 @@ def amplify(images: np.ndarray, perturbation: np.ndarray, amount: float, variant
         size = size * np.float32(np.sqrt(perturbation[0].size))
     unit = np.divide(perturbation, size, out=np.zeros_like(perturbation), where=size > 0)
     if variant != "boxed":
-        distorted: np.ndarray = images + np.float32(amount) * unit
-        return distorted
+        return images + np.float32(amount) * unit
     low, high = np.full(size.shape, -_OCTAVES), np.full(size.shape, _OCTAVES)
     for _ in range(_BISECTIONS):  # the RMS after clipping grows with the multiple, sought here by its logarithm
         middle = (low + high) / 2
@@ -182,8 +180,7 @@ def amplify(images: np.ndarray, perturbation: np.ndarray, amount: float, variant
 def _rms(difference: np.ndarray) -> np.ndarray:
     """√(Σ d²/n) per row, [N, 1, ...]."""
     inner = tuple(range(1, difference.ndim))
-    size: np.ndarray = np.sqrt(np.square(difference, dtype=np.float64).mean(inner, keepdims=True)).astype(np.float32)
-    return size
+    return np.sqrt(np.square(difference, dtype=np.float64).mean(inner, keepdims=True)).astype(np.float32)
 
 
 def _normal(control: str, seed: int, index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

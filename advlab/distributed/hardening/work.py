@@ -215,8 +215,7 @@ class Snapshots:
             return []
         trainer.restore(pools.read_trainer(self.store, self.folder, pointer))
         trainer.take_shard([pool.state()])
-        curve: list[dict[str, float]] = pointer["extra"]["curve"]
-        return curve
+        return pointer["extra"]["curve"]
 
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
         extra = {"key": self.key, "curve": curve}
@@ -254,8 +253,7 @@ class Checkpoints:
             shards = [trainer_state.read(path, str(path)) for path in sorted(Path(folder).glob("shard-*.pt"))]
         trainer.restore(state["trainer"])
         trainer.take_shard(shards)
-        curve: list[dict[str, float]] = state["curve"]
-        return curve
+        return state["curve"]
 
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
         whole = trainer.whole_pool()
