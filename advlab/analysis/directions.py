@@ -21,8 +21,7 @@ class Moments:
         count: number of feature vectors.
         total: [n], their sum.
         products: [n, n], sum of their outer products.
-        low: [n], least value of each unit.
-        high: [n], largest value of each unit.
+        low, high: [n], least and largest value of each unit.
     """
 
     count: int
@@ -50,8 +49,7 @@ class Moments:
     def covariance(self) -> np.ndarray:
         """[n, n]."""
         mean = self.total / self.count
-        covariance: np.ndarray = self.products / self.count - np.outer(mean, mean)
-        return covariance
+        return self.products / self.count - np.outer(mean, mean)
 
 
 def directions(basis: str, count: int, moments: Moments, seed: int) -> np.ndarray:

@@ -68,10 +68,7 @@ def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, fl
 
 
 class _Blocks:
-    """The blocks of some frequencies: Gram matrices [N, side, side], N = groups x frequencies.
-
-    For the largest value alone single precision settles nearly all of them, and only the others are made in double.
-    """
+    """Gram matrices [N, side, side] of groups x frequencies; for the largest value alone in double only on demand."""
 
     def __init__(self, symbol: BlockSymbol, angles: Tensor, *, need_lower: bool = True) -> None:
         self.symbol, self.angles, self.need_lower = symbol, angles, need_lower
@@ -124,10 +121,7 @@ class _Search:
         return bool((taps.abs().amax((1, 2) if self.symbol.injective else (1, 3)) == 0).any())
 
     def raise_high(self, blocks: _Blocks) -> None:
-        def may_exceed(rows: Tensor) -> Tensor:
-            return _unproven(blocks, rows, -1, self.high, self.error)
-
-        self._look(blocks, may_exceed)
+        self._look(blocks, lambda rows: _unproven(blocks, rows, -1, self.high, self.error))
 
     def sink_low(self, blocks: _Blocks) -> None:
         def may_undercut(rows: Tensor) -> Tensor:
@@ -139,14 +133,10 @@ class _Search:
     def near_low(self, blocks: _Blocks) -> list[int]:
         """The blocks whose smallest eigenvalue is the lowest but for rounding."""
         near = ~_is_definite(blocks.grams(torch.arange(len(blocks))), -self.low - 2 * self.error)
-        rows: list[int] = near.nonzero()[:, 0].tolist()
-        return rows
+        return near.nonzero()[:, 0].tolist()
 
     def _look(self, blocks: _Blocks, may_beat: Callable[[Tensor], Tensor]) -> None:
-        """Diagonalise blocks at random until none is left that may beat the best.
-
-        Batches double, so that nearly every block is tested once, against a best that few will beat.
-        """
+        """Diagonalise blocks at random until none is left that may beat the best; batches double: few are retested."""
         order = torch.randperm(len(blocks), generator=self._random)
         first, size = 0, 1
         while first < len(order):
@@ -186,11 +176,8 @@ def _norm_of(block: Tensor) -> float:
 
 
 def _unproven(blocks: _Blocks, rows: Tensor, sign: int, best: float, error: float) -> Tensor:
-    """The rows that may have an eigenvalue beyond the best by more than the error: above it (-1) or below it (+1).
-
-    Single precision settles most: a decomposition that exists for a matrix shifted by its rounding error proves as much
-    as one in double precision.
-    """
+    """The rows that may have an eigenvalue beyond the best by more than the error: above it (-1) or below it (+1)."""
+    # single precision settles most: shifted by its rounding error, its decomposition proves as much as one in double
     rounding = error * (1 + blocks.symbol.terms / blocks.symbol.side) * SINGLE_EPSILON / EPSILON
     if rounding < best:
         rows = rows[~_is_definite(sign * blocks.single[rows], -sign * best - rounding)]
@@ -238,10 +225,7 @@ def _chunks(symbol: BlockSymbol) -> tuple[Tensor, ...]:
 
 
 def _lanczos(block: Tensor) -> tuple[float, float]:
-    """The two ends of one large block: Lanczos on R*R and on its inverse, R the triangular factor of the block.
-
-    R has the block's singular values, and solving with it does not square the condition number.
-    """
+    """The ends of one large block: Lanczos on R*R and its inverse; its triangular R keeps the condition number."""
     tall = block if block.shape[0] >= block.shape[1] else block.mH
     if tall.shape[0] > OBLONG * tall.shape[1] and not tall.is_complex():
         array = tall.numpy()
@@ -257,14 +241,11 @@ def _lanczos(block: Tensor) -> tuple[float, float]:
 def _ends(factor: Tensor) -> tuple[float, float]:
     """Smallest and largest singular value of an upper triangular matrix."""
 
-    def forward(x: Tensor) -> Tensor:
-        return factor.mH @ (factor @ x)
-
     def backward(x: Tensor) -> Tensor:
         solved = torch.linalg.solve_triangular(factor.mH, x[:, None], upper=False)
         return torch.linalg.solve_triangular(factor, solved, upper=True)[:, 0]
 
-    upper = _largest(forward, len(factor), factor) ** 0.5
+    upper = _largest(lambda x: factor.mH @ (factor @ x), len(factor), factor) ** 0.5
     if not factor.diagonal().all():
         return 0.0, upper
     return _largest(backward, len(factor), factor) ** -0.5, upper

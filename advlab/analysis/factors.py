@@ -11,14 +11,12 @@ from torch import Tensor, nn
 
 UNBOUNDED = math.inf
 """The factor of what has none, or none that is known."""
-
 CONTRACTIVE = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Identity, nn.Flatten, nn.Unflatten, nn.Softplus, nn.Softsign,
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Softmax, nn.LogSigmoid,
     nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d,
 )  # fmt: skip
 """Factor 1: the derivative never exceeds 1, dropout is the identity in evaluation, padding by constants keeps norms."""
-
 SMOOTH = {nn.Sigmoid: 0.25, nn.SiLU: 1.0998394, nn.GELU: 1.1289042, nn.Mish: 1.0885, nn.Hardswish: 1.5}
 """Largest slopes, rounded up."""
 
@@ -73,6 +71,12 @@ def averaging_factor(pool: Callable[[Tensor], Tensor], sizes: Sequence[int]) -> 
     return math.prod(norms)
 
 
+def adaptive_averaging_factor(sizes: Sequence[int], outputs: Sequence[int]) -> float:
+    """The norm of adaptive average pooling from these sizes to those, axis by axis."""
+    pairs = zip(sizes, outputs, strict=True)
+    return math.prod(averaging_factor(nn.AdaptiveAvgPool1d(out), [n]) for n, out in pairs)
+
+
 def _average(layer: Any, shape: Sequence[int]) -> float:
     sizes = shape[1:]
     axes = len(sizes)
@@ -86,11 +90,7 @@ def _average(layer: Any, shape: Sequence[int]) -> float:
 
 
 def _adaptive_average(layer: Any, shape: Sequence[int]) -> float:
-    sizes = shape[1:]
-    return math.prod(
-        averaging_factor(nn.AdaptiveAvgPool1d(out), [n])
-        for n, out in zip(sizes, _pooled(layer.output_size, sizes), strict=True)
-    )
+    return adaptive_averaging_factor(shape[1:], _pooled(layer.output_size, shape[1:]))
 
 
 def _adaptive_max(layer: Any, shape: Sequence[int]) -> float:

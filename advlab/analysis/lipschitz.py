@@ -13,7 +13,7 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from advlab.analysis.factors import UNBOUNDED, averaging_factor, layer_factor, max_pool_factor
+from advlab.analysis.factors import UNBOUNDED, adaptive_averaging_factor, layer_factor, max_pool_factor
 from advlab.analysis.frames import frame_bounds
 from advlab.analysis.network import Network, shape_of
 
@@ -72,20 +72,14 @@ def product_bounds(network: Network, known: Mapping[str, float] = MappingProxyTy
             own = known[layer.name] if layer.name in known else norm(layer.module, layer.shape)
             bounds[node] = own * bound(node.args[0])
         elif node.op == "call_module":
-            together = fused(node) if _is_batch_norm(network, node) else None
-            shape = shape_of(node.args[0])
-            bounds[node] = (
-                layer_factor(network.submodule(node), shape) * bound(node.args[0]) if together is None else together
-            )
+            module = network.submodule(node)
+            together = fused(node) if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) else None
+            if together is None:
+                together = layer_factor(module, shape_of(node.args[0])) * bound(node.args[0])
+            bounds[node] = together
         else:
             bounds[node] = _operation(network, node, bound)
     return bounds
-
-
-def _is_batch_norm(network: Network, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(
-        network.submodule(node), nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-    )
 
 
 def _operation(network: Network, node: fx.Node, bound: Callable[[Any], float]) -> float:
@@ -107,18 +101,13 @@ def _operation(network: Network, node: fx.Node, bound: Callable[[Any], float]) -
     if target in (operator.mul, operator.imul, torch.mul, operator.truediv, torch.div, "mul", "div"):
         return _scaled(network, node, bound)
     if target is functional.max_pool2d:
-        settings = (
-            dict(zip(("kernel_size", "stride", "padding", "dilation"), arguments[1:], strict=False)) | node.kwargs
-        )
+        names = ("kernel_size", "stride", "padding", "dilation")
+        settings = dict(zip(names, arguments[1:], strict=False)) | node.kwargs
         kernel = settings["kernel_size"]
         factor = max_pool_factor(kernel, settings.get("stride") or kernel, settings.get("dilation", 1), 2)
         return factor * bound(arguments[0])
     if target is functional.adaptive_avg_pool2d:
-        sizes = shape_of(arguments[0])[1:]
-        factors = [
-            averaging_factor(nn.AdaptiveAvgPool1d(out), [n]) for n, out in zip(sizes, shape_of(node)[1:], strict=True)
-        ]
-        return math.prod(factors) * bound(arguments[0])
+        return adaptive_averaging_factor(shape_of(arguments[0])[1:], shape_of(node)[1:]) * bound(arguments[0])
     return UNBOUNDED
 
 

@@ -82,8 +82,7 @@ class Network:
         if isinstance(argument, fx.Node):
             if argument.op != "get_attr":
                 return None
-            value: Tensor = operator.attrgetter(str(argument.target))(self.module)
-            return value
+            return operator.attrgetter(str(argument.target))(self.module)
         return torch.as_tensor(argument)
 
     def until(self, node: fx.Node) -> Callable[[Tensor], Tensor]:
@@ -105,10 +104,8 @@ class Network:
             return Layer(str(node.target), module, shape_of(node.args[0]), node)
         if node.op != "call_function" or node.target not in (*CONVOLUTIONS, functional.linear, torch._C._nn.linear):
             return None
-        values = dict(
-            zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), node.args, strict=False)
-        )
-        values |= node.kwargs
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        values = dict(zip(names, node.args, strict=False)) | node.kwargs
         weight = self.constant(values["weight"])
         if weight is None:  # computed from the image: no linear layer
             return None

@@ -129,8 +129,7 @@ def _linear(layer: Any, vector: Tensor) -> Tensor:
     """A layer without its bias."""
     if isinstance(layer, nn.Linear):
         return functional.linear(vector, layer.weight)
-    forward: Tensor = layer._conv_forward(vector, layer.weight, None)
-    return forward
+    return layer._conv_forward(vector, layer.weight, None)
 
 
 def _transposed(layer: Any, image: Tensor, like: Tensor) -> Tensor:

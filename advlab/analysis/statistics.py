@@ -7,7 +7,7 @@ directions between them, which assumes nothing about distributions; the random i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -21,8 +21,7 @@ class Comparison:
 
     Attributes:
         difference: mean of the first less mean of the second.
-        ci_low: of the difference, 95%, by bootstrap over directions.
-        ci_high: likewise.
+        ci_low, ci_high: of the difference, 95%, by bootstrap over directions.
         hedges_g: the difference in pooled standard deviations, corrected for small samples; 0 where nothing varies.
         cliffs_delta: share of pairs in which the first is larger, less share in which it is smaller.
         p: two-sided permutation test of equal means.
@@ -53,8 +52,7 @@ def pairwise_similarity(vectors: np.ndarray) -> np.ndarray:
     unit = vectors / np.where(norms > 0, norms, 1)
     k = vectors.shape[1]
     # Σ_i Σ_j ⟨u_i, u_j⟩ is the squared length of the sum; the diagonal is taken out
-    similarity: np.ndarray = ((unit.sum(1) ** 2).sum(1) - (unit**2).sum((1, 2))) / (k * (k - 1))
-    return similarity
+    return ((unit.sum(1) ** 2).sum(1) - (unit**2).sum((1, 2))) / (k * (k - 1))
 
 
 def compare(first: np.ndarray, second: np.ndarray, seed: int) -> Comparison:
@@ -108,10 +106,7 @@ def compare_all(
         ``p_holm``, adjusted over all comparisons with the same second sample's kind (bases, or chance).
     """
     others = [basis for basis in samples if basis not in (reference, chance)]
-    families = (
-        [(reference, basis) for basis in others],
-        [(basis, chance) for basis in samples if basis != chance],
-    )
+    families = ([(reference, basis) for basis in others], [(basis, chance) for basis in samples if basis != chance])
     rows: list[dict[str, float | str]] = []
     for family in families:
         made: list[dict[str, float | str]] = []
@@ -121,8 +116,7 @@ def compare_all(
                 result = compare(one, two, seed)
                 names = {"first": first, "second": second, "statistic": statistic}
                 means = {"first_mean": float(one.mean()), "second_mean": float(two.mean())}
-                measured = {name: getattr(result, name) for name in Comparison.__dataclass_fields__}
-                made.append({**names, **means, **measured})
+                made.append({**names, **means, **asdict(result)})
         adjusted = holm(np.array([row["p"] for row in made], dtype=float))
         rows += [{**row, "p_holm": float(p)} for row, p in zip(made, adjusted, strict=True)]
     return rows

@@ -95,10 +95,7 @@ class BlockSymbol:
         by_lags = 2 * taps * taps * side * other + frequencies * 4 * len(lags) * side
         if by_lags > by_blocks or groups * (taps * side) ** 2 > 4 * CHUNK:
             return None
-        if self.injective:
-            flat = self.taps_GQFP.permute(0, 1, 3, 2).reshape(groups, taps * side, other)
-        else:
-            flat = self.taps_GQFP.reshape(groups, taps * side, other)
+        flat = (self.taps_GQFP.mT if self.injective else self.taps_GQFP).reshape(groups, taps * side, other)
         pairs = (flat @ flat.mT).view(groups, taps, side, taps, side).transpose(2, 3)
         summed = flat.new_zeros(groups, len(lags), side, side)
         summed.index_add_(1, which, pairs.reshape(groups, taps * taps, side, side))
@@ -113,8 +110,7 @@ def polyphase(
 
     Args:
         weight: [F·G, C, k1, …, kd].
-        stride: per axis.
-        dilation: per axis.
+        stride, dilation: per axis.
         groups: G.
         grid: the output's size on the torus per axis; the input's is the stride times that.
     """

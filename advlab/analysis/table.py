@@ -27,12 +27,10 @@ class LayerRow:
         size: ``3 x 11 x 11 x 96``, inputs per group first.
         stride: of its first axis; 1 for a linear layer.
         input_size: of its input without channels, such as ``227 x 227``.
-        lower: smallest singular value, circular padding.
-        upper: largest singular value, circular padding.
+        lower, upper: smallest and largest singular value, circular padding.
         upper_padded: rigorous upper bound with the layer's own padding.
         norm_measured: its operator norm with its own padding by power iteration, from below.
-        printed_lower: by the formula as printed in section 4.3.
-        printed_upper: by the formula as printed in section 4.3.
+        printed_lower, printed_upper: by the formula as printed in section 4.3.
         injective: whether ``lower`` is a frame bound rather than the smallest of min(outputs, inputs) values.
         jacobian_gain: largest ‖J‖₂ over the images, from below.
         adversarial_gain: largest ‖φ(x') - φ(x)‖ / ‖x' - x‖ over the adversarial examples.
@@ -76,6 +74,7 @@ def measure_layer(
     padded = circular if size is None else frame_bounds(module, size, padding="layer")
     until = network.until(layer.node)
     values, counts = singular_spectrum(module, size)
+    jacobians = (jacobian_norms(until, image[None], iterations=iterations, seed=seed) for image in images)
     gains = pair_gains(until, images, adversarial)
     return LayerRow(
         name=layer.name,
@@ -90,9 +89,7 @@ def measure_layer(
         printed_lower=printed.lower,
         printed_upper=printed.upper,
         injective=circular.injective,
-        jacobian_gain=max(
-            float(jacobian_norms(until, image[None], iterations=iterations, seed=seed)) for image in images
-        ),
+        jacobian_gain=max(map(float, jacobians)),
         adversarial_gain=float(gains[~gains.isnan()].max()) if not gains.isnan().all() else math.nan,
         spectrum=_quantiles(values, counts),
     )
@@ -107,8 +104,7 @@ def layer_size(module: nn.Module) -> str:
 def _quantiles(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     share = np.cumsum(counts) / counts.sum()
     wanted = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    quantiles: np.ndarray = values[np.minimum(np.searchsorted(share, wanted), len(values) - 1)]
-    return quantiles
+    return values[np.minimum(np.searchsorted(share, wanted), len(values) - 1)]
 
 
 def probes(shape: tuple[int, ...], count: int, seed: int) -> Tensor:

@@ -144,8 +144,7 @@ class Crew:
             code=provenance.code(),
             file=self.required_file,
         )
-        ref: ray.ObjectRef = self.actors[actor].ready.remote(shared, conditions)
-        return ref
+        return self.actors[actor].ready.remote(shared, conditions)
 
     def reported(self, actor: int, node: str, address: str, complaint: str) -> None:
         """An actor is alive; if its machine cannot do the work, no actor will be sent there any more.

@@ -35,11 +35,9 @@ class Launcher(Protocol):
 
     def newest(self) -> AbstractContextManager[str | None]:
         """The folder of the checkpoint to go on from, if there is one."""
-        ...
 
     def report(self, told: dict[str, Any], folder: str | None) -> None:
         """Progress, and a folder with this worker's part of a checkpoint, to be kept."""
-        ...
 
 
 class OnRay:
@@ -50,12 +48,10 @@ class OnRay:
         self.device = get_device()
 
     def newest(self) -> AbstractContextManager[str | None]:
-        """See `Launcher`."""
         checkpoint = ray.train.get_checkpoint()
         return nullcontext() if checkpoint is None else checkpoint.as_directory()
 
     def report(self, told: dict[str, Any], folder: str | None) -> None:
-        """See `Launcher`."""
         ray.train.report(told, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
 
 
@@ -66,12 +62,10 @@ class Alone:
         self.rank, self.device, self.folder = 0, device, folder
 
     def newest(self) -> AbstractContextManager[str | None]:
-        """See `Launcher`."""
         found = sorted(self.folder.glob("step-*"))
         return nullcontext(str(found[-1]) if found else None)
 
     def report(self, told: dict[str, Any], folder: str | None) -> None:
-        """See `Launcher`."""
         if folder is None:
             return
         earlier = list(self.folder.glob("step-*"))

@@ -11,13 +11,10 @@ from advlab.distributed.worker import Unit
 
 PATIENCE_SECONDS = 2.0
 """How long a unit may wait behind another, or run, before an idle actor is given it too."""
-
 STRAGGLER_FACTOR = 2.0
 """A unit is late when it takes this many times the median of its kind."""
-
 PERSISTENT = 3
 """Refusals by the system in a row, and at least one for each actor, after which it is not asked again."""
-
 MIN_SAMPLES = 3
 """Units of a kind that must be done before its median counts."""
 

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 import ray
@@ -28,16 +27,12 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 5.0
 """How often the cluster is asked for its size, and long units for how far they are."""
-
 WAIT_SECONDS = 0.2
 """How long Ray is waited for at a time: meanwhile it lets no Ctrl-C through."""
-
 DRAIN_SECONDS = 10.0
 """How long units under way may go on after Ctrl-C."""
-
 ASKED_AT_ONCE = 3
 """How many of the actors that have been at their units for longest are asked how far they are."""
-
 OnResult = Callable[[Unit, Any], Iterable[Unit]]
 
 
@@ -62,9 +57,7 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_raised: object) -> None:
         self._crew.dismiss(self._crew.actors)
 
     def share(self, key: str, value: Any) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
-from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from advlab.text import printable
+
+OnProgress = Callable[[dict[str, Any]], None]
+"""Told the numbers of a study as they come."""
 
 
 class Stage:
@@ -74,7 +78,5 @@ class Stage:
             told = f"{self.title}: {self.done} of {self.total}{pace} ({printable(status)})"
             self.console.print(told, highlight=False, soft_wrap=True, markup=False)
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_raised: object) -> None:
         self._bar.stop()

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import ray
@@ -38,19 +38,15 @@ def session(address: str | None) -> Iterator[None]:
     if ray.is_initialized():  # the caller holds the connection
         yield
         return
-    if address is None:
-        with _own_folder() as folder, _own_rules(folder):
+    with ExitStack() as stack:
+        if address is None:
+            folder = stack.enter_context(_own_folder())
+            stack.enter_context(_own_rules(folder))
             _start(folder)
-            try:
-                yield
-            finally:
-                ray.shutdown()
-        return
-    _connect(address)
-    try:
+        else:
+            _connect(address)
+        stack.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
 
 
 def _start(folder: str) -> None:

@@ -21,7 +21,6 @@ from advlab.results import Study
 
 ATTEMPTS_AFTER_LOSS = 2
 """How often Tune begins a trial anew whose worker or machine was lost."""
-
 _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files: results lie in Parquet
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # reports on the way may lack a metric

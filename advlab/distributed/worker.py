@@ -28,15 +28,12 @@ class Resources(Protocol):
 
     def get(self, key: str) -> Any:
         """The shared object put under ``key``, fetched once per machine and kept by the actor."""
-        ...
 
     def memo(self, key: str, make: Callable[[], Any]) -> Any:
         """The value of ``make()``, remembered under ``key`` by the actor while it is among the latest in use."""
-        ...
 
     def note(self, text: str) -> None:
         """Say how far the unit is, for those who watch."""
-        ...
 
 
 class Unit(Protocol):
@@ -45,16 +42,13 @@ class Unit(Protocol):
     @property
     def name(self) -> str:
         """Unique, and fit for messages."""
-        ...
 
     @property
     def kind(self) -> str:
         """Units of one kind take about the same time."""
-        ...
 
     def run(self, resources: Resources) -> Any:
         """Do it on an actor; the answer must be small."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ BOXES: dict[type[nn.Module], tuple[float, float]] = {
     nn.Tanh: (-1.0, 1.0),
 }
 """The values that a layer with this activation can put out."""
-
 IMAGE_BOX = (0.0, 1.0)
 
 

@@ -48,7 +48,6 @@ class Source(Protocol):
             trainer: whose newest weights are to be attacked.
             rows: [b], of the clean images about to be trained on.
         """
-        ...
 
 
 class Alternating:
@@ -306,11 +305,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """What ``restore`` needs to go on, the pool excepted."""
-        return {
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
+        return {"step": self.step, "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from where ``state`` was taken, with the pool given beside it."""

@@ -23,12 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def load(
-    name: str,
-    data: str | Dataset = "mnist",
-    *,
-    seed: int = 0,
-    split: str = "train",
-    device: torch.device | str = "cpu",
+    name: str, data: str | Dataset = "mnist", *, seed: int = 0, split: str = "train", device: torch.device | str = "cpu"
 ) -> nn.Module:
     """A trained classifier in eval mode, its parameters frozen.
 

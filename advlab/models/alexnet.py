@@ -20,12 +20,10 @@ SIZE = 227
 """Height and width of its images: with 224 the first layer's windows would not fit."""
 SMALLEST = 16
 """Least height and width: the last map then has one place."""
-
 Variant = Literal["krizhevsky", "groups", "torchvision"]
 """``krizhevsky``: one tower, the ungrouped sizes of Table 5. ``groups``: its two towers, which meet in the third layer
 and in the fully connected ones. ``torchvision``: one tower without normalisation (Krizhevsky 2014, as torchvision has
 it)."""
-
 _MAPS = {"krizhevsky": (96, 256, 384, 384, 256), "torchvision": (64, 192, 384, 256, 256)}
 _UNITS = 4096
 

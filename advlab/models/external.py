@@ -22,7 +22,6 @@ _CODE = ("file", "python")
 
 RANDOM = "random"
 """In place of a name of weights: torchvision's architecture as initialised with seed 0."""
-
 loaded_files: list[ModuleType] = []
 """Modules made from ``file:`` models; whoever ships such a model pickles these by value: the files stay behind."""
 

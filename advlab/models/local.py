@@ -47,8 +47,7 @@ def encode(images: Tensor, weight: Tensor, side: int, stride: int = 1) -> Tensor
         side: K, height and width of a receptive field.
         stride: rows and columns from one place to the next.
     """
-    result: Tensor = _Encode.apply(images, weight, side, stride)
-    return result
+    return _Encode.apply(images, weight, side, stride)
 
 
 def decode(codes: Tensor, weight: Tensor, side: int, stride: int = 1, width: int | None = None) -> Tensor:
@@ -64,8 +63,7 @@ def decode(codes: Tensor, weight: Tensor, side: int, stride: int = 1, width: int
         [B, C, (R − 1)·stride + side, W].
     """
     least = (codes.shape[3] - 1) * stride + side
-    result: Tensor = _Decode.apply(codes, weight, side, stride, width or least)
-    return result
+    return _Decode.apply(codes, weight, side, stride, width or least)
 
 
 class LocalLinear(nn.Module):

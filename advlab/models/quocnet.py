@@ -94,7 +94,6 @@ class RowWise(Protocol):
 
     def needs(self, first: int, last: int) -> tuple[int, int]:
         """The rows [begin, end) of the input that the rows [first, last) of the output depend on."""
-        ...
 
 
 class Space(Protocol):
@@ -102,23 +101,18 @@ class Space(Protocol):
 
     def share(self, rows: int) -> tuple[int, int]:
         """The rows [first, last) of a map of so many that this process holds."""
-        ...
 
     def enter(self, images: Tensor, step: RowWise) -> Tensor:
         """From images that every process has in full: the rows that its share of the step's output needs."""
-        ...
 
     def fetch(self, mine: Tensor, step: RowWise) -> Tensor:
         """From the rows of the step's input that this process holds: those that its share of the output needs."""
-        ...
 
     def give_back(self, needed: Tensor, step: RowWise) -> Tensor:
         """The transpose of ``fetch``: what all processes have to say of the rows that this one holds, summed."""
-        ...
 
     def leave(self, mine: Tensor, rows: int) -> Tensor:
         """From its own rows of a map of so many: the whole map, in every process."""
-        ...
 
 
 class Whole:
@@ -413,8 +407,7 @@ class QuocNet(nn.Module):
 
     def _enter(self, images: Tensor) -> Tensor:
         own = self.space.share(self.whitening.rows)
-        whitened: Tensor = self.whitening(self.space.enter(images, self.whitening), *own)
-        return whitened
+        return self.whitening(self.space.enter(images, self.whitening), *own)
 
     def chain(self) -> list[Stage]:
         """The stages, from the image up."""

@@ -16,30 +16,18 @@ Role = Literal["network", "trainer"]
 ROLES: tuple[Role, ...] = ("network", "trainer")
 
 # by role, the package's own; recipes of earlier revisions bear these names too, so none of them is ever taken out
-_OWN: dict[Role, frozenset[str]] = {
-    "network": frozenset(
-        {
-            "advlab.models.alexnet:classifier",
-            "advlab.models.autoencoder:AutoencoderClassifier",
-            "advlab.models.convnet:ConvNet",
-            "advlab.models.mlp:MLP",
-            "advlab.models.small:Conv3x3",
-            "advlab.models.small:ResNet",
-            "advlab.models.small:ViT",
-        }
+_OWN: dict[Role, tuple[str, ...]] = {
+    "network": (
+        "advlab.models.alexnet:classifier", "advlab.models.autoencoder:AutoencoderClassifier",
+        "advlab.models.convnet:ConvNet", "advlab.models.mlp:MLP", "advlab.models.small:Conv3x3",
+        "advlab.models.small:ResNet", "advlab.models.small:ViT",
     ),
-    "trainer": frozenset(
-        {
-            "advlab.analysis.penalty:fit",
-            "advlab.training.full_batch:fit",
-            "advlab.training.image_classifier:fit",
-            "advlab.training.minibatch:fit",
-            "advlab.training.robust:distil",
-            "advlab.training.robust:harden",
-            "advlab.training.sparse_autoencoder:fit",
-        }
+    "trainer": (
+        "advlab.analysis.penalty:fit", "advlab.training.full_batch:fit", "advlab.training.image_classifier:fit",
+        "advlab.training.minibatch:fit", "advlab.training.robust:distil", "advlab.training.robust:harden",
+        "advlab.training.sparse_autoencoder:fit",
     ),
-}
+}  # fmt: skip
 
 _registered: dict[tuple[Role, str], Callable[..., Any]] = {}
 
@@ -74,5 +62,4 @@ def find(role: Role, name: str) -> Callable[..., Any]:
             f"{role} {name[:200]!r} is unknown here, so it is not run; if it is your own code, register it first: "
             f"advlab.models.register({role!r}, NAME, CALLABLE)."
         )
-    found: Callable[..., Any] = pkgutil.resolve_name(name)
-    return found
+    return pkgutil.resolve_name(name)

@@ -20,7 +20,6 @@ from advlab.models.recipe import Recipe
 
 ACTIVATIONS = {"sigmoid": "fc", "relu": "relu"}
 """What the zoo's names of networks with an activation begin with."""
-
 _ARCHITECTURE = re.compile(r"softmax|(?:fc|relu)\d+(?:-\d+)+|conv")
 _DIGITS = 3
 """Significant digits of a weight decay drawn at random: few enough that a model's name can tell it in full."""

@@ -159,5 +159,4 @@ class ViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.patches(images).flatten(2).transpose(1, 2) + self.places
-        logits: Tensor = self.classifier(self.blocks(tokens).mean(1))
-        return logits
+        return self.classifier(self.blocks(tokens).mean(1))

@@ -15,13 +15,11 @@ from advlab.models.recipe import Recipe
 
 PAPER = ("softmax1e-4", "softmax1e-2", "softmax1", "fc100-100-10", "fc200-200-10", "ae400-10")
 """The six models of Table 1, in its order."""
-
 SHOWN_NAMES = (
     *PAPER, "fc123-456-10", "relu300-150-10", "conv", "conv3x3-16-32", "conv3x3-16-32-kwta0.2",
     "conv3x3-16-32-quantised3", "resnet-8", "vit-48-4", "conv3x3-16-32-linf0.3", "conv-l2-1.5", "conv-distilled50",
 )  # fmt: skip
 """Names worth showing; the patterns below admit more."""
-
 FULL_BATCH = "advlab.training.full_batch:fit"
 MINIBATCH = "advlab.training.minibatch:fit"
 AUTOENCODER = "advlab.training.sparse_autoencoder:fit"
@@ -106,6 +104,12 @@ def _defaults(role: registry.Role, code: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.default not in (p.empty, None)}
 
 
+def _parts(network: str, arguments: dict[str, Any], trainer: str, **trainer_arguments: Any) -> dict[str, Any]:
+    """What a name says of a recipe; the network is given by its place in this package."""
+    code = {"network": f"{__package__}.{network}", "trainer": trainer}
+    return code | {"network_arguments": arguments, "trainer_arguments": trainer_arguments}
+
+
 def _softmax(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
     try:
         strength = float(match["decay"])
@@ -115,68 +119,40 @@ def _softmax(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any
         raise UserError(f"model {name!r}: {match['decay']!r} is no weight decay; write e.g. softmax1e-4.")
     convention = {"decay_convention": match["convention"]} if match["convention"] else {}
     stop = {"loss_tolerance": 1e-4} if match["early"] else {}
-    return {
-        "network": "advlab.models.mlp:MLP",
-        "network_arguments": {"widths": [_inputs(dataset), dataset.num_classes]},
-        "trainer": FULL_BATCH,
-        "trainer_arguments": {"weight_decay": strength, **convention, **stop},
-        "seed": 0,  # it starts at zero and its loss is convex: every seed gives the same weights
-    }
+    widths = [_inputs(dataset), dataset.num_classes]
+    # training starts at zero and its loss is convex: every seed gives the same weights
+    return _parts("mlp:MLP", {"widths": widths}, FULL_BATCH, weight_decay=strength, **convention, **stop) | {"seed": 0}
 
 
 def _sigmoid(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
     widths = _widths(name, match[1], dataset)
-    return {
-        "network": "advlab.models.mlp:MLP",
-        "network_arguments": {"widths": widths, "activation": "sigmoid"},
-        "trainer": FULL_BATCH,
-        # Table 1: λ = 1e-5 on the hidden layers, 1e-6 on the classifier
-        "trainer_arguments": {"weight_decay": [1e-5] * (len(widths) - 2) + [1e-6]},
-    }
+    decay = [1e-5] * (len(widths) - 2) + [1e-6]  # Table 1: on the hidden layers, on the classifier
+    return _parts("mlp:MLP", {"widths": widths, "activation": "sigmoid"}, FULL_BATCH, weight_decay=decay)
 
 
 def _relu(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
-    return {
-        "network": "advlab.models.mlp:MLP",
-        "network_arguments": {"widths": _widths(name, match[1], dataset), "activation": "relu"},
-        "trainer": MINIBATCH,
-        "trainer_arguments": {"weight_decay": 1e-5},
-    }
+    widths = _widths(name, match[1], dataset)
+    return _parts("mlp:MLP", {"widths": widths, "activation": "relu"}, MINIBATCH, weight_decay=1e-5)
 
 
 def _autoencoder(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
-    inputs, units, classes = _widths(name, match[1], dataset)
-    return {
-        "network": "advlab.models.autoencoder:AutoencoderClassifier",
-        "network_arguments": {"inputs": inputs, "units": units, "classes": classes},
-        "trainer": AUTOENCODER,
-        "trainer_arguments": {"weight_decay": 1e-6},
-    }
+    sizes = dict(zip(("inputs", "units", "classes"), _widths(name, match[1], dataset), strict=True))
+    return _parts("autoencoder:AutoencoderClassifier", sizes, AUTOENCODER, weight_decay=1e-6)
 
 
 def _conv(_name: str, _match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
-    channels, size, _ = dataset.images.shape[1:]
-    return {
-        "network": "advlab.models.convnet:ConvNet",
-        "network_arguments": {"channels": channels, "size": size, "classes": dataset.num_classes},
-        "trainer": MINIBATCH,
-        "trainer_arguments": {"weight_decay": 1e-5},
-    }
+    return _parts("convnet:ConvNet", _of_images(dataset), MINIBATCH, weight_decay=1e-5)
 
 
 def _conv3x3(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
-    channels, size, _ = dataset.images.shape[1:]
+    shape = _of_images(dataset)
     filters = [int(count) for count in match["filters"].split("-")[1:]]
+    size = shape["size"]
     if not all(filters) or size < 4 * 2 ** (len(filters) - 1) + 2 * (2 ** (len(filters) - 1) - 1):
         raise UserError(f"model {name!r}: no layer may be empty, and {size} pixels must be enough for its poolings.")
     activation = {"activation": match["activation"], "setting": _setting(name, match)} if match["activation"] else {}
-    shape = {"channels": channels, "size": size, "classes": dataset.num_classes}
-    return {
-        "network": "advlab.models.small:Conv3x3",
-        "network_arguments": shape | {"filters": filters} | activation,
-        "trainer": MINIBATCH,
-        "trainer_arguments": {"weight_decay": 1e-5, "learning_rate": 3e-3, "epochs": 4},
-    }
+    arguments = shape | {"filters": filters} | activation
+    return _parts("small:Conv3x3", arguments, MINIBATCH, weight_decay=1e-5, learning_rate=3e-3, epochs=4)
 
 
 def _setting(name: str, match: re.Match[str]) -> float | int:
@@ -192,27 +168,17 @@ def _resnet(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]
     depth, width = int(match["depth"]), int(match["width"] or 16)
     if depth < 8 or depth % 6 != 2 or not width:
         raise UserError(f"model {name!r}: its depth must be 8, 14, 20, … and its width at least 1.")
-    shape = {"channels": dataset.images.shape[1], "classes": dataset.num_classes}
-    return {
-        "network": "advlab.models.small:ResNet",
-        "network_arguments": shape | {"depth": depth, "width": width},
-        "trainer": MINIBATCH,
-        "trainer_arguments": {"weight_decay": 1e-4, "learning_rate": 1e-2, "epochs": 6},
-    }
+    shape = {"channels": dataset.images.shape[1], "classes": dataset.num_classes, "depth": depth, "width": width}
+    return _parts("small:ResNet", shape, MINIBATCH, weight_decay=1e-4, learning_rate=1e-2, epochs=6)
 
 
 def _vit(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any]:
     width, blocks = int(match["width"]), int(match["blocks"])
     if width < 4 or width % 4 or not blocks:
         raise UserError(f"model {name!r}: its width must be a multiple of 4 (heads), and it needs a block.")
-    channels, size, _ = dataset.images.shape[1:]
-    shape = {"channels": channels, "size": size, "classes": dataset.num_classes}
-    return {
-        "network": "advlab.models.small:ViT",
-        "network_arguments": shape | {"width": width, "blocks": blocks},
-        "trainer": MINIBATCH,
-        "trainer_arguments": {"weight_decay": 1e-5, "initial_weights": "glorot", "learning_rate": 3e-3, "epochs": 6},
-    }
+    shape = _of_images(dataset) | {"width": width, "blocks": blocks}
+    training = {"weight_decay": 1e-5, "initial_weights": "glorot", "learning_rate": 3e-3, "epochs": 6}
+    return _parts("small:ViT", shape, MINIBATCH, **training)
 
 
 _PATTERNS: dict[str, Callable[[str, re.Match[str], Dataset], dict[str, Any]]] = {
@@ -225,6 +191,11 @@ _PATTERNS: dict[str, Callable[[str, re.Match[str], Dataset], dict[str, Any]]] = 
     r"resnet-(?P<depth>\d+)(-(?P<width>\d+))?": _resnet,
     r"vit-(?P<width>\d+)-(?P<blocks>\d+)": _vit,
 }
+
+
+def _of_images(dataset: Dataset) -> dict[str, int]:
+    channels, size, _ = dataset.images.shape[1:]
+    return {"channels": channels, "size": size, "classes": dataset.num_classes}
 
 
 def _inputs(dataset: Dataset) -> int:

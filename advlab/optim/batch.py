@@ -62,14 +62,7 @@ class Batch:
 
     @classmethod
     def start(
-        cls,
-        x: Tensor,
-        lower: Tensor,
-        upper: Tensor,
-        history: int,
-        *,
-        shared_box: bool = False,
-        shiftable: bool = False,
+        cls, x: Tensor, lower: Tensor, upper: Tensor, history: int, *, shared_box: bool = False, shiftable: bool = False
     ) -> Batch:
         """Problems 0 … L − 1 at their feasible points x [L, N]."""
         zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)

@@ -31,17 +31,9 @@ def trial(x: Array, direction: Array, step: Array, lower: Array, upper: Array, p
 
 @loop
 def compare(
-    x: Array,
-    gradient: Array,
-    x_trial: Array,
-    gradient_trial: Array,
-    pairs: Array,
-    slot: int,
-    slope: Array,
-    s_y: Array,
-    y_y: Array,
-    total: Array,
-) -> None:
+    x: Array, gradient: Array, x_trial: Array, gradient_trial: Array, pairs: Array, slot: int, slope: Array,
+    s_y: Array, y_y: Array, total: Array,
+) -> None:  # fmt: skip
     """The newest pair of every problem and its products; see `step.judge`. ``total`` sums up the new gradients."""
     zero = x.dtype.type(0)
     for row in range(len(x)):
@@ -99,23 +91,9 @@ def cauchy(
 
 @loop
 def direct(
-    learnt: Array,
-    gradient: Array,
-    downhill: Array,
-    free: Array,
-    pairs: Array,
-    lag: Array,
-    t: Array,
-    sy: Array,
-    yy: Array,
-    ss: Array,
-    gamma: Array,
-    empty: Array,
-    shiftable: bool,
-    newest: int,
-    used: int,
-    direction: Array,
-) -> None:
+    learnt: Array, gradient: Array, downhill: Array, free: Array, pairs: Array, lag: Array, t: Array, sy: Array,
+    yy: Array, ss: Array, gamma: Array, empty: Array, shiftable: bool, newest: int, used: int, direction: Array,
+) -> None:  # fmt: skip
     """Learn the newest pairs and choose the next directions; see `step.direct`."""
     kind = gradient.dtype.type
     zero, one, n = kind(0), kind(1), gradient.shape[1]
@@ -191,18 +169,9 @@ def direct(
 
 @loop
 def shift(
-    places: Array,
-    by: Array,
-    lag: Array,
-    t: Array,
-    sy: Array,
-    yy: Array,
-    ss: Array,
-    gamma: Array,
-    empty: Array,
-    newest: int,
-    used: int,
-) -> None:
+    places: Array, by: Array, lag: Array, t: Array, sy: Array, yy: Array, ss: Array, gamma: Array, empty: Array,
+    newest: int, used: int,
+) -> None:  # fmt: skip
     """Add multiples of I to Hessians; see `Curvature.shift`."""
     kind = sy.dtype.type
     zero, one, eps = kind(0), kind(1), kind(np.finfo(sy.dtype).eps)
@@ -246,21 +215,9 @@ def shift(
 
 @loop
 def revise(
-    places: Array,
-    by: Array,
-    fresh: Array,
-    learnt: Array,
-    x: Array,
-    gradient: Array,
-    downhill: Array,
-    free: Array,
-    lower: Array,
-    upper: Array,
-    pairs: Array,
-    slot: int,
-    gamma: Array,
-    residual: Array,
-) -> None:
+    places: Array, by: Array, fresh: Array, learnt: Array, x: Array, gradient: Array, downhill: Array, free: Array,
+    lower: Array, upper: Array, pairs: Array, slot: int, gamma: Array, residual: Array,
+) -> None:  # fmt: skip
     """Take over new gradients [K, N] and what follows from them; see `step.revise`. ``learnt`` [L] is corrected."""
     kind = x.dtype.type
     zero, eps = kind(0), kind(np.finfo(x.dtype).eps)

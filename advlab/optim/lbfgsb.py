@@ -26,7 +26,6 @@ __all__ = ["Objective", "Progress", "Result", "Revise", "Revision", "Status", "m
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``fun(x [b, n], rows LongTensor [b]) -> (values [b], gradients [b, n])``: x[i] is a point of problem rows[i]."""
-
 _HISTORY_BYTES = {"cpu": 16 * 2**20}
 """Size of the curvature memory by device; on the CPU half of what a last-level cache holds, elsewhere:"""
 _HISTORY_BYTES_ELSEWHERE = 4 * 2**30
@@ -55,6 +54,13 @@ class Result:
     iterations: Tensor
     evaluations: Tensor
     status: Tensor
+
+    @classmethod
+    def unsolved(cls, start: Tensor) -> Result:
+        """Room for the answers of problems that are at ``start`` [B, n]."""
+        counts, unknown = start.new_zeros(len(start), dtype=torch.int64), start.new_full((len(start),), torch.nan)
+        running = torch.full_like(counts, int(Status.RUNNING))
+        return cls(start.clone(), unknown, torch.zeros_like(start), counts, counts.clone(), running)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,7 @@ def minimize(
     num_live = _live(history, num_variables, start) if max_live is None else max_live
     if num_live < 1:
         raise UserError(f"max_live is {max_live}; it must be at least 1.")
-    result = _unsolved(start)
+    result = Result.unsolved(start)
     begun = min(num_live, num_problems)
     shared_box = len(lower) < num_problems
     box = (lower, upper) if shared_box else (lower[:begun].clone(), upper[:begun].clone())
@@ -248,18 +254,6 @@ def _live(history: int, num_variables: int, like: Tensor) -> int:
     """How many problems' curvature fits in the memory that the device is given."""
     size = _HISTORY_BYTES.get(like.device.type, _HISTORY_BYTES_ELSEWHERE)
     return max(_LEAST_LIVE, size // max(1, 2 * history * num_variables * like.element_size()))
-
-
-def _unsolved(start: Tensor) -> Result:
-    counts = torch.zeros(len(start), dtype=torch.int64, device=start.device)
-    return Result(
-        x=start.clone(),
-        fun=start.new_full((len(start),), torch.nan),
-        grad=torch.zeros_like(start),
-        iterations=counts,
-        evaluations=counts.clone(),
-        status=torch.full_like(counts, int(Status.RUNNING)),
-    )
 
 
 def _evaluate(fun: Objective, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

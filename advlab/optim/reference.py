@@ -28,14 +28,7 @@ def minimize(
     size = torch.broadcast_shapes(x0.shape, torch.as_tensor(lower).shape, torch.as_tensor(upper).shape)
     low, high = (torch.as_tensor(bound, dtype=x0.dtype, device=x0.device).expand(size) for bound in (lower, upper))
     x = x0.expand(size).clamp(low, high).clone()
-    result = Result(
-        x=x,
-        fun=x.new_zeros(len(x)),
-        grad=torch.zeros_like(x),
-        iterations=torch.zeros(len(x), dtype=torch.int64, device=x.device),
-        evaluations=torch.zeros(len(x), dtype=torch.int64, device=x.device),
-        status=torch.zeros(len(x), dtype=torch.int64, device=x.device),
-    )
+    result = Result.unsolved(x)
     for row in range(len(x)):
         rows = torch.tensor([row], device=x.device)
 

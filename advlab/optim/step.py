@@ -230,13 +230,10 @@ def cauchy(x: Tensor, gradient: Tensor, gamma: Tensor, lower: Tensor, upper: Ten
 
 
 def _sufficient(batch: Batch, value: Tensor, slope: Tensor, s_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Does the trial point decrease the objective enough? [L] bool, with the decrease and its rounding noise [L].
-
-    Where the decrease drowns in the rounding noise the slopes decide in place of the values (the approximate Wolfe
-    condition of Hager & Zhang 2005, equation 4.1), so a float32 line search ends at the bottom and not in the noise.
-    """
+    """Does the trial point decrease the objective enough? [L] bool, with the decrease and its rounding noise [L]."""
     noise = torch.finfo(value.dtype).eps * torch.maximum(batch.value.abs(), value.abs())
     decrease = batch.value - value
     sufficient = decrease >= -ARMIJO * slope
+    # within the noise the slopes decide, so that float32 searches end at the bottom (Hager & Zhang 2005, equation 4.1)
     indistinct = (decrease >= -NOISE * noise) & (slope + s_y <= (2 * ARMIJO - 1) * slope)
     return (slope < 0) & (sufficient | indistinct), decrease, noise

@@ -39,10 +39,8 @@ _DERIVED = re.compile(
 )
 MATCHED = ("noise", "sphere", "shuffled", "borrowed")
 """Controls that have each perturbation's own norm."""
-
 CURVE = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
 """RMS to which perturbations are amplified, or shrunk, for the curve of transfer against size."""
-
 _BISECTIONS, _OCTAVES = 32, 20.0
 
 
@@ -143,8 +141,7 @@ def _derived(
     if said.kind == "amplified":
         return amplify(images, perturbation, said.amount, said.variant)
     if said.kind == "borrowed":
-        distorted: np.ndarray = images + np.roll(perturbation, -1, axis=0)
-        return distorted
+        return images + np.roll(perturbation, -1, axis=0)
     if said.kind == "shuffled":
         noise = np.empty_like(images)
         for row, position in enumerate(index):
@@ -171,8 +168,7 @@ def amplify(images: np.ndarray, perturbation: np.ndarray, amount: float, variant
         size = size * np.float32(np.sqrt(perturbation[0].size))
     unit = np.divide(perturbation, size, out=np.zeros_like(perturbation), where=size > 0)
     if variant != "boxed":
-        distorted: np.ndarray = images + np.float32(amount) * unit
-        return distorted
+        return images + np.float32(amount) * unit
     low, high = np.full(size.shape, -_OCTAVES), np.full(size.shape, _OCTAVES)
     for _ in range(_BISECTIONS):  # the RMS after clipping grows with the multiple, sought here by its logarithm
         middle = (low + high) / 2
@@ -184,8 +180,7 @@ def amplify(images: np.ndarray, perturbation: np.ndarray, amount: float, variant
 def _rms(difference: np.ndarray) -> np.ndarray:
     """√(Σ d²/n) per row, [N, 1, ...]."""
     inner = tuple(range(1, difference.ndim))
-    size: np.ndarray = np.sqrt(np.square(difference, dtype=np.float64).mean(inner, keepdims=True)).astype(np.float32)
-    return size
+    return np.sqrt(np.square(difference, dtype=np.float64).mean(inner, keepdims=True)).astype(np.float32)
 
 
 def _normal(control: str, seed: int, index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -114,8 +114,4 @@ def distortion(clean: np.ndarray, distorted: np.ndarray) -> dict[str, np.ndarray
     flat = (len(clean), math.prod(clean.shape[1:]))
     difference = distorted.reshape(flat).astype(np.float64) - clean.reshape(flat)
     l2 = np.sqrt(np.square(difference).sum(1))
-    return {
-        "l2": l2,
-        "rms": l2 / np.sqrt(difference.shape[1]),
-        "linf": np.abs(difference).max(1, initial=0.0),
-    }
+    return {"l2": l2, "rms": l2 / np.sqrt(difference.shape[1]), "linf": np.abs(difference).max(1, initial=0.0)}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 
 Z95 = 1.959963984540054
 """Two-sided 95% quantile of the normal distribution."""
-
 RMS_STEPS = 1e12
 """RMS values are summed as integers in steps of 1e-12, so that the mean does not depend on the order of the sum."""
 
@@ -35,19 +35,9 @@ class Counts:
     rms_steps: int
 
     def __add__(self, other: Counts) -> Counts:
-        same = (
-            None
-            if self.same_mistakes is None or other.same_mistakes is None
-            else self.same_mistakes + other.same_mistakes
-        )
-        return Counts(
-            self.n + other.n,
-            self.errors + other.errors,
-            self.clean_right + other.clean_right,
-            self.errors_of_clean_right + other.errors_of_clean_right,
-            same,
-            self.rms_steps + other.rms_steps,
-        )
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        sums: list[Any] = [None if None in pair else sum(pair) for pair in pairs]
+        return Counts(*sums)
 
 
 def count(

@@ -170,15 +170,10 @@ class Layout:
 
 @dataclass(slots=True)
 class _Epoch:
-    """What an epoch has come to so far, over all workers; it goes into checkpoints.
+    """What an epoch has come to so far, over all workers; it goes into checkpoints."""
 
-    Attributes:
-        sums: loss, right answers and examples.
-        seconds: of training.
-    """
-
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    seconds: float = 0.0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, right answers and examples
+    seconds: float = 0.0  # of training
 
 
 def work(config: AlexNetConfig, layout: Layout, store: Store, launcher: Launcher) -> None:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from ray import tune
 
 from advlab.distributed.architectures.plan import ArchitecturesPlan
 from advlab.distributed.architectures.trial import PERCENT
-from advlab.distributed.progress import Stage
+from advlab.distributed.progress import OnProgress, Stage
 from advlab.distributed.session import host_count
 from advlab.errors import UserError
 from advlab.models.search import Point
@@ -25,7 +25,7 @@ from advlab.results.trials import FAILED, FINISHED, STOPPED
 class Journal:
     """The rows of a sweep, written whenever one is added."""
 
-    def __init__(self, plan: ArchitecturesPlan, study: Study, on_progress: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, plan: ArchitecturesPlan, study: Study, on_progress: OnProgress) -> None:
         self.plan, self.study, self.on_progress = plan, study, on_progress
         self._rows = {row["trial"]: row for row in trials.read(study.store)}
         self._stage: Stage | None = None

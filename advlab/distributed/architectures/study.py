@@ -8,7 +8,6 @@ on from those alone.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -22,6 +21,7 @@ from advlab.distributed.architectures.plan import ArchitecturesConfig, Architect
 from advlab.distributed.architectures.trial import PERCENT, TrialSettings, run_trial
 from advlab.distributed.arrays import Arrays
 from advlab.distributed.crew import Crew, PoolOptions
+from advlab.distributed.progress import OnProgress
 from advlab.distributed.tune import be_quiet, notes_folder, tuner, warmed
 from advlab.models.search import Point
 from advlab.results import Study, provenance
@@ -40,12 +40,7 @@ def begin(plan: ArchitecturesPlan, out: str | None) -> Study:
 
 
 def run(
-    plan: ArchitecturesPlan,
-    study: Study,
-    pool: PoolOptions,
-    *,
-    elastic: bool,
-    on_progress: Callable[[dict[str, Any]], None] = lambda _: None,
+    plan: ArchitecturesPlan, study: Study, pool: PoolOptions, *, elastic: bool, on_progress: OnProgress = lambda _: None
 ) -> list[dict[str, Any]]:
     """Do the trials that are not done yet; Ray must be connected.
 

@@ -22,7 +22,7 @@ from advlab.distributed.hardening.work import TrainUnit
 from advlab.distributed.launcher import OnRay
 from advlab.distributed.outcome import require_success
 from advlab.distributed.pool import Pool
-from advlab.distributed.progress import Stage
+from advlab.distributed.progress import OnProgress, Stage
 from advlab.distributed.session import host_count
 from advlab.distributed.worker import Unit
 from advlab.errors import UserError
@@ -191,13 +191,7 @@ def begin(plan: HardeningPlan, out: str | None) -> Study:
     return Study.begin("hardening", config, out)
 
 
-def tune(
-    plan: HardeningPlan,
-    study: Study,
-    options: PoolOptions,
-    *,
-    on_progress: Callable[[dict[str, float]], None] = lambda _: None,
-) -> None:
+def tune(plan: HardeningPlan, study: Study, options: PoolOptions, *, on_progress: OnProgress = lambda _: None) -> None:
     """Choose the settings of the variants, if ``--tune`` asks for it; Ray must be connected.
 
     Raises:
@@ -224,9 +218,7 @@ def room_for_generators(config: HardeningConfig, options: PoolOptions) -> PoolOp
     return replace(options, actors=min(options.actors or most, most))
 
 
-def run(
-    plan: HardeningPlan, study: Study, pool: Pool, *, on_progress: Callable[[dict[str, float]], None] = lambda _: None
-) -> None:
+def run(plan: HardeningPlan, study: Study, pool: Pool, *, on_progress: OnProgress = lambda _: None) -> None:
     """Do the runs that are not done yet; Ray must be connected.
 
     Writes ``results.parquet`` (one row per variant and seed), ``runs/`` (the same, a file each), ``curves/`` (one row
@@ -242,13 +234,7 @@ def run(
         require_success(pool.run(missing, follow, on_status=stage.say, depth=1), study)
 
 
-def run_shared(
-    plan: HardeningPlan,
-    study: Study,
-    layout: Layout,
-    *,
-    on_progress: Callable[[dict[str, float]], None] = lambda _: None,
-) -> None:
+def run_shared(plan: HardeningPlan, study: Study, layout: Layout, *, on_progress: OnProgress = lambda _: None) -> None:
     """As ``run``, but one run after another, each by the workers of Ray Train, whose checkpoints lie in ``train/``.
 
     Raises:
@@ -277,7 +263,7 @@ def _work(given: dict[str, Any]) -> None:
 
 @contextmanager
 def _following(
-    plan: HardeningPlan, study: Study, on_progress: Callable[[dict[str, float]], None]
+    plan: HardeningPlan, study: Study, on_progress: OnProgress
 ) -> Iterator[tuple[list[TrainUnit], Callable[[Any, Any], Iterable[Unit]], Stage]]:
     """The runs that are not done yet, whom to tell when one is, and where to say how far it is."""
     store = study.store

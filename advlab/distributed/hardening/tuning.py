@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ from ray.tune.search.optuna import OptunaSearch
 from advlab import data
 from advlab.distributed.arrays import Arrays
 from advlab.distributed.crew import PoolOptions
-from advlab.distributed.progress import Stage
+from advlab.distributed.progress import OnProgress, Stage
 from advlab.distributed.tune import be_quiet, notes_folder, tuner, warmed
 from advlab.errors import UserError
 from advlab.hardening.settings import Settings
@@ -78,7 +77,7 @@ def choose(
     *,
     dataset: str,
     examples: int,
-    on_progress: Callable[[dict[str, float]], None] = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> None:
     """Try ``trials`` settings of each variant; those of least validation error are kept in the manifest.
 
@@ -121,7 +120,7 @@ def _search(
     options: PoolOptions,
     dataset: str,
     examples: int,
-    on_progress: Callable[[dict[str, float]], None],
+    on_progress: OnProgress,
 ) -> dict[str, float]:
     """The best point of a variant."""
     be_quiet()
@@ -188,7 +187,7 @@ class _Told:
     stage: Stage
     variant: str
     epochs: int
-    on_progress: Callable[[dict[str, float]], None]
+    on_progress: OnProgress
     store: Store
     file: str
     rows: list[dict[str, Any]]

@@ -188,11 +188,9 @@ class Keeper(Protocol):
 
     def resume(self, trainer: Trainer) -> list[dict[str, float]]:
         """Go on from what was kept last by the same run, if anything was; returns the curve up to there."""
-        ...
 
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
         """Keep the trainer and its pool as they are."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +208,6 @@ class Snapshots:
     key: str
 
     def resume(self, trainer: Trainer) -> list[dict[str, float]]:
-        """See `Keeper`."""
         if not self.store.exists(f"{self.folder}/{pools.POINTER}"):
             return []
         pool, pointer = pools.read(self.store, self.folder)
@@ -218,11 +215,9 @@ class Snapshots:
             return []
         trainer.restore(pools.read_trainer(self.store, self.folder, pointer))
         trainer.take_shard([pool.state()])
-        curve: list[dict[str, float]] = pointer["extra"]["curve"]
-        return curve
+        return pointer["extra"]["curve"]
 
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
-        """See `Keeper`."""
         extra = {"key": self.key, "curve": curve}
         readings = trainer.readings(trainer.pool)
         state = trainer.state()
@@ -258,11 +253,9 @@ class Checkpoints:
             shards = [trainer_state.read(path, str(path)) for path in sorted(Path(folder).glob("shard-*.pt"))]
         trainer.restore(state["trainer"])
         trainer.take_shard(shards)
-        curve: list[dict[str, float]] = state["curve"]
-        return curve
+        return state["curve"]
 
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
-        """See `Keeper`."""
         whole = trainer.whole_pool()
         if whole is not None:
             pools.save(self.store, self.folder, whole, trainer.step, trainer.readings(whole))

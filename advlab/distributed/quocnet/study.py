@@ -60,31 +60,23 @@ def run(study: Study, layout: Layout) -> None:
     if study.manifest["finished"] is not None:
         return
     if layout.alone:
-        _run_alone(study, layout)
+        folder = Path(study.store.path(ALONE))
+        folder.mkdir(exist_ok=True)
+        device = torch.device("cuda" if layout.gpus else "cpu")
+        with one_process("nccl" if layout.gpus else "gloo"):
+            work(QuocNetConfig(**study.config), layout, study.store, Alone(folder, device))
     else:
-        _run_on_ray(study, layout)
+        fit(
+            study,
+            _work,
+            {"config": study.config, "layout": asdict(layout), "out": study.store.uri},
+            workers=layout.space * layout.data_parallel,
+            gpus=layout.gpus,
+            accelerator=layout.accelerator,
+            restart=bool(layout.checkpoint_every),
+        )
     study.manifest["result"] = _summary(study.store)
     study.finish(1 if layout.alone else host_count())
-
-
-def _run_alone(study: Study, layout: Layout) -> None:
-    device = torch.device("cuda" if layout.gpus else "cpu")
-    folder = Path(study.store.path(ALONE))
-    folder.mkdir(exist_ok=True)
-    with one_process("nccl" if layout.gpus else "gloo"):
-        work(QuocNetConfig(**study.config), layout, study.store, Alone(folder, device))
-
-
-def _run_on_ray(study: Study, layout: Layout) -> None:
-    fit(
-        study,
-        _work,
-        {"config": study.config, "layout": asdict(layout), "out": study.store.uri},
-        workers=layout.space * layout.data_parallel,
-        gpus=layout.gpus,
-        accelerator=layout.accelerator,
-        restart=bool(layout.checkpoint_every),
-    )
 
 
 def losses(store: Store) -> pa.Table:

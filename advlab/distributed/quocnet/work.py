@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -203,16 +203,12 @@ def _detect(
     known = images_of(references.among(dataset), slice(None), network.shape.size).to(device)
     found = minimum_norm(classifier, clean, torch.ones_like(rows, device=device), references=known)
     if writing:
-        attacked: dict[str, Any] = {
-            "index": held_out.index[rows].numpy(),
-            "success": found.success.cpu().numpy(),
-            "l2": found.l2.cpu().numpy(),
-            "rms": found.rms.cpu().numpy(),
-            "evaluations": found.evaluations.cpu().numpy(),
-            "original": list(clean.flatten(1).cpu().numpy()),
-            "image": list(found.images.flatten(1).cpu().numpy()),
-        }
-        store.write_table(ATTACKED, pa.table(attacked))
+        columns = ("success", "l2", "rms", "evaluations")
+        attacked = {"index": held_out.index[rows].numpy()}
+        attacked |= {name: getattr(found, name).cpu().numpy() for name in columns}
+        images_of_both = {"original": clean, "image": found.images}
+        pixels = {name: list(shown.flatten(1).cpu().numpy()) for name, shown in images_of_both.items()}
+        store.write_table(ATTACKED, pa.table(attacked | pixels))
 
 
 @torch.no_grad()

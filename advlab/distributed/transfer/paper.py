@@ -20,15 +20,7 @@ from advlab.distributed.transfer.cross_training_set import CrossTrainingSetConfi
 from advlab.distributed.transfer.plan import TransferConfig
 from advlab.errors import UserError
 from advlab.results import Store, Study
-from advlab.results.layout import (
-    ALIGNMENT,
-    FIRST_TABLES,
-    LAST_TABLES,
-    POLICIES,
-    READINGS,
-    TARGETS,
-    seed_folder,
-)
+from advlab.results.layout import ALIGNMENT, FIRST_TABLES, LAST_TABLES, POLICIES, READINGS, TARGETS, seed_folder
 from advlab.transfer.controls import CURVE, MATCHED
 
 

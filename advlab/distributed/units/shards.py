@@ -53,7 +53,8 @@ class ShardUnit:
         return self.part.partition("/")[0]
 
     def run(self, resources: Resources) -> None:
-        dataset = _unpacked(resources.input)
+        given = resources.input
+        dataset: Dataset = given if isinstance(given, ImageFolder) else given.dataset()
         if self.rows is not None:
             dataset = dataset.subset(torch.tensor(self.rows))
         features = Features(resources.get("model"), self.layer, resources.device)
@@ -102,11 +103,6 @@ class ShardUnit:
 def packed(dataset: Dataset) -> Any:
     """A shard as it travels: a folder's files undecoded, arrays otherwise."""
     return dataset if isinstance(dataset, ImageFolder) else Arrays.of(dataset)
-
-
-def _unpacked(given: Any) -> Dataset:
-    dataset: Dataset = given if isinstance(given, ImageFolder) else given.dataset()
-    return dataset
 
 
 def _moments_to_arrow(moments: Moments) -> pa.Table:

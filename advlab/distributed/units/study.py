@@ -7,7 +7,7 @@ that were chosen. Activations never outlive a batch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache, reduce
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from advlab.command import require_at_least
 from advlab.data import Dataset
 from advlab.distributed.outcome import require_success
 from advlab.distributed.pool import Pool
-from advlab.distributed.progress import Stage
+from advlab.distributed.progress import OnProgress, Stage
 from advlab.distributed.session import host_count
 from advlab.distributed.subject import Subject
 from advlab.distributed.units.shards import ShardUnit, moments_from_arrow, packed
@@ -127,9 +127,7 @@ def begin(plan: UnitsPlan, out: str | None) -> Study:
     return study
 
 
-def run(
-    plan: UnitsPlan, study: Study, pool: Pool, *, on_progress: Callable[[dict[str, float]], None] = lambda _: None
-) -> None:
+def run(plan: UnitsPlan, study: Study, pool: Pool, *, on_progress: OnProgress = lambda _: None) -> None:
     """Do the three passes where they are not done yet, then the statistics; Ray must be connected.
 
     Writes ``winners.parquet`` (basis, direction, rank, row, index, label, score), ``sets.parquet`` (one row per
@@ -168,9 +166,7 @@ def run(
 class _Passes:
     """Passes over the shards of a study, each shard once."""
 
-    def __init__(
-        self, plan: UnitsPlan, study: Study, pool: Pool, on_progress: Callable[[dict[str, float]], None]
-    ) -> None:
+    def __init__(self, plan: UnitsPlan, study: Study, pool: Pool, on_progress: OnProgress) -> None:
         self.plan, self.study, self.pool, self.on_progress = plan, study, pool, on_progress
         self.made = 0
         self.starts = range(0, len(plan.images), plan.config.shard_size)
