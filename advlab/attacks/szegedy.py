@@ -85,7 +85,7 @@ def szegedy_lbfgs(
         paper_literal: take "minimum c" at its word: any constant below one that succeeds succeeds too, so solve
             once with a small one, ``LITERAL_C``, and return that minimiser; there is no second start.
         references: [R, ...] images of other classes, for second starts; blank images and noise always serve too. The
-            model sees them only if an image needs them.
+            model sees them only where nothing is found, or nothing near beside them.
 
     Returns:
         Success means: read as the target (for ``nearest``: not as the label). Images read so already are returned
@@ -108,9 +108,8 @@ def szegedy_lbfgs(
             return problems
         live = (~problems.already).nonzero().squeeze(1)
         constant.search(problems, live, problems.clean[live], initial_c, tolerance, search_steps)
-        nearest = torch.full_like(problems.best_distance, torch.inf).scatter_reduce(
-            0, origin, problems.best_distance, "amin"
-        )
+        nearest = problems.best_distance.new_full((len(labels),), torch.inf)
+        nearest.scatter_reduce_(0, origin, problems.best_distance, "amin")
         again = nearest[origin].isinf()
         if references is not None:
             leading = (problems.best_distance == nearest[origin]) & ~problems.already
