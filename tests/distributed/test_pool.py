@@ -107,7 +107,8 @@ def test_a_unit_that_keeps_killing_its_actor_is_named_and_the_rest_is_done(pool:
     answers, failures = run(pool, units)
     assert sorted(answers) == [f"work {number}" for number in range(8) if number != 3]
     assert len(failures) == 1
-    assert failures[0].startswith("work 3: lost 5 times")
+    # five times, and once more where a second actor had been given it meanwhile, as it was late
+    assert failures[0].startswith(("work 3: lost 5 times", "work 3: lost 6 times"))
 
 
 @dataclass(frozen=True)
