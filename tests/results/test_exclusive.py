@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -46,7 +47,14 @@ def as_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
         os.makedirs(self.root, exist_ok=True)
         self.is_local = False
 
+    def put(self: Store, relative: str, content: bytes) -> None:
+        """Whole or not at all, as object stores write."""
+        with tempfile.NamedTemporaryFile(dir=os.path.dirname(self.root), delete=False) as draft:
+            draft.write(content)
+        os.replace(draft.name, self.path(relative))
+
     monkeypatch.setattr(Store, "__init__", remote)
+    monkeypatch.setattr(Store, "write_bytes", put)
 
 
 @pytest.mark.parametrize("kind", ["disk", "disk without links", "object store"])
