@@ -19,7 +19,7 @@ from advlab import compiled
 from advlab.attacks import kernels
 from advlab.attacks.criterion import Criterion, rounding_margin
 from advlab.attacks.model import Classifier, gradient
-from advlab.attacks.references import BISECTIONS, References
+from advlab.attacks.references import BISECTIONS, References, crossing
 from advlab.optim import lbfgsb
 from advlab.optim import reference as reference_solver
 
@@ -164,14 +164,14 @@ class Problems:
         live, nearest = live[helps], nearest[helps]
         clean, ends = self.clean[live], self._from_box(references.images[nearest])
         criterion, rounding = self.criterion.rows(live), self.rounding[live]
-        low, high = torch.zeros_like(rounding)[:, None], torch.ones_like(rounding)[:, None]
-        for _ in range(BISECTIONS if len(live) else 0):
-            middle = (low + high) / 2
-            outside = ~criterion.is_met_robustly(self.model(self._to_box(torch.lerp(clean, ends, middle))), rounding)
-            low = torch.where(outside[:, None], middle, low)
-            high = torch.where(outside[:, None], high, middle)
+        if not len(live):
+            return live, clean
+
+        def outside(share: Tensor) -> Tensor:
+            return ~criterion.is_met_robustly(self.model(self._to_box(clean.lerp(ends, share[:, None]))), rounding)
+
         self.evaluations[live] += BISECTIONS
-        return live, torch.lerp(clean, ends, high)
+        return live, clean.lerp(ends, crossing(outside, rounding)[:, None])
 
     def minimize(self, live: Tensor, start: Tensor, revise_objective: lbfgsb.Revise | None = None) -> lbfgsb.Result:
         """Run the solver on the rows ``live`` and count what it spends."""

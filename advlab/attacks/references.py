@@ -5,6 +5,7 @@ Shapes: B images of a batch, n pixels, k classes, R references.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,17 @@ class References:
         distances = torch.cdist(clean, self.images).masked_fill(~met, torch.inf)
         found = distances.topk(min(NEAREST, len(self.images)), dim=1, largest=False)
         return found.indices.masked_fill(found.values.isinf(), -1)
+
+
+def crossing(outside: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """Shares [l] of the way from images to references, just beyond the boundary, in the type of ``like`` [l];
+    ``outside`` says of shares [l] whether those points are still on the clean side [l] bool, by one forward pass."""
+    low, high = torch.zeros_like(like), torch.ones_like(like)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        clean = outside(middle)
+        low, high = torch.where(clean, middle, low), torch.where(clean, high, middle)
+    return high
 
 
 def synthetic(images: Tensor, bounds: tuple[float, float]) -> Tensor:

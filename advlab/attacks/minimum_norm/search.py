@@ -18,7 +18,7 @@ from advlab.attacks.minimum_norm.lanes import Lanes
 from advlab.attacks.minimum_norm.rays import Rays, along
 from advlab.attacks.minimum_norm.restarts import Restarts, Start, displacement
 from advlab.attacks.model import Classifier, gradient
-from advlab.attacks.references import BISECTIONS, NEAREST, References
+from advlab.attacks.references import BISECTIONS, NEAREST, References, crossing
 from advlab.attacks.result import Ended
 
 UNEVEN = 3
@@ -85,8 +85,7 @@ class Search:
         rounding = rounding_margin(self.logits, self.model.precision)
         self.best = BestSoFar(criterion, self.clean.clone(), far, count, rounding)
         self.rays = Rays.unknown(self.clean)
-        self.by_reference = torch.zeros_like(self.labels, dtype=torch.bool)
-        self.used = torch.zeros_like(self.labels)
+        self.by_reference, self.used = torch.zeros_like(self.labels, dtype=torch.bool), torch.zeros_like(self.labels)
         live = (criterion.margin(self.logits) >= 0).nonzero().squeeze(1)
         if len(live):
             self._near_the_image(live, references, given)
@@ -188,12 +187,11 @@ class Search:
 
     def _on_the_way(self, row: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         """Points [l, n] just beyond the boundary on the way from clean images to ``ends`` [l, n]; distances [l]."""
-        low, high = torch.zeros_like(self.best.l2[row]), torch.ones_like(self.best.l2[row])
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            outside = self._look(row, *along(self.clean, row, ends, middle, *self.bounds)) > 0
-            low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
-        return along(self.clean, row, ends, high, *self.bounds)
+
+        def point(share: Tensor) -> tuple[Tensor, Tensor]:
+            return along(self.clean, row, ends, share, *self.bounds)
+
+        return point(crossing(lambda share: self._look(row, *point(share)) > 0, self.best.l2[row]))
 
     def _shaken(self, row: Tensor, start: Start, turns: Tensor) -> tuple[Tensor, Tensor]:
         """The best points, enlarged and displaced [l, n], and their distances [l]; farther each turn while unknown."""
