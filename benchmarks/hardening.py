@@ -23,10 +23,10 @@ from rich.table import Table
 
 from advlab import data
 from advlab.data import Dataset
-from advlab.distributed.hardening.generators import Generators
-from advlab.distributed.session import session
+from advlab.engine.session import session
 from advlab.hardening.settings import Settings, variant
 from advlab.hardening.trainer import Frozen, Trainer
+from advlab.studies.adversarial_training.generators import Generators
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

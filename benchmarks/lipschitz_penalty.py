@@ -15,8 +15,8 @@ import torch
 
 from advlab import data
 from advlab.analysis.amplification import jacobian_norms
+from advlab.analysis.layer_graph import Network
 from advlab.analysis.lipschitz import product_bounds
-from advlab.analysis.network import Network
 from advlab.attacks import minimum_norm
 from advlab.models import Checkpoint, Recipe, checkpoint, zoo
 

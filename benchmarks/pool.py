@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from advlab import data, models
-from advlab.distributed.arrays import Arrays
-from advlab.distributed.crew import PoolOptions
-from advlab.distributed.pool import Pool
-from advlab.distributed.session import session
-from advlab.distributed.transfer.work import AttackUnit, Shard
-from advlab.distributed.worker import Resources
+from advlab.engine.actors import PoolOptions
+from advlab.engine.pool import ActorPool
+from advlab.engine.session import session
+from advlab.engine.shared_dataset import SharedDataset
+from advlab.engine.worker import Resources
+from advlab.studies.transfer.work import AttackUnit, Shard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +89,8 @@ def main(config: Config) -> None:
     images = data.load("mnist", split="train")
     size = config.shard_size
     parts = {
-        start: Arrays.of(images.subset(slice(start, start + size))) for start in range(0, size * config.shards, size)
+        start: SharedDataset.of(images.subset(slice(start, start + size)))
+        for start in range(0, size * config.shards, size)
     }
     shared = {f"model {config.model}": network}
     scratch = Path(tempfile.mkdtemp())
@@ -110,7 +111,7 @@ def main(config: Config) -> None:
     console = Console()
     with session(None):
         stored = {start: ray.put(part) for start, part in parts.items()}
-        pools = {count: Pool(PoolOptions(actors=count, num_cpus=0.5), elastic=False) for count in (1, 2)}
+        pools = {count: ActorPool(PoolOptions(actors=count, num_cpus=0.5), elastic=False) for count in (1, 2)}
         for pool in pools.values():
             pool.share(*next(iter(shared.items())))
 
@@ -154,7 +155,7 @@ def show(console: Console, seconds: dict[str, list[float]], config: Config) -> N
     console.print(table)
 
 
-def driver_cost(calls: int, units: int, pool: Pool) -> tuple[float, float]:
+def driver_cost(calls: int, units: int, pool: ActorPool) -> tuple[float, float]:
     """Seconds of the driver's processor, and of the clock, per unit, with so many calls out to two actors."""
     begin, cpu = time.perf_counter(), time.process_time()
     assert not pool.run([Empty(f"empty {number}") for number in range(units)], depth=calls // 2)

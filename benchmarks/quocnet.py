@@ -28,7 +28,7 @@ from traffic import Traffic
 
 from advlab.models.local import LocalLinear
 from advlab.models.quocnet import PRESETS, QuocNet, RowWise, parameter_count, preset
-from advlab.training import parallel, spatial
+from advlab.training import quocnet_parallel, row_parallel
 
 FLOAT = 4
 LAYERS = [
@@ -42,8 +42,8 @@ LAYERS = [
 
 def halo(step: RowWise, width: int, channels: int, ranks: int, rank: int, *, back: bool) -> int:
     """Bytes per image that a process sends to fetch a step's rows, or on the way ``back``."""
-    held = spatial.shares(step.rows_in, ranks)
-    wanted = [step.needs(*part) for part in spatial.shares(step.rows, ranks)]
+    held = row_parallel.shares(step.rows_in, ranks)
+    wanted = [step.needs(*part) for part in row_parallel.shares(step.rows, ranks)]
     own, others = (wanted[rank], held) if back else (held[rank], wanted)
     overlaps = [min(own[1], end) - max(own[0], begin) for peer, (begin, end) in enumerate(others) if peer != rank]
     return sum(rows for rows in overlaps if rows > 0) * width * channels * FLOAT
@@ -78,12 +78,12 @@ def fsdp_bytes(name: str, ranks: int) -> int:
     return 3 * parameter_count(preset(name)) * FLOAT * (ranks - 1) // ranks
 
 
-def count(rank: int, kind: parallel.Kind, ranks: int, name: str, batch: int, folder: str) -> None:
+def count(rank: int, kind: quocnet_parallel.Kind, ranks: int, name: str, batch: int, folder: str) -> None:
     """Take two steps and save what this process sent in the second."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/{kind}", rank=rank, world_size=ranks)
     data, space = (1, ranks) if kind == "spatial" else (ranks, 1)
-    made = parallel.build(kind, preset(name), data=data, space=space, seed=0, device=torch.device("cpu"))
+    made = quocnet_parallel.build(kind, preset(name), data=data, space=space, seed=0, device=torch.device("cpu"))
     size = made.network.shape.size
     images = torch.rand(batch, made.network.shape.channels, size, size)
     for _ in range(2):  # FSDP settles some things in its first step
@@ -108,7 +108,7 @@ def traffic(options: argparse.Namespace) -> None:
                     f"{weights / rows:.0f} |"
                 )
     print(f"\ncounted, {options.model}, {options.ranks} processes, batch {options.batch}, float32:\n")
-    kinds: tuple[parallel.Kind, ...] = ("spatial", "fsdp")
+    kinds: tuple[quocnet_parallel.Kind, ...] = ("spatial", "fsdp")
     for kind in kinds:
         with tempfile.TemporaryDirectory() as folder:
             mp.spawn(count, (kind, options.ranks, options.model, options.batch, folder), nprocs=options.ranks)

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from advlab.data import Dataset
-from advlab.distributed.transfer.work import AttackUnit, EvaluateUnit, Shard
-from advlab.results.addresses import Addresses
+from advlab.studies.transfer.addresses import Addresses
+from advlab.studies.transfer.work import AttackUnit, EvaluateUnit, Shard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from advlab.command import run
-from advlab.distributed.session import session
-from advlab.distributed.unpack import UnpackConfig, unpack
+from advlab.engine.session import session
+from advlab.studies.unpack import UnpackConfig, unpack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from advlab import data
+from advlab.engine.session import session
 
 torch.set_num_threads(1)  # small tensors, and a Ray beside them: more threads than that only get in each other's way
 
 
 WITH_RAY = {
-    "distributed", "integration", "sweeps",
-    "test_documented_loop", "test_generators", "test_html", "test_merge", "test_verify",
+    "engine", "integration", "sweeps", "hardening/test_documented_loop", "hardening/test_generators",
+    "studies/test_alexnet_study", "studies/test_architectures_study", "studies/test_directions_study",
+    "studies/test_going_on_from_rows",
+    "studies/test_merge", "studies/test_quocnet_study", "studies/test_trained_models_are_kept",
+    "studies/test_transfer_units", "studies/test_unpack_study", "studies/test_verify", "report/test_html",
 }  # fmt: skip
 """Folders and modules whose tests start a Ray of their own."""
 
@@ -22,8 +27,8 @@ WITH_RAY = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with a Ray take turns on one of the processes that share the tests out: they would find each other's."""
     for item in items:
-        path = item.path.relative_to(Path(__file__).parent)
-        if WITH_RAY & {*path.parts[:-1], path.stem}:
+        path = item.path.relative_to(Path(__file__).parent).with_suffix("")
+        if WITH_RAY & {path.parts[0], path.as_posix()}:
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 
@@ -37,3 +42,10 @@ def mnist_train() -> data.Dataset:
 def mnist_test() -> data.Dataset:
     """The 10,000 test images of MNIST."""
     return data.load("mnist", split="test")
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A real Ray of this machine's CPUs, shared by the tests of a module."""
+    with session(None):
+        yield

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from advlab.results import parquet
+from advlab.store import parquet
 
 Mutator = Callable[[bytes, random.Random], bytes]
 

@@ -12,12 +12,12 @@ ROOT = Path(__file__).parents[1]
 
 ALLOWED = {
     ("advlab/training/distributed_checkpoint.py", "pickle"): "takes pickles apart; find_class imports nothing",
-    ("advlab/distributed/worker.py", "pickle"): "sends an exception through Ray's own pickling, in one process",
+    ("advlab/engine/worker.py", "pickle"): "sends an exception through Ray's own pickling, in one process",
     ("advlab/attacks/registry.py", "import"): "of this file's own table",
     ("advlab/models/registry.py", "import"): "of this file's own table",
     ("advlab/models/external.py", "import"): "python:MODULE:FACTORY and file:PATH, from the user's command line alone",
     ("advlab/models/efficientnet.py", "import"): "of two packages named in this file",
-    ("advlab/distributed/worker.py", "import"): "of modules named in this file",
+    ("advlab/engine/worker.py", "import"): "of modules named in this file",
 }
 """By file and kind of thing, why it may be there."""
 

@@ -12,7 +12,7 @@ import pytest
 from advlab import text
 from advlab.errors import UserError
 from advlab.report.tracker import masked_values as config_of_tracker
-from advlab.results import Store, provenance
+from advlab.store import Store, provenance
 
 LOWER, UPPER, HEX = string.ascii_lowercase, string.ascii_uppercase, "0123456789abcdef"
 WORD = string.ascii_letters + string.digits

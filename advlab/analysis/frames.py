@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advlab.analysis.extremes import all_values, extremes
-from advlab.analysis.printed import printed_extremes
+from advlab.analysis.extreme_singular_values import all_values, extremes
+from advlab.analysis.paper_formula import printed_extremes
 from advlab.analysis.symbol import BlockSymbol, polyphase
 from advlab.errors import UserError
 

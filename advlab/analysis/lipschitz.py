@@ -13,9 +13,9 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from advlab.analysis.factors import UNBOUNDED, adaptive_averaging_factor, layer_factor, max_pool_factor
 from advlab.analysis.frames import frame_bounds
-from advlab.analysis.network import Network, shape_of
+from advlab.analysis.layer_graph import Network, shape_of
+from advlab.analysis.lipschitz_constants import UNBOUNDED, adaptive_averaging_factor, layer_factor, max_pool_factor
 
 RESHAPING: set[Any] = {
     torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.unsqueeze, torch.squeeze,

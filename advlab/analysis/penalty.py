@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from advlab.analysis.network import LAYERS, Network
+from advlab.analysis.layer_graph import LAYERS, Network
 from advlab.data import Dataset
 from advlab.training import Progress, minibatch
 from advlab.training.decay import Convention

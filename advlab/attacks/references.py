@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from advlab.attacks.blocks import blocks
+from advlab.attacks.chunks import blocks
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.model import Classifier
 from advlab.data import Dataset

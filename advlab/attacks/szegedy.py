@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from advlab.attacks import constant, targets
+from advlab.attacks import penalty_search, targets
 from advlab.attacks.arguments import checked
 from advlab.attacks.criterion import Criterion, in_play
 from advlab.attacks.model import Classifier, Model
@@ -75,7 +75,7 @@ def szegedy_lbfgs(
         tolerance: the search ends when the largest constant known to succeed and the smallest known to fail are
             within a factor 1 + tolerance.
         search_steps: most constants tried per image.
-        max_iter: most L-BFGS-B iterations per constant.
+        max_iter: most L-BFGS-B iterations per penalty_search.
         history: correction pairs of L-BFGS-B.
         loss: ``cross-entropy`` (the paper's), or ``margin``, max(0, max_{j≠l} z_j − z_l) (Carlini & Wagner 2017, f₆).
         norm: ``squared``, or ``plain`` for c‖x' − x‖₂ as printed, rounded off within ``ROUNDED`` of the image, where
@@ -107,7 +107,7 @@ def szegedy_lbfgs(
             problems.solve_once(LITERAL_C)
             return problems
         live = (~problems.already).nonzero().squeeze(1)
-        constant.search(problems, live, problems.clean[live], initial_c, tolerance, search_steps)
+        penalty_search.search(problems, live, problems.clean[live], initial_c, tolerance, search_steps)
         nearest = problems.best_distance.new_full((len(labels),), torch.inf)
         nearest.scatter_reduce_(0, origin, problems.best_distance, "amin")
         again = nearest[origin].isinf()
@@ -118,7 +118,7 @@ def szegedy_lbfgs(
         if len(doubtful):
             doubtful, start = problems.on_the_way(known(), doubtful, DOUBTED)
             for _ in range(SECOND_SEARCHES if len(doubtful) else 0):
-                constant.search(problems, doubtful, start, initial_c, tolerance, search_steps)
+                penalty_search.search(problems, doubtful, start, initial_c, tolerance, search_steps)
                 start = problems.best[doubtful]
         return problems
 

@@ -26,8 +26,8 @@ from advlab.hardening.levels import Levels, Mixture
 from advlab.hardening.pool import Batch, Pool, dealt, merged
 from advlab.hardening.settings import Settings
 from advlab.models.mlp import MLP, initialise
+from advlab.training.data_parallel import Ranks
 from advlab.training.decay import WeightDecay
-from advlab.training.ranks import Ranks
 
 CPU = torch.device("cpu")
 RANK_STRIDE = 1 << 40

@@ -10,7 +10,7 @@ from torch import nn
 from advlab.data import Dataset
 from advlab.data import load as load_data
 from advlab.errors import UserError
-from advlab.models import checkpoint, external, zoo
+from advlab.models import checkpoint, external, study_models, zoo
 from advlab.models.checkpoint import Checkpoint
 from advlab.models.evaluation import error_rate
 from advlab.models.recipe import Recipe
@@ -31,7 +31,8 @@ def load(
 
     Args:
         name: a zoo name, one with a split of its own (``fc100-100-10@p1``), ``torchvision:NAME[@WEIGHTS]``,
-            ``timm:NAME`` or ``file:PATH.py:FACTORY``.
+            ``timm:NAME``, ``file:PATH.py:FACTORY``, ``study:DIR?name=NAME`` or the path of a checkpoint
+            (``.safetensors``).
         data: name of the data set to train on, or the ``Dataset`` itself as ``data.load`` gave it.
         seed: of the initial weights and of training.
         split: the split to train on, when ``data`` is a name.
@@ -40,8 +41,8 @@ def load(
     Raises:
         UserError: an unknown model or data set, or a part of a split.
     """
-    if external.is_external(name):
-        return external.load(name).to(device)
+    if (given := _from_elsewhere(name)) is not None:
+        return given.to(device)
     split = zoo.training_split(name, split)
     dataset = load_data(data, split) if isinstance(data, str) else _require_whole(data)
     recipe = zoo.recipe(name, dataset, seed=seed)
@@ -64,9 +65,16 @@ def build(name: str, dataset: Dataset) -> nn.Module:
     Raises:
         UserError: an unknown model, or one of another number of classes.
     """
-    if external.is_external(name):
-        return external.load(name).train().requires_grad_(True)
+    if (given := _from_elsewhere(name)) is not None:
+        return given.train().requires_grad_(True)
     return zoo.recipe(name, dataset).build()
+
+
+def _from_elsewhere(name: str) -> nn.Module | None:
+    """The model of a name that is not the zoo's, in eval mode and frozen."""
+    if study_models.is_stored(name):
+        return study_models.one(name).network()
+    return external.load(name) if external.is_external(name) else None
 
 
 def _require_whole(dataset: Dataset) -> Dataset:

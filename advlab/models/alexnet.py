@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from advlab.errors import UserError
+from advlab.models.counter_rng import KeyedDropout
 from advlab.models.external import Normalised
-from advlab.models.keyed import KeyedDropout
 
 SIZE = 227
 """Height and width of its images: with 224 the first layer's windows would not fit."""

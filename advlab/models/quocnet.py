@@ -7,7 +7,7 @@ pooled units are active. Decoder and encoder are one matrix and its transpose, a
 and every filter keeps its length, as in the reconstruction ICA of Stanford's UFLDL tutorial.
 
 Shapes: B images, C channels or M maps, [H, W] rows and columns. Every step works on the rows of a map that a `Space`
-gives it, so that several processes may each hold some of the rows (`advlab.training.spatial`); by itself a network
+gives it, so that several processes may each hold some of the rows (`advlab.training.row_parallel`); by itself a network
 holds all of them.
 """
 

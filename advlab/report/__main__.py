@@ -1,4 +1,4 @@
-"""``python -m advlab.report STUDY``: draw a finished study again, or print its tables as Markdown."""
+"""``python -m advlab.report STUDY``: show a finished study of any kind again, or print a matrix as Markdown."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
-from advlab import report
+from advlab import studies
 from advlab.command import run
-from advlab.report import tables
-from advlab.results import Study
-from advlab.text import printable
+from advlab.store import Study
+from advlab.studies.experiment import present
+from advlab.studies.transfer import show, tables
+from advlab.studies.transfer.results import TransferStudy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,19 +23,19 @@ class Options:
     """Folder of a finished study, local or s3://…"""
 
     markdown: bool = False
-    """Print the tables as Markdown in place of drawing the report."""
+    """Print the tables of a transfer study as Markdown in place of drawing the report."""
 
 
 def main(options: Options) -> None:
-    """Draw, or print."""
-    study = Study.open(options.study)
-    study.require_transfer()
-    report.require_finished(study)
+    """Show, or print."""
     if options.markdown:
+        study = TransferStudy.open(options.study)
+        show.require_finished(study)
         print(tables.markdown_models(study), tables.markdown_matrix(study), sep="\n\n")
         return
-    report.print_study(study, Console())
-    print(*(printable(study.store.path(name), None) for name in report.render(study)), sep="\n")
+    kind = Study.open(options.study).manifest["kind"]
+    experiment = studies.of_kind(kind)
+    present(experiment, TransferStudy.open(options.study) if kind == "transfer" else Study.open(options.study))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from advlab.errors import UserError
-from advlab.report import figures
-from advlab.report.summary import finding, read_matrix
-from advlab.results import Study
+from advlab.report.shown import Shown
+from advlab.store import Study
 from advlab.text import masked_values
 
 Mode = Literal["online", "offline", "disabled"]
@@ -85,31 +84,30 @@ class Tracker:
         """Log progress: numbers by name, against ``step`` when given."""
         self._use("log", lambda run: run.log(dict(values), step=step))
 
-    def record(self, study: Study) -> None:
-        """Log the finished study: matrix, heat map, example images, and its files as an artifact.
+    def record(self, study: Study, shown: Shown) -> None:
+        """Log the finished study: its tables, figures and summary, and its files as an artifact.
 
-        The artifact of a study on an object store holds ``study.json`` and ``matrix.parquet`` alone, and its URI.
+        The artifact of a study on an object store holds ``study.json`` and those tables alone, and its URI.
         """
-        self._use("record the study", lambda run: self._record(run, study))
+        self._use("record the study", lambda run: self._record(run, study, shown))
 
     def finish(self, *, failed: bool = False) -> None:
         """End the run, waiting no longer than the timeout for the server; harmless when there is none."""
         self._use("finish", lambda run: run.finish(exit_code=int(failed)))
         self._run = None
 
-    def _record(self, run: Any, study: Study) -> None:
+    def _record(self, run: Any, study: Study, shown: Shown) -> None:
         import wandb
 
-        table = study.matrix()
-        matrix = read_matrix(study)
-        images = {
-            f"examples/{source}": wandb.Image(_picture(figures.figure_7(study, [source])))
-            for source in figures.figure_7_sources(matrix)
+        tables = {
+            name: wandb.Table(columns=table.column_names, data=[list(row.values()) for row in table.to_pylist()])
+            for name, table in shown.rows.items()
         }
-        rows = [list(record.values()) for record in table.to_pylist()]
-        heat_map = wandb.Image(_picture(figures.matrix_heat_map(study)))
-        run.log({"matrix": wandb.Table(columns=table.column_names, data=rows), "matrix_heat_map": heat_map, **images})
-        run.summary["finding"] = finding(matrix)
+        drawn = shown.pictures or {n.removesuffix(".png"): png for n, png in shown.files.items() if n.endswith(".png")}
+        pictures = {name: wandb.Image(_picture(png)) for name, png in drawn.items()}
+        if tables or pictures:
+            run.log({**tables, **pictures})
+        run.summary.update(masked_values(dict(shown.summary)))
         name = f"{study.manifest['kind']}-{study.manifest['identity'][:12]}"
         artifact = wandb.Artifact(name, type="study", metadata={"uri": study.store.uri})
         if study.store.is_local:
@@ -117,7 +115,7 @@ class Tracker:
                 # The files outlive the run where they are, so a second copy in W&B's cache is a waste.
                 artifact.add_file(study.store.path(file), name=file, policy="immutable", skip_cache=True)
         else:
-            for file in ("study.json", "matrix.parquet"):
+            for file in ["study.json", *(f"{table}.parquet" for table in shown.rows)]:
                 with artifact.new_file(file, mode="wb") as copy:
                     copy.write(study.store.read_bytes(file))
         run.log_artifact(artifact)

@@ -1,6 +1,6 @@
-"""Studies on disk: Parquet, content addresses, atomic writes, any PyArrow file system."""
+"""Transfer studies read back, and the commands ``verify`` and ``merge``: the name that other people's code imports."""
 
-from advlab.results.store import Store
-from advlab.results.study import Study
+from advlab.store import Store
+from advlab.studies.transfer.results import TransferStudy as Study
 
 __all__ = ["Store", "Study"]

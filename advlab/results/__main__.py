@@ -15,10 +15,10 @@ from rich.progress import Progress
 
 from advlab.command import run
 from advlab.errors import UserError, one_line
-from advlab.results import Study
-from advlab.results.layout import MANIFEST
-from advlab.results.merge import merge
-from advlab.results.verify import Finding, verify
+from advlab.store.layout import MANIFEST
+from advlab.studies.transfer.merge import merge
+from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.verify import Finding, verify
 from advlab.text import masked
 
 
@@ -84,7 +84,7 @@ def _verify(options: Verify) -> None:
     print(f"sound: {len(study.sources)} sources × {len(study.targets)} targets{f' ({told})' if told else ''}")
 
 
-def _mended(study: Study, finding: Finding) -> str:
+def _mended(study: TransferStudy, finding: Finding) -> str:
     if finding.kind != "damaged" or finding.file == MANIFEST:
         return str(finding)
     try:
@@ -107,9 +107,9 @@ def _merge(options: Merge) -> None:
         print("nothing is missing; the matrix is written")
 
 
-def _open(folder: str) -> Study:
-    study = Study.open(folder)
-    study.require_transfer()
+def _open(folder: str) -> TransferStudy:
+    study = TransferStudy.open(folder)
+    study.require_settings()
     return study
 
 

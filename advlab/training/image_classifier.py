@@ -24,10 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from advlab.data import Dataset, ImageFolder
 from advlab.errors import UserError
-from advlab.models import alexnet, keyed
+from advlab.models import alexnet, counter_rng
+from advlab.training.data_parallel import Ranks
 from advlab.training.full_batch import Progress
-from advlab.training.ranks import Ranks
-from advlab.training.reconstruction import batch_rows
+from advlab.training.rica import batch_rows
 
 Name = Literal["2012", "modern"]
 Precision = Literal["float32", "bfloat16"]
@@ -165,7 +165,7 @@ def augmented(images: Tensor, keys: Tensor, size: int, axes: Tensor | None) -> T
     if images.shape[2] <= size:
         images = functional.pad(images, (size // 8,) * 4)
     count, channels, side, _ = images.shape
-    drawn = keyed.uniform(keys, 3, _CROP_STREAM)
+    drawn = counter_rng.uniform(keys, 3, _CROP_STREAM)
     first = (drawn[:, :2] * (side - size + 1)).long()
     steps = torch.arange(size, device=images.device)
     down = first[:, :1] + steps
@@ -175,7 +175,7 @@ def augmented(images: Tensor, keys: Tensor, size: int, axes: Tensor | None) -> T
     cut = images[which, channel, down[:, None, :, None], along[:, None, None]]
     if axes is None:
         return cut
-    alpha = LIGHTING * torch.special.ndtri(keyed.uniform(keys, 3, _LIGHT_STREAM))
+    alpha = LIGHTING * torch.special.ndtri(counter_rng.uniform(keys, 3, _LIGHT_STREAM))
     return cut + (alpha @ axes.T)[:, :, None, None]
 
 
@@ -250,11 +250,11 @@ class Run:
                 group["lr"] = rate(settings, step, self.steps)
             self.network.train()
             optimiser.zero_grad(set_to_none=True)
-            keys = keyed.keys(settings.seed, step // per_epoch, rows.to(self.device, non_blocking=True))
+            keys = counter_rng.keys(settings.seed, step // per_epoch, rows.to(self.device, non_blocking=True))
             images, labels = (part.to(self.device, non_blocking=True) for part in (images, labels))
             parts = list(zip(*(each.tensor_split(self.accumulate) for each in (images, labels, keys)), strict=True))
             for number, (pixels, truth, key) in enumerate(parts, start=1):
-                keyed.give_keys(self.network, key)
+                counter_rng.give_keys(self.network, key)
                 with _unsynchronised(made, number < len(parts)):
                     with self._precision():
                         logits = made(augmented(pixels, key, settings.size, axes)).float()
@@ -264,7 +264,7 @@ class Run:
                 tally.add(loss, logits, truth)
             optimiser.step()
             yield step
-        keyed.give_keys(self.network, None)
+        counter_rng.give_keys(self.network, None)
 
     @torch.no_grad()
     def evaluate(self, dataset: Dataset, rows: Tensor) -> tuple[float, int, int]:

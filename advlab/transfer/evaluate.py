@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from advlab.attacks.model import Model
+from advlab.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,11 @@ class Answers:
 def answer(
     model: Model, images: np.ndarray, labels: np.ndarray, *, device: torch.device, batch_size: int = 1000
 ) -> Answers:
-    """Classify images [N, C, H, W] float32 with true classes ``labels`` [N] int64, in batches."""
+    """Classify images [N, C, H, W] float32 with true classes ``labels`` [N] int64, in batches.
+
+    Raises:
+        UserError: the model answers NaN, which would count as a misclassification.
+    """
     predictions, margins = [], []
     for start in range(0, len(images), batch_size):
         rows = slice(start, start + batch_size)
@@ -36,4 +41,7 @@ def answer(
         others = logits.scatter(1, label, -torch.inf).amax(1)
         predictions.append(logits.argmax(1))
         margins.append(logits.gather(1, label).squeeze(1) - others)
-    return Answers(torch.cat(predictions).cpu().numpy(), torch.cat(margins).float().cpu().numpy())
+    found = Answers(torch.cat(predictions).cpu().numpy(), torch.cat(margins).float().cpu().numpy())
+    if count := int(np.isnan(found.margin).sum()):
+        raise UserError(f"it answers NaN to {count} of {len(images)} images, so it classifies none of them; mend it.")
+    return found

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, assume, given, settings, strategies
 from random_layers import convolutions, dense_on_torus
 from torch import Tensor, nn
 
-from advlab.analysis import extremes as ends
+from advlab.analysis import extreme_singular_values as ends
 from advlab.analysis import frame_bounds, singular_spectrum
 from advlab.analysis.frames import FrameBounds, torus
-from advlab.analysis.printed import printed_extremes
+from advlab.analysis.paper_formula import printed_extremes
 from advlab.errors import UserError
 from advlab.models import alexnet
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from advlab.analysis import frame_bounds
 from advlab.analysis.amplification import jacobian_norms, layer_norm, pair_gains
+from advlab.analysis.layer_graph import Network
 from advlab.analysis.lipschitz import product_bounds
-from advlab.analysis.network import Network
 from advlab.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:FutureWarning")

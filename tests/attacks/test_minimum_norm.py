@@ -361,7 +361,7 @@ def test_smooth_boundaries_are_not_descended_to_twice(monkeypatch):
 def test_blocks_for_the_cache_change_nothing(name, target, monkeypatch):
     model, images, labels = case(name, 16, torch.float64)
     whole = minimum_norm(model, images, labels, target)
-    monkeypatch.setattr(sys.modules["advlab.attacks.blocks"], "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(sys.modules["advlab.attacks.chunks"], "BLOCK_BYTES", 1000)
     parts = minimum_norm(model, images, labels, target)
     assert torch.equal(parts.evaluations, whole.evaluations)
     torch.testing.assert_close(parts.l2, whole.l2, rtol=1e-6, atol=0)

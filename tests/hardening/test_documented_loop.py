@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from advlab.data import Dataset
-from advlab.distributed.session import session
+from advlab.engine.session import session
+from advlab.hardening import snapshots
 from advlab.hardening.settings import Settings
 from advlab.hardening.trainer import Alternating, Trainer
 from advlab.models import error_rate
 from advlab.models.mlp import MLP
-from advlab.results import Store, pools
+from advlab.store import Store
 
 PAGE = Path(__file__).parents[2] / "docs/HARDENING.md"
 PLAIN, LOADER, LIGHTNING, RAY_TRAIN = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -28,7 +29,7 @@ def names(thousand: Dataset, short: Settings, tmp_path: Path) -> dict[str, Any]:
     """What the loops are given: a pool that a run left behind, a number of steps, a folder."""
     trainer = Trainer(short, thousand, seed=0, source=Alternating())
     trainer.run(5)
-    pools.save(Store(tmp_path / "pool"), "", trainer.pool, trainer.step, trainer.readings(trainer.pool))
+    snapshots.save(Store(tmp_path / "pool"), "", trainer.pool, trainer.step, trainer.readings(trainer.pool))
     torch.manual_seed(0)
     return {"__name__": "documented", "POOL": str(tmp_path / "pool"), "STEPS": 30, "OUT": str(tmp_path / "out")}
 

@@ -15,11 +15,11 @@ import ray
 import torch
 
 from advlab.data import Dataset
-from advlab.distributed.hardening import generators
-from advlab.distributed.hardening.generators import Generators
-from advlab.distributed.session import session
+from advlab.engine.session import session
 from advlab.hardening.settings import Settings
 from advlab.hardening.trainer import Trainer
+from advlab.studies.adversarial_training import generators
+from advlab.studies.adversarial_training.generators import Generators
 
 PATIENCE = 600.0
 """Seconds after which what should happen counts as not happening."""

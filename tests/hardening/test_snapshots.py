@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from advlab.data import Dataset
 from advlab.errors import UserError
+from advlab.hardening import snapshots
 from advlab.hardening.settings import Settings
 from advlab.hardening.trainer import Alternating, Trainer
-from advlab.results import Store, pools
+from advlab.store import Store
 
 WRITER = """
 import sys, torch
@@ -31,7 +32,7 @@ while True:  # every value of a snapshot is its step
         same = torch.full((300,), step)
         held = Batch(same[:, None].repeat(1, 50).float(), same % 10, same, same, same.float())
         pool.layers[level], pool._loss[level] = held, same.float()
-    pools.save(store, "", pool, step, {level: torch.full((300,), step % 10) for level in (0, 1)})
+    snapshots.save(store, "", pool, step, {level: torch.full((300,), step % 10) for level in (0, 1)})
     print(step, flush=True)
 """
 
@@ -43,7 +44,7 @@ def test_a_reader_never_sees_a_torn_snapshot_and_the_last_outlives_the_writer(tm
         writer.stdout.readline()
         steps = []
         for _ in range(150):
-            pool, pointer = pools.load(str(tmp_path))
+            pool, pointer = snapshots.load(str(tmp_path))
             steps.append(pointer["step"])
             for level in (0, 1):
                 held = pool.layers[level]
@@ -52,8 +53,8 @@ def test_a_reader_never_sees_a_torn_snapshot_and_the_last_outlives_the_writer(tm
         writer.send_signal(signal.SIGKILL)
     assert steps == sorted(steps)
     assert len(set(steps)) > 3  # they were read while others were written
-    assert pools.load(str(tmp_path))[1]["step"] >= steps[-1]
-    assert len({name.split("/")[0] for name in Store(tmp_path).files(suffix=".parquet")}) <= pools.KEPT + 1
+    assert snapshots.load(str(tmp_path))[1]["step"] >= steps[-1]
+    assert len({name.split("/")[0] for name in Store(tmp_path).files(suffix=".parquet")}) <= snapshots.KEPT + 1
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +63,12 @@ def folder(thousand: Dataset, short: Settings, tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.mktemp("pool")
     trainer = Trainer(short, thousand, seed=0, source=Alternating())
     trainer.run(trainer.total)
-    pools.save(Store(path), "", trainer.pool, trainer.step, trainer.readings(trainer.pool))
+    snapshots.save(Store(path), "", trainer.pool, trainer.step, trainer.readings(trainer.pool))
     return path
 
 
 def test_the_files_are_examples_with_a_layer(folder: Path) -> None:
-    pointer = json.loads((folder / pools.POINTER).read_text())
+    pointer = json.loads((folder / snapshots.POINTER).read_text())
     table = pq.read_table(folder / pointer["files"]["1"])
     assert {"index", "label", "target", "success", "l2", "rms", "image", "layer", "birth"} <= set(table.column_names)
     assert set(table["layer"].to_pylist()) == {1}
@@ -76,38 +77,38 @@ def test_the_files_are_examples_with_a_layer(folder: Path) -> None:
 
 
 def test_other_training_reads_it_as_a_data_set_or_as_batches(folder: Path, thousand: Dataset) -> None:
-    pool, _ = pools.load(str(folder))
+    pool, _ = snapshots.load(str(folder))
     clean = TensorDataset(thousand.images, thousand.labels)
-    both = pools.mixed(clean, pool, (1, 28, 28))
+    both = snapshots.mixed(clean, pool, (1, 28, 28))
     assert len(both) == 1000 + 200
     images, labels = next(iter(DataLoader(both, batch_size=64, shuffle=True)))
     assert images.shape == (64, 1, 28, 28)
     assert labels.dtype == torch.int64
-    hidden, _ = next(iter(pools.Live(str(folder), level=2, batch_size=16)))
+    hidden, _ = next(iter(snapshots.Live(str(folder), level=2, batch_size=16)))
     assert hidden.shape == (16, 20)
 
 
 def test_a_live_reader_follows_the_writer(folder: Path, tmp_path: Path) -> None:
-    pool, _ = pools.load(str(folder))
+    pool, _ = snapshots.load(str(folder))
     readings = {level: held.labels for level, held in pool.layers.items()}
-    pools.save(Store(tmp_path), "", pool, 1, readings)
-    live = pools.Live(str(tmp_path), batch_size=8, reload_every=2)
+    snapshots.save(Store(tmp_path), "", pool, 1, readings)
+    live = snapshots.Live(str(tmp_path), batch_size=8, reload_every=2)
     batches = iter(live)
     next(batches)
     pool.layers[0].values.fill_(0.25)
-    pools.save(Store(tmp_path), "", pool, 2, readings)
+    snapshots.save(Store(tmp_path), "", pool, 2, readings)
     assert [float(next(batches)[0].mean()) == 0.25 for _ in range(3)] == [False, True, True]
     assert live.step == 2
 
 
 def test_mistakes_are_named(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="holds no pool"):
-        pools.load(str(tmp_path))
-    pool, _ = pools.load(str(folder))
+        snapshots.load(str(tmp_path))
+    pool, _ = snapshots.load(str(folder))
     with pytest.raises(UserError, match=r"level 7; it has levels \[0, 1, 2\]"):
-        pools.dataset(pool, 7)
+        snapshots.dataset(pool, 7)
     readings = {level: held.labels for level, held in pool.layers.items()}
-    pools.save(Store(tmp_path), "", pool, 1, readings)
+    snapshots.save(Store(tmp_path), "", pool, 1, readings)
     (tmp_path / "step=000000001/layer-0.parquet").write_bytes(b"torn")
     with pytest.raises(UserError, match="step 1 is damaged"):
-        pools.load(str(tmp_path))
+        snapshots.load(str(tmp_path))

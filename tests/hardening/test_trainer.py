@@ -10,11 +10,11 @@ import torch
 
 from advlab import models
 from advlab.data import Dataset
-from advlab.distributed.hardening.work import Snapshots
 from advlab.errors import UserError
 from advlab.hardening.settings import VARIANTS, Settings, variant
 from advlab.hardening.trainer import Alternating, Frozen, Trainer, cut
-from advlab.results import Store
+from advlab.store import Store
+from advlab.studies.adversarial_training.work import Snapshots
 
 Weights = dict[str, torch.Tensor]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from advlab.results import Study
-from advlab.results.verify import verify
+from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.verify import verify
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 TRIALS = 24
@@ -70,7 +70,7 @@ def test_a_sweep_survives_its_driver_and_becomes_a_matrix(tmp_path: Path) -> Non
     attack = ["--attack", "minimum-norm", "--target", "nearest", "--controls", "", "--split", "test"]
     sizes = ["--examples", "10", "--shard-size", "10"]
     finish(start("transfer_matrix.py", "--models", f"study:{out}", *attack, *sizes, "--out", str(tmp_path / "matrix")))
-    study = Study.open(str(tmp_path / "matrix"))
+    study = TransferStudy.open(str(tmp_path / "matrix"))
     assert study.fingerprints == {row["trial"]: row["fingerprint"] for row in rows}
     assert len(study.matrix()) == TRIALS**2
     assert list(verify(study)) == []

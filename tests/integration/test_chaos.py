@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from ray.cluster_utils import Cluster
 
-from advlab.results import Study
-from advlab.results.verify import verify
+from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.verify import verify
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "transfer_matrix.py"
 SHARDS = 40
@@ -142,7 +142,7 @@ def test_nothing_is_lost_whatever_dies(cluster: Cluster, undisturbed: Path, tmp_
             disturbed |= ended != 0
         struck += killer.struck
 
-        assert not [str(finding) for finding in verify(Study.open(str(out))) if not finding.is_harmless]
+        assert not [str(finding) for finding in verify(TransferStudy.open(str(out))) if not finding.is_harmless]
         names = sorted(path.relative_to(undisturbed) for path in undisturbed.rglob("*.parquet"))
         assert sorted(path.relative_to(out) for path in out.rglob("*.parquet")) == names
         for name in names:

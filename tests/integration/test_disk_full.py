@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from advlab.errors import UserError
-from advlab.results import Store
+from advlab.store import Store
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "transfer_matrix.py"
 LIMITED = """

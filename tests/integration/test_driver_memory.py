@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from advlab.results import Study
+from advlab.studies.transfer.results import TransferStudy
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "transfer_matrix.py"
 
@@ -31,7 +31,7 @@ def peak_of_driver(out: Path, examples: int) -> float:
             largest = max(largest, int(found[1]) if found else 0)
             time.sleep(0.05)
     assert process.returncode == 0
-    assert Study.open(str(out)).matrix().column("n").to_pylist() == [examples] * 2
+    assert TransferStudy.open(str(out)).matrix().column("n").to_pylist() == [examples] * 2
     return largest / 1000
 
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from advlab.data import Dataset
-from advlab.results import Study
-from advlab.results.verify import verify
+from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.verify import verify
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "transfer_matrix.py"
 SHARD, SHARDS, ACTORS, INTERRUPTIONS = 10, 60, 2, 10
@@ -77,7 +77,7 @@ def test_ten_interruptions_repeat_at_most_what_was_under_way(mnist_train: Datase
             time.sleep(dice.uniform(0, 0.3))
             os.killpg(process.pid, signal.SIGKILL)
     subprocess.run(command, check=True, timeout=300)
-    assert not [finding for finding in verify(Study.open(str(out))) if not finding.is_harmless]
+    assert not [finding for finding in verify(TransferStudy.open(str(out))) if not finding.is_harmless]
 
     clean = {digest(shard) for shard in mnist_train.images[: SHARD * SHARDS].split(SHARD)}
     noted = (note.split() for note in diary.read_text().splitlines())

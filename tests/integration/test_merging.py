@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from advlab.results import Store
+from advlab.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from advlab.errors import UserError
-from advlab.results import Store, retry
+from advlab.store import Store, retry
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "transfer_matrix.py"
 STUDY = [

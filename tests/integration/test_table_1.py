@@ -12,7 +12,7 @@ import pytest
 
 from advlab.data import Dataset
 from advlab.models import PAPER
-from advlab.results import Study
+from advlab.studies.transfer.results import TransferStudy
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "transfer_matrix.py"
 
@@ -32,7 +32,7 @@ RANGES = {
 def test_table_1_and_the_diagonal_of_table_2(tmp_path: Path, mnist_train: Dataset) -> None:
     done = subprocess.run([sys.executable, str(SWEEP), "--out", str(tmp_path / "out")], check=False)
     assert done.returncode == 0
-    study = Study.open(str(tmp_path / "out"))
+    study = TransferStudy.open(str(tmp_path / "out"))
     for name, (train_range, test_range) in RANGES.items():
         report = study.manifest["models"][name]["report"]
         assert train_range[0] <= 100 * report["train_error"] <= train_range[1], name

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from advlab.errors import UserError
-from advlab.models import alexnet, keyed
+from advlab.models import alexnet, counter_rng
 from advlab.models.alexnet import AlexNet
-from advlab.models.keyed import KeyedDropout
+from advlab.models.counter_rng import KeyedDropout
 
 
 @pytest.mark.parametrize(
@@ -60,27 +60,27 @@ def test_initial_weights_follow_the_seed() -> None:
 
 
 def test_numbers_belong_to_their_key_whatever_the_batch() -> None:
-    keys = keyed.keys(3, 1, torch.arange(4000))
-    drawn = keyed.uniform(keys, 50, 1)
-    assert torch.equal(drawn[17:19], keyed.uniform(keys[17:19], 50, 1))
+    keys = counter_rng.keys(3, 1, torch.arange(4000))
+    drawn = counter_rng.uniform(keys, 50, 1)
+    assert torch.equal(drawn[17:19], counter_rng.uniform(keys[17:19], 50, 1))
     assert drawn.min() > 0
     assert drawn.max() < 1
     assert drawn.mean().item() == pytest.approx(0.5, abs=0.005)
     assert drawn.std().item() == pytest.approx(12**-0.5, abs=0.005)
-    neighbours = [drawn[:-1], drawn[1:], drawn.roll(1, 1)[1:], keyed.uniform(keys, 50, 2)[1:]]
+    neighbours = [drawn[:-1], drawn[1:], drawn.roll(1, 1)[1:], counter_rng.uniform(keys, 50, 2)[1:]]
     correlation = torch.corrcoef(torch.stack([part.flatten() for part in neighbours]))
     assert (correlation - torch.eye(4)).abs().max() < 0.01
-    assert not torch.equal(keys, keyed.keys(3, 2, torch.arange(4000)))
-    assert not torch.equal(keys, keyed.keys(4, 1, torch.arange(4000)))
+    assert not torch.equal(keys, counter_rng.keys(3, 2, torch.arange(4000)))
+    assert not torch.equal(keys, counter_rng.keys(4, 1, torch.arange(4000)))
 
 
 def test_dropout_keeps_the_mean_and_is_only_for_training() -> None:
     dropout, values = KeyedDropout(0.25, stream=1), torch.ones(200, 100)
-    keyed.give_keys(dropout, keyed.keys(0, 0, torch.arange(200)))
+    counter_rng.give_keys(dropout, counter_rng.keys(0, 0, torch.arange(200)))
     dropped = dropout(values)
     assert torch.equal(dropped, dropout(values))
     assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
     assert dropped.mean().item() == pytest.approx(1, abs=0.02)
     assert torch.equal(dropout.eval()(values), values)
-    keyed.give_keys(dropout, None)
+    counter_rng.give_keys(dropout, None)
     assert not torch.equal(dropout.train()(values), dropped)

@@ -15,10 +15,10 @@ from advlab.attacks.criterion import Criterion
 from advlab.attacks.model import Model
 from advlab.attacks.result import Adversarial, judge
 from advlab.data import Dataset
-from advlab.results import Study
-from advlab.results.layout import predictions_folder
-from advlab.results.matrix import build
-from advlab.results.tables import examples_from_arrow, examples_to_arrow, predictions_to_arrow
+from advlab.studies.transfer.layout import predictions_folder
+from advlab.studies.transfer.matrix import build
+from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.rows import examples_from_arrow, examples_to_arrow, predictions_to_arrow
 from advlab.transfer.evaluate import answer
 from advlab.transfer.generate import attack_dataset
 
@@ -29,9 +29,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def study(small_study: Path) -> Study:
+def study(small_study: Path) -> TransferStudy:
     """The small study, opened afresh."""
-    return Study.open(str(small_study))
+    return TransferStudy.open(str(small_study))
 
 
 @pytest.fixture(scope="session")
@@ -43,22 +43,22 @@ def small_study(tmp_path_factory: pytest.TempPathFactory, mnist_train: Dataset) 
 
 
 @pytest.fixture
-def colour_study(tmp_path: Path) -> Study:
+def colour_study(tmp_path: Path) -> TransferStudy:
     """A study of photos."""
     return write_study(tmp_path / "colour", data.load("cifar10", "test"), MODELS[1:])
 
 
 @pytest.fixture
-def one_model_study(tmp_path: Path, mnist_train: Dataset) -> Study:
+def one_model_study(tmp_path: Path, mnist_train: Dataset) -> TransferStudy:
     """A study of a single model, the test's own to change."""
     return write_study(tmp_path / "one", mnist_train, MODELS[:1])
 
 
-def write_study(out: Path, train: Dataset, models: list[str]) -> Study:
+def write_study(out: Path, train: Dataset, models: list[str]) -> TransferStudy:
     """Write a whole transfer study of least-squares classifiers into ``out``."""
     clean = train.subset(slice(EXAMPLES))
     controls = [control for control in CONTROLS if not control.startswith("shuffled") or "softmax1e-2" in models]
-    study = Study.adopt(
+    study = TransferStudy.adopt(
         str(out),
         {
             "kind": "transfer",

@@ -8,24 +8,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from advlab.report import figures
+from advlab.report import canvas
 from advlab.report.palette import heat
-from advlab.report.summary import read_matrix, short
-from advlab.results import Study
+from advlab.studies.transfer import figures
+from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.summary import read_matrix, short
 
 
 def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
-def test_every_figure_is_a_png_with_something_on_it(study: Study) -> None:
+def test_every_figure_is_a_png_with_something_on_it(study: TransferStudy) -> None:
     for name, png in figures.draw(study).items():
         picture = pixels(png)
         assert picture.shape[1] >= 500, name
         assert picture.std() > 5, name
 
 
-def test_drawing_leaves_no_global_state(study: Study) -> None:
+def test_drawing_leaves_no_global_state(study: TransferStudy) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     before = dict(pyplot.rcParams)
     figures.matrix_heat_map(study)
@@ -33,7 +34,7 @@ def test_drawing_leaves_no_global_state(study: Study) -> None:
     assert dict(pyplot.rcParams) == before
 
 
-def test_odd_columns_are_clean_and_even_columns_distorted(study: Study) -> None:
+def test_odd_columns_are_clean_and_even_columns_distorted(study: TransferStudy) -> None:
     mosaic = figures._pairs(study, "softmax1e-2", rows=2)
     assert mosaic is not None
     assert mosaic.shape == (2 * 28 + 2, 5 * 56 + 5 * 2 + 4 * 4, 1)
@@ -46,7 +47,7 @@ def test_odd_columns_are_clean_and_even_columns_distorted(study: Study) -> None:
 
 
 def test_photos_get_figure_5_with_the_change_shifted_to_grey(
-    colour_study: Study, monkeypatch: pytest.MonkeyPatch
+    colour_study: TransferStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = colour_study
     assert "figure_5" in figures.draw(study)
@@ -56,7 +57,7 @@ def test_photos_get_figure_5_with_the_change_shifted_to_grey(
         shown.append((tiles, across, title))
         return b""
 
-    monkeypatch.setattr(figures, "mosaic", keep)
+    monkeypatch.setattr(canvas, "mosaic", keep)
     figures.figure_5(study, rows=2)
     ((tiles, across, title),) = shown
     examples = study.examples("softmax1e-2")
@@ -81,7 +82,7 @@ def test_headings_leave_out_where_a_model_comes_from() -> None:
     assert [short(name) for name in names] == list(names.values())
 
 
-def test_noise_gets_the_last_panel_and_its_accuracy(study: Study) -> None:
+def test_noise_gets_the_last_panel_and_its_accuracy(study: TransferStudy) -> None:
     matrix = read_matrix(study)
     assert figures.figure_7_sources(matrix) == ["softmax1e-4", "softmax1e-2", "gaussian-0.3"]
     assert figures._accuracy(matrix, "softmax1e-4") == "accuracy 0%"

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from advlab.report.hardening import interval
+from advlab.studies.adversarial_training.show import interval
 
 
 def test_the_interval_is_students() -> None:

@@ -14,10 +14,10 @@ import duckdb
 import pytest
 
 from advlab import report
-from advlab.report.html import page
-from advlab.report.summary import percent
-from advlab.results import Study
-from advlab.results.study import command_line
+from advlab.report.numbers import percent
+from advlab.store import Store
+from advlab.studies.transfer.page import page
+from advlab.studies.transfer.results import TransferStudy
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -37,7 +37,7 @@ class Elements(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
-def test_render_writes_the_figures_and_the_page(study: Study) -> None:
+def test_render_writes_the_figures_and_the_page(study: TransferStudy) -> None:
     written = report.render(study)
     assert "report.html" in written
     assert "figures/matrix.png" in written
@@ -45,7 +45,7 @@ def test_render_writes_the_figures_and_the_page(study: Study) -> None:
         assert study.store.exists(name)
 
 
-def test_the_page_needs_nothing_but_itself(study: Study) -> None:
+def test_the_page_needs_nothing_but_itself(study: TransferStudy) -> None:
     elements = Elements(page(study))
     for _, attributes in elements.found:
         for name in ("src", "href", "srcset", "action"):
@@ -53,7 +53,7 @@ def test_the_page_needs_nothing_but_itself(study: Study) -> None:
     assert {tag for tag, _ in elements.found}.isdisjoint({"iframe", "object", "embed"})
 
 
-def test_every_number_of_the_matrix_is_on_the_page(study: Study) -> None:
+def test_every_number_of_the_matrix_is_on_the_page(study: TransferStudy) -> None:
     text = page(study)
     details = [html.unescape(cell["data-details"] or "") for cell in Elements(text).of("td") if "data-details" in cell]
     assert len(details) == len(study.sources) * len(study.targets)
@@ -64,14 +64,14 @@ def test_every_number_of_the_matrix_is_on_the_page(study: Study) -> None:
         assert f"{percent(row['conditional_error_rate'])}% of those" in found
 
 
-def test_tables_have_scopes_and_pictures_have_words(study: Study) -> None:
+def test_tables_have_scopes_and_pictures_have_words(study: TransferStudy) -> None:
     elements = Elements(page(study))
     assert all(header.get("scope") in ("row", "col") for header in elements.of("th"))
     assert len(elements.of("img")) == 5
     assert all(len(image["alt"] or "") > 20 for image in elements.of("img"))
 
 
-def test_hostile_names_are_escaped(one_model_study: Study) -> None:
+def test_hostile_names_are_escaped(one_model_study: TransferStudy) -> None:
     hostile = "<img src=x onerror=alert(1)>\"'&"
     one_model_study.manifest["revision"] = hostile
     one_model_study.manifest["models"]["softmax1e-4"]["fingerprint"] = hostile
@@ -82,20 +82,28 @@ def test_hostile_names_are_escaped(one_model_study: Study) -> None:
     assert not [name for _, attributes in elements.found for name in attributes if name.startswith("on")]
 
 
-def test_a_study_of_one_model_has_a_page(one_model_study: Study) -> None:
+def test_a_study_of_one_model_has_a_page(one_model_study: TransferStudy) -> None:
     assert "The model misreads" in page(one_model_study)
 
 
 def test_the_command_is_safe_to_paste() -> None:
     config = {"dataset": "folder:/a b", "models": ["x", "y;rm -rf /"], "shard_size": 9, "split": None}
-    line = command_line(config, "OUT")
+    line = TransferStudy(Store("OUT"), {"config": config}).command_in("OUT")
     assert shlex.split(line) == [
         *("python", "sweeps/transfer_matrix.py", "--dataset", "folder:/a b", "--models", "x,y;rm -rf /"),
         *("--shard-size", "9", "--out", "OUT"),
     ]
 
 
-def test_the_query_on_the_page_makes_the_matrix_again(study: Study) -> None:
+def test_the_command_names_the_study_that_models_came_from(study: TransferStudy) -> None:
+    name = study.targets[0]
+    study.manifest["models"][name]["origin"] = "study:runs/sweep?name=a*"
+    (command,) = re.findall(r"python sweeps/transfer_matrix.py.*?--out OUT", html.unescape(page(study)))
+    assert "'study:runs/sweep?name=a*,softmax1e-2'" in command
+    assert name not in command.partition("--models")[2].partition("--")[0].replace("study:runs/sweep?name=a*", "")
+
+
+def test_the_query_on_the_page_makes_the_matrix_again(study: TransferStudy) -> None:
     (query,) = [
         html.unescape(code)
         for code in re.findall(r"<code>(.*?)</code>", page(study), re.S)
@@ -112,7 +120,9 @@ def test_the_query_on_the_page_makes_the_matrix_again(study: Study) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser_nothing_overflows_is_fetched_or_goes_wrong(study: Study, tmp_path: Path, width: int) -> None:
+def test_in_a_browser_nothing_overflows_is_fetched_or_goes_wrong(
+    study: TransferStudy, tmp_path: Path, width: int
+) -> None:
     # Headless Chromium does not go below 500 pixels of window, so the page is measured in a frame of that width.
     probe = """<script>
       const wrong = [];

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from advlab.report import paper
+from advlab.studies.transfer import paper_numbers
 
 
-@pytest.mark.parametrize("table", [paper.TABLE_2, paper.TABLE_4], ids=["Table 2", "Table 4"])
-def test_every_row_is_whole_and_every_model_misreads_its_own_examples(table: paper.PaperMatrix) -> None:
+@pytest.mark.parametrize("table", [paper_numbers.TABLE_2, paper_numbers.TABLE_4], ids=["Table 2", "Table 4"])
+def test_every_row_is_whole_and_every_model_misreads_its_own_examples(table: paper_numbers.PaperMatrix) -> None:
     assert set(table.error_rates) == set(table.distortion)
     for source, rates in table.error_rates.items():
         assert len(rates) == len(table.targets)
@@ -18,25 +18,25 @@ def test_every_row_is_whole_and_every_model_misreads_its_own_examples(table: pap
 
 
 def test_tables_1_and_2_give_the_same_distortions() -> None:
-    assert {name: row.distortion for name, row in paper.TABLE_1.items()} == {
-        name: paper.TABLE_2.distortion[name] for name in paper.TABLE_1
+    assert {name: row.distortion for name, row in paper_numbers.TABLE_1.items()} == {
+        name: paper_numbers.TABLE_2.distortion[name] for name in paper_numbers.TABLE_1
     }
 
 
 def test_a_pair_the_paper_lacks_is_none() -> None:
-    assert paper.TABLE_2.error_rate("fc100-100-10", "softmax1e-4") == 0.289
-    assert paper.TABLE_2.error_rate("conv", "softmax1e-4") is None
-    assert paper.TABLE_2.error_rate("softmax1e-4", "conv") is None
+    assert paper_numbers.TABLE_2.error_rate("fc100-100-10", "softmax1e-4") == 0.289
+    assert paper_numbers.TABLE_2.error_rate("conv", "softmax1e-4") is None
+    assert paper_numbers.TABLE_2.error_rate("softmax1e-4", "conv") is None
 
 
 def test_the_draw_of_the_halves_is_no_part_of_the_papers_names() -> None:
-    assert paper.error_rate("amplified-0.1-fc100-100-10@p1@3", "fc123-456-10@p1@3") == 0.98
-    assert paper.error_rate("gaussian-0.1", "fc100-100-10@p2") == 0.027
-    assert paper.error_rate("gaussian-0.1", "fc100-100-10") == 0.0
-    assert paper.error_rate("fc100-100-10@p1", "fc100-100-10") is None
-    assert paper.distortion("fc123-456-10@p1@3") == 0.059
+    assert paper_numbers.error_rate("amplified-0.1-fc100-100-10@p1@3", "fc123-456-10@p1@3") == 0.98
+    assert paper_numbers.error_rate("gaussian-0.1", "fc100-100-10@p2") == 0.027
+    assert paper_numbers.error_rate("gaussian-0.1", "fc100-100-10") == 0.0
+    assert paper_numbers.error_rate("fc100-100-10@p1", "fc100-100-10") is None
+    assert paper_numbers.distortion("fc123-456-10@p1@3") == 0.059
 
 
 def test_rates_print_with_the_papers_digits() -> None:
-    printed = [paper.as_printed(row.test_error) for row in paper.TABLE_1.values()]
+    printed = [paper_numbers.as_printed(row.test_error) for row in paper_numbers.TABLE_1.values()]
     assert printed == ["7.4", "9.4", "20", "1.64", "1.54", "1.9"]

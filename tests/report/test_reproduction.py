@@ -10,12 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from advlab.distributed.transfer.paper import PaperConfig
 from advlab.errors import UserError
-from advlab.report import paper, reproduction
-from advlab.results import Store, Study
-from advlab.results.layout import ALIGNMENT, HALVES, MATRIX
-from advlab.results.matrix import reduce_counts
+from advlab.store import Store
+from advlab.studies.cross_training_set.plan import HALVES
+from advlab.studies.paper import page
+from advlab.studies.paper.layout import ALIGNMENT
+from advlab.studies.paper.plan import PaperConfig
+from advlab.studies.transfer import paper_numbers
+from advlab.studies.transfer.layout import MATRIX
+from advlab.studies.transfer.matrix import reduce_counts
+from advlab.studies.transfer.results import TransferStudy
 from advlab.transfer import controls
 from advlab.transfer.metrics import Counts
 
@@ -26,8 +30,8 @@ SEEDS = 3
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("paper")
     for name, config in PaperConfig(seeds=SEEDS, examples=1000).studies().items():
-        write(out / name, config.models.replace("paper", ",".join(paper.TABLE_1)).split(","), config)
-    names, generator = list(paper.TABLE_1), np.random.default_rng(0)
+        write(out / name, config.models.replace("paper", ",".join(paper_numbers.TABLE_1)).split(","), config)
+    names, generator = list(paper_numbers.TABLE_1), np.random.default_rng(0)
     columns = ("gradient_size", "alignment", "variability", "rms", "error_rate")
     rows = [
         {"seed": seed, "source": a, "target": b} | dict(zip(columns, generator.random(5).tolist(), strict=True))
@@ -43,14 +47,14 @@ def write(out: Path, models: list[str], config: object) -> None:
     """A study whose error rates are the paper's where it has one, give or take a per cent."""
     names = [control for control in config.controls.split(",") if control]
     settings = {"models": models, "controls": names, "examples": 1000, "attack": "lbfgs", "seed": config.seed}
-    study = Study.begin("transfer", settings, str(out))
+    study = TransferStudy.begin("transfer", settings, str(out))
     generator = np.random.default_rng(config.seed)
     counts = {}
     for source in [*models, *controls.expand(names, models)]:
         for target in models:
-            rate = 1.0 if source == target else paper.error_rate(source, target) or 0.01
+            rate = 1.0 if source == target else paper_numbers.error_rate(source, target) or 0.01
             errors = round(1000 * rate) + generator.integers(8)
-            rms = (paper.distortion(source) or 0.1) + 0.001 * generator.random()
+            rms = (paper_numbers.distortion(source) or 0.1) + 0.001 * generator.random()
             counts[source, target] = Counts(1000, int(min(errors, 1000)), 1000, 0, None, round(rms * 1e15))
     study.store.write_table(MATRIX, reduce_counts(counts))
     errors = dict.fromkeys(("p1_error", "p2_error", "test_error"), 0.02)
@@ -62,24 +66,24 @@ def write(out: Path, models: list[str], config: object) -> None:
 
 
 def test_every_number_of_the_paper_stands_beside_ours(folder: str) -> None:
-    files = reproduction.render(folder, seeds=SEEDS)
-    page = files[reproduction.PAGE].decode()
-    lines = [line for line in page.splitlines() if line.startswith("| ")]
-    for source, rates in (paper.TABLE_2.error_rates | paper.TABLE_4.error_rates).items():
+    files = page.render(folder, seeds=SEEDS)
+    text = files[page.PAGE].decode()
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    for source, rates in (paper_numbers.TABLE_2.error_rates | paper_numbers.TABLE_4.error_rates).items():
         beside = "".join(line for line in lines if line.startswith(f"| {source} |"))
-        assert all(f"<br>*{paper.as_printed(rate)}*" in beside for rate in rates)
+        assert all(f"<br>*{paper_numbers.as_printed(rate)}*" in beside for rate in rates)
     assert any(line.startswith("| M1': fc123-456-10@p1 |") and "<br>*0.059*" in line for line in lines)
-    assert "@p1@1" not in page
-    assert "nan" not in page
-    assert "| alignment of the gradients | " in page
-    printed = int(re.search(r"Of (\d+) printed numbers", page)[1])
-    assert printed == sum(page.count(f"* {mark}") for mark in "=↑↓")
-    assert files[reproduction.CURVES].startswith(b"\x89PNG")
+    assert "@p1@1" not in text
+    assert "nan" not in text
+    assert "| alignment of the gradients | " in text
+    printed = int(re.search(r"Of (\d+) printed numbers", text)[1])
+    assert printed == sum(text.count(f"* {mark}") for mark in "=↑↓")
+    assert files[page.CURVES].startswith(b"\x89PNG")
 
 
 def test_claims_are_tested_with_numbers(folder: str) -> None:
-    first, last = (reproduction.Repeated.open(folder, part, SEEDS) for part in ("tables_1_and_2", "tables_3_and_4"))
-    found = {claim.statement[:3]: claim for claim in reproduction.claims(first, last)}
+    first, last = (page.Repeated.open(folder, part, SEEDS) for part in ("tables_1_and_2", "tables_3_and_4"))
+    found = {claim.statement[:3]: claim for claim in page.claims(first, last)}
     assert list(found) == ["(a)", "(b)", "(c)", "(d)", "(e)", "(f)"]
     assert all(re.search(r"\d", claim.found) for claim in found.values())
     assert found["(a)"].holds
@@ -88,15 +92,15 @@ def test_claims_are_tested_with_numbers(folder: str) -> None:
 
 
 def test_one_seed_claims_no_more_than_it_can(folder: str) -> None:
-    page = reproduction.render(folder, seeds=1)[reproduction.PAGE].decode()
-    assert "unknown (one seed)" in page
-    assert not re.search(r"\* [=↑↓]", page)
-    assert "| **no** |" not in page
-    assert "inf" not in page.replace("infer", "")
+    text = page.render(folder, seeds=1)[page.PAGE].decode()
+    assert "unknown (one seed)" in text
+    assert not re.search(r"\* [=↑↓]", text)
+    assert "| **no** |" not in text
+    assert "inf" not in text.replace("infer", "")
 
 
 def test_a_missing_study_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no study"):
-        reproduction.render(str(tmp_path), seeds=1)
+        page.render(str(tmp_path), seeds=1)
     with pytest.raises(UserError, match="--seeds 0 is impossible"):
         PaperConfig(seeds=0).studies()

@@ -8,12 +8,13 @@ import pytest
 from rich.console import Console
 
 from advlab import report
-from advlab.report import tables
-from advlab.report.summary import describe, finding, percent, read_matrix
-from advlab.results import Study
+from advlab.report.numbers import percent
+from advlab.studies.transfer import tables
+from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.summary import describe, finding, read_matrix
 
 
-def printed(study: Study, width: int = 140) -> str:
+def printed(study: TransferStudy, width: int = 140) -> str:
     console = Console(file=io.StringIO(), width=width)
     report.print_study(study, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -21,7 +22,7 @@ def printed(study: Study, width: int = 140) -> str:
     return str(text)
 
 
-def test_every_rate_interval_and_paper_number_is_printed(study: Study) -> None:
+def test_every_rate_interval_and_paper_number_is_printed(study: TransferStudy) -> None:
     text = printed(study)
     for row in study.matrix().to_pylist():
         assert percent(row["error_rate"]) in text
@@ -31,19 +32,19 @@ def test_every_rate_interval_and_paper_number_is_printed(study: Study) -> None:
         assert theirs in text
 
 
-def test_controls_stand_below_the_models(study: Study) -> None:
+def test_controls_stand_below_the_models(study: TransferStudy) -> None:
     text = printed(study)
     assert [row.source for row in read_matrix(study).rows] == study.sources
     assert text.rindex("\n  softmax1e-2") < text.index("\n  gaussian-0.1") < text.index("\n  shuffled-softmax1e-2")
 
 
-def test_targets_that_do_not_fit_go_to_a_further_table(study: Study) -> None:
+def test_targets_that_do_not_fit_go_to_a_further_table(study: TransferStudy) -> None:
     assert len(tables.matrix_tables(study, width=140)) == 1
     assert len(tables.matrix_tables(study, width=60)) == 2
     assert "softmax1e-2" in printed(study, width=60)
 
 
-def test_markdown_has_one_line_a_source_and_one_cell_a_target(study: Study) -> None:
+def test_markdown_has_one_line_a_source_and_one_cell_a_target(study: TransferStudy) -> None:
     lines = tables.markdown_matrix(study).splitlines()
     assert len(lines) == 2 + len(study.sources)
     assert {line.count("|") for line in lines} == {len(study.targets) + 3}
@@ -54,14 +55,14 @@ def test_markdown_has_one_line_a_source_and_one_cell_a_target(study: Study) -> N
     assert models[2].startswith("| softmax1e-4 | 6.71<br>*6.7* | 7.40<br>*7.4* | 1,234 |")
 
 
-def test_the_paper_is_silent_about_other_data(study: Study) -> None:
+def test_the_paper_is_silent_about_other_data(study: TransferStudy) -> None:
     study.manifest["dataset"]["name"] = "fashion_mnist"
     assert not read_matrix(study).has_paper
     assert "11.7" not in tables.markdown_matrix(study)
     assert "paper" not in printed(study)
 
 
-def test_the_finding_is_computed_from_the_cells(study: Study) -> None:
+def test_the_finding_is_computed_from_the_cells(study: TransferStudy) -> None:
     matrix = read_matrix(study)
     first, second = (cell.error_rate for cell in matrix.transfers)
     text = finding(matrix)

@@ -20,7 +20,8 @@ from wandb.proto import wandb_internal_pb2
 
 from advlab.errors import UserError
 from advlab.report import Tracker
-from advlab.results import Study
+from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.show import show
 
 GROUP = "0123456789ab"
 IDENTITY = GROUP + 52 * "c"
@@ -37,7 +38,7 @@ def private_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
 
 
-def tracker(study: Study, mode: str, out: str | None = None, timeout: float = 20.0) -> Tracker:
+def tracker(study: TransferStudy, mode: str, out: str | None = None, timeout: float = 20.0) -> Tracker:
     return Tracker(
         mode,
         identity=IDENTITY,
@@ -96,10 +97,10 @@ def history(path: Path) -> dict[str, Any]:
     return logged
 
 
-def test_an_offline_run_holds_config_matrix_heat_map_examples_and_artifact(study: Study) -> None:
+def test_an_offline_run_holds_config_matrix_heat_map_examples_and_artifact(study: TransferStudy) -> None:
     with tracker(study, "offline") as tracked:
         tracked.log({"progress/shards": 3}, step=1)
-        tracked.record(study)
+        tracked.record(study, show(study, 140))
         assert tracked.mode == "offline"
     path = run_file(Path(study.store.root))
     found = {record.WhichOneof("record_type"): record for record in records(path)}
@@ -126,17 +127,17 @@ def test_an_offline_run_holds_config_matrix_heat_map_examples_and_artifact(study
     assert names == {"study.json", *study.store.files(suffix=".parquet")}
 
 
-def test_a_remote_studys_artifact_holds_the_matrix_alone(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_studys_artifact_holds_the_matrix_alone(study: TransferStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study.store, "is_local", False)
     with tracker(study, "offline") as tracked:
-        tracked.record(study)
+        tracked.record(study, show(study, 140))
     artifact = study_artifact(run_file(Path(study.store.root)))
     assert {entry.path for entry in artifact.manifest.contents} == {"study.json", "matrix.parquet"}
     assert json.loads(artifact.metadata) == {"uri": study.store.uri}
 
 
 def test_the_run_files_of_a_remote_study_lie_in_a_temporary_directory(
-    study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    study: TransferStudy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with tracker(study, "offline", out="s3://bucket/study") as tracked:
@@ -145,23 +146,23 @@ def test_the_run_files_of_a_remote_study_lie_in_a_temporary_directory(
     assert history(run_file(folder))["a"] == 1
 
 
-def test_disabled_never_imports_wandb(study: Study) -> None:
+def test_disabled_never_imports_wandb(study: TransferStudy) -> None:
     code = (
         "import sys; from advlab.report import Tracker\n"
         f"t = Tracker('disabled', identity='x', config={{}}, out={str(study.store.root)!r})\n"
-        "t.log({'a': 1}); t.record(None); t.finish()\n"
+        "t.log({'a': 1}); t.record(None, None); t.finish()\n"
         "sys.exit('wandb' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
 
 
-def test_an_unknown_mode_is_the_users_mistake(study: Study) -> None:
+def test_an_unknown_mode_is_the_users_mistake(study: TransferStudy) -> None:
     with pytest.raises(UserError, match="'on'; choose one of online, offline, disabled"):
         tracker(study, "on")
 
 
 def test_online_without_a_key_goes_on_offline(
-    study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    study: TransferStudy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "stdin", open("/dev/null"))  # noqa: SIM115 - closed with the process
     with caplog.at_level(logging.WARNING, "advlab"), tracker(study, "online") as tracked:
@@ -174,7 +175,7 @@ def test_online_without_a_key_goes_on_offline(
 
 
 @pytest.mark.parametrize("server", ["closed", "silent"])
-def test_a_dead_server_neither_raises_nor_hangs(study: Study, tmp_path: Path, server: str) -> None:
+def test_a_dead_server_neither_raises_nor_hangs(study: TransferStudy, tmp_path: Path, server: str) -> None:
     """In a process of its own, since what could hang is W&B's exit handler too."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -184,9 +185,10 @@ def test_a_dead_server_neither_raises_nor_hangs(study: Study, tmp_path: Path, se
             "import logging; logging.basicConfig()\n"
             "from advlab.report import Tracker\n"
             "from advlab.results import Study\n"
+            "from advlab.studies.transfer.show import show\n"
             f"study = Study.open({str(study.store.root)!r})\n"
             f"with Tracker('online', identity={IDENTITY!r}, config={{}}, out={str(tmp_path)!r}, timeout=3) as t:\n"
-            "    t.log({'a': 1}); t.record(study)\n"
+            "    t.log({'a': 1}); t.record(study, show(study, 140))\n"
             "print('the study went on', t.mode)"
         )
         environment = {
@@ -203,9 +205,13 @@ def test_a_dead_server_neither_raises_nor_hangs(study: Study, tmp_path: Path, se
     assert history(run_file(tmp_path))["a"] == 1
 
 
-def test_an_error_while_recording_is_one_warning(one_model_study: Study, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_while_recording_is_one_warning(
+    one_model_study: TransferStudy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = show(one_model_study, 140)
     Path(one_model_study.store.path("matrix.parquet")).unlink()
+    monkeypatch.setattr(one_model_study.store, "files", lambda *_, **__: ["matrix.parquet"])
     with caplog.at_level(logging.WARNING, "advlab"), tracker(one_model_study, "offline") as tracked:
-        tracked.record(one_model_study)
+        tracked.record(one_model_study, shown)
         tracked.log({"a": 1})
     assert [record.levelname for record in caplog.records if record.name.startswith("advlab")] == ["WARNING"]

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from advlab.data import Dataset
-from advlab.distributed.hardening import study as hardening_study
-from advlab.distributed.hardening.study import HardeningConfig, Layout
-from advlab.distributed.hardening.tuning import Space
 from advlab.errors import UserError
+from advlab.hardening import snapshots
 from advlab.hardening.settings import Settings, variant
 from advlab.hardening.trainer import Alternating, Trainer
-from advlab.results import pools
+from advlab.studies.adversarial_training import study as hardening_study
+from advlab.studies.adversarial_training.study import HardeningConfig, Layout
+from advlab.studies.adversarial_training.tuning import Space
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = [
@@ -147,7 +147,7 @@ def test_two_workers_share_runs_and_one_is_killed(tmp_path: Path, mnist_train: D
     rows = {row["variant"]: row for row in study.store.read_table("results.parquet").to_pylist()}
     assert set(rows) == {"weight-decay", "all"}
     assert all(0 < row["test_error"] < 0.5 and row["distortion_2"] > 0 for row in rows.values())
-    pool, pointer = pools.load(str(tmp_path / "out/pools/variant=all/seed-0000"))
+    pool, pointer = snapshots.load(str(tmp_path / "out/pools/variant=all/seed-0000"))
     assert pointer["step"] == 72
     assert [len(held) for held in pool.layers.values()] == [200, 200, 200]
     newest = killed_workers.checkpoints(tmp_path / "out/train/variant=all/seed-0000")[72]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from advlab.results import Study
+from advlab.studies.transfer.results import TransferStudy
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "architectures.py"
 
@@ -40,7 +40,7 @@ def test_a_sweep_refuses_with_one_sentence(arguments: list[str], named: str, tmp
 def test_a_study_without_models_has_none_to_give(
     transfer_matrix: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    Study.begin("architectures", {"seed": 0}, str(tmp_path / "empty"))
+    TransferStudy.begin("architectures", {"seed": 0}, str(tmp_path / "empty"))
     done = transfer_matrix("--models", f"study:{tmp_path / 'empty'}", "--out", str(tmp_path / "out"))
     assert done.returncode == 2
     assert "names no model" in done.stderr

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from advlab.results import Study
-from advlab.results.verify import verify
+from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.verify import verify
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_models_are_trained_on_their_half_alone(out: Path) -> None:
-    study = Study.open(str(out))
+    study = TransferStudy.open(str(out))
     assert study.targets == ["softmax1@p1@1", "softmax1@p2@1"]
     recipes = [study.manifest["models"][name]["recipe"] for name in study.targets]
     assert [recipe["split"] for recipe in recipes] == ["p1@1", "p2@1"]
@@ -48,7 +48,7 @@ def test_models_are_trained_on_their_half_alone(out: Path) -> None:
 
 
 def test_amplified_examples_have_their_size(out: Path) -> None:
-    study = Study.open(str(out))
+    study = TransferStudy.open(str(out))
     rms = {row["source"]: row["mean_rms"] for row in study.matrix().to_pylist()}
     for model in study.targets:
         assert rms[f"amplified-0.1-{model}"] == pytest.approx(0.1, abs=0.005)  # a row misread when clean has no r

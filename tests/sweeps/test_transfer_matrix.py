@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from advlab.data import Dataset
-from advlab.results import Study
+from advlab.studies.transfer.results import TransferStudy
 
 Sweep = Callable[..., "subprocess.CompletedProcess[str]"]
 CommandLine = Callable[..., list[str]]
@@ -73,7 +73,7 @@ def test_every_model_misreads_all_its_own_examples(small_study: Path) -> None:
 
 
 def test_examples_lie_in_the_box_and_their_sizes_are_true(small_study: Path, mnist_train: Dataset) -> None:
-    study = Study.open(str(small_study))
+    study = TransferStudy.open(str(small_study))
     for model in MODELS:
         table = study.examples(model)
         images = study.images(table).astype(np.float64)

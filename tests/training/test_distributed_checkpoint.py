@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from advlab.errors import UserError
-from advlab.training import parallel
+from advlab.training import quocnet_parallel
 
 
 class Marks:
@@ -37,27 +37,30 @@ def network(value: float) -> nn.Module:
 def folder(tmp_path: Path) -> Path:
     """A checkpoint of step 7, with rates of 0.25."""
     trained = network(3.0)
-    optimiser = parallel.optimiser("adam-mini", trained, 0.25)
+    optimiser = quocnet_parallel.optimiser("adam-mini", trained, 0.25)
     trained(torch.ones(1, 3)).sum().backward()
     optimiser.step()
-    parallel.save(tmp_path / "checkpoint", trained, optimiser, 7)
+    quocnet_parallel.save(tmp_path / "checkpoint", trained, optimiser, 7)
     return tmp_path / "checkpoint"
 
 
 def load(folder: Path) -> tuple[nn.Module, torch.optim.Optimizer, int]:
     fresh = network(0.0)
-    optimiser = parallel.optimiser("adam-mini", fresh, 0.5)
-    return fresh, optimiser, parallel.load(folder, fresh, optimiser)
+    optimiser = quocnet_parallel.optimiser("adam-mini", fresh, 0.5)
+    return fresh, optimiser, quocnet_parallel.load(folder, fresh, optimiser)
 
 
 def test_what_was_saved_is_read(folder: Path) -> None:
     loaded, optimiser, step = load(folder)
     assert step == 7
     assert optimiser.param_groups[0]["lr"] == 0.25
-    assert optimiser.param_groups[0]["betas"] == parallel.optimiser("adam-mini", loaded, 1).param_groups[0]["betas"]
+    assert (
+        optimiser.param_groups[0]["betas"]
+        == quocnet_parallel.optimiser("adam-mini", loaded, 1).param_groups[0]["betas"]
+    )
     assert {name for name, state in optimiser.state_dict()["state"].items() if state} == {0, 1}
     again = network(0.0)
-    parallel.load_network(folder, again)
+    quocnet_parallel.load_network(folder, again)
     for one, other in zip(loaded.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
     assert float(loaded.weight[0, 0]) not in (0.0, 3.0)  # type: ignore[index, arg-type]
@@ -120,7 +123,7 @@ def test_damaged_notes_are_one_sentence(damage: Callable[[bytes], bytes], folder
 def test_another_network_is_one_sentence(folder: Path) -> None:
     other = nn.Linear(5, 2)
     with pytest.raises(UserError, match="cannot be read"):
-        parallel.load(folder, other, parallel.optimiser("adam-mini", other, 0.5))
+        quocnet_parallel.load(folder, other, quocnet_parallel.optimiser("adam-mini", other, 0.5))
     (folder / ".metadata").unlink()
     with pytest.raises(UserError, match="cannot be read"):
         load(folder)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advlab.attacks import targets
 from advlab.attacks.arguments import checked
-from advlab.attacks.blocks import block_rows
+from advlab.attacks.chunks import block_rows
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.minimum_norm.search import Search
 from advlab.attacks.model import Classifier, Model

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from advlab import compiled
-from advlab.attacks.blocks import blocks
+from advlab.attacks.chunks import blocks
 from advlab.attacks.minimum_norm import kernels
 from advlab.attacks.minimum_norm.rays import Rays
 from advlab.attacks.projection import project_polytope

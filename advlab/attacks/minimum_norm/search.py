@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from advlab.attacks.blocks import blocks
+from advlab.attacks.chunks import blocks
 from advlab.attacks.criterion import Criterion, rounding_margin
 from advlab.attacks.minimum_norm import restarts, starts
 from advlab.attacks.minimum_norm.best import SAFETY, BestSoFar

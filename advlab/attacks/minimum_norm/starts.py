@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from advlab.attacks.blocks import blocks
+from advlab.attacks.chunks import blocks
 from advlab.attacks.minimum_norm.lanes import Lanes
 from advlab.attacks.minimum_norm.rays import Rays, along, reach, toward
 from advlab.attacks.projection import project_polytope

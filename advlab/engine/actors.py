@@ -1,0 +1,186 @@
+"""The actors of a pool: how large each is, and how many there are as the cluster grows and shrinks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import ray
+
+from advlab.engine.worker import Conditions, _Worker
+from advlab.errors import UserError
+from advlab.store import Store, provenance
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolOptions:
+    """Size of the pool."""
+
+    actors: int | None = None
+    """Most actors to use; as many as there is work for and the cluster has, or can get, room for when absent."""
+
+    num_cpus: float = 1.0
+    """CPUs per actor, and threads that PyTorch uses in it."""
+
+    num_gpus: float = 0.0
+    """GPUs per actor; 0.25 lets four actors share one."""
+
+    memory: float = 0.0
+    """GiB of main memory per actor, so that no machine gets more actors than fit; no matter when 0."""
+
+    def __post_init__(self) -> None:
+        if self.actors is not None and self.actors < 1:
+            raise UserError(f"--actors {self.actors} is impossible; choose at least 1.")
+        if min(self.num_cpus, self.num_gpus, self.memory) < 0:
+            raise UserError(f"{self.size}: none of them may be negative.")
+
+    @property
+    def size(self) -> str:
+        """The size of an actor, as the command line has it."""
+        memory = f" --memory {self.memory:g}" if self.memory else ""
+        return f"--num-cpus {self.num_cpus:g} --num-gpus {self.num_gpus:g}{memory}"
+
+    @property
+    def demand(self) -> dict[str, float]:
+        """What an actor asks of its machine, by Ray's names; memory in bytes."""
+        wanted = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory * 2**30}
+        return {resource: amount for resource, amount in wanted.items() if amount}
+
+
+class Actors:
+    """The actors, by number.
+
+    An actor whose machine vanishes is started again by Ray wherever there is room. On an elastic cluster more actors
+    are asked for than there is room for: those that wait are what an autoscaler goes by.
+
+    Args:
+        options: size of the actors, and the most there may be.
+        elastic: whether machines can join.
+
+    Raises:
+        UserError: not one actor fits the machine, and no other can join.
+    """
+
+    def __init__(self, options: PoolOptions, *, elastic: bool) -> None:
+        self.options, self.elastic = options, elastic
+        self.actors: dict[int, Any] = {}
+        self.required_file: tuple[str, str] | None = None
+        self.file_seen = False
+        self._numbers = count()
+        self._alive: set[int] = set()
+        self._proven = False
+        self._unfit: dict[str, str] = {}
+        self._stillborn = 0
+        actor: dict[str, Any] = {
+            "num_cpus": options.num_cpus,
+            "num_gpus": options.num_gpus,
+            "memory": int(options.memory * 2**30) or None,
+            "max_restarts": -1,
+            "max_task_retries": 0,
+            "scheduling_strategy": "SPREAD",
+            "concurrency_groups": {"status": 1},  # so that an actor can be asked how far it is while it works
+        }
+        self._class: Any = ray.remote(**actor)(_Worker)
+        if not elastic and not self.room():
+            total = ray.cluster_resources()
+            raise UserError(
+                f"no actor of {options.size} fits this machine ({total.get('CPU', 0):g} CPUs, "
+                f"{total.get('GPU', 0):g} GPUs, {total.get('memory', 0) / 2**30:.1f} GiB); ask for less."
+            )
+
+    def require_file(self, folder: str, name: str) -> None:
+        """From now on leave out machines that do not see this file of a folder."""
+        self.required_file = (folder, name)
+        self.file_seen = self._sees_file()
+
+    def _sees_file(self) -> bool:
+        return self.required_file is not None and Store(self.required_file[0]).exists(self.required_file[1])
+
+    def room(self) -> int:
+        """How many actors the machines alive have room for; those that cannot work have none."""
+        return sum(
+            min(
+                (int(node["Resources"].get(name, 0) / amount) for name, amount in self.options.demand.items()),
+                default=1,
+            )
+            for node in ray.nodes()
+            if node["Alive"] and node["NodeID"] not in self._unfit
+        )
+
+    def wanted(self, units: int) -> int:
+        """How many actors there should be for so many units."""
+        room = self.room() - self._stillborn
+        most = 2 * room if self.elastic else room
+        if self.options.actors:
+            most = self.options.actors if self.elastic else min(most, self.options.actors)
+        return min(max(1, most), units)
+
+    def waiting(self) -> list[int]:
+        """The actors that wait to be started, or started again."""
+        return [actor for actor in self.actors if actor not in self._alive]
+
+    def hire(self, number: int) -> list[int]:
+        """Start that many actors; they come to life when there is room."""
+        elsewhere = {"ray.io/node-id": f"!in({','.join(self._unfit)})"} if self._unfit else None
+        hired = [next(self._numbers) for _ in range(number)]
+        self.actors |= {actor: self._class.options(label_selector=elsewhere).remote() for actor in hired}
+        return hired
+
+    def dismiss(self, actors: Iterable[int]) -> None:
+        """Kill these actors, whatever they are at."""
+        for actor in list(actors):
+            ray.kill(self.actors.pop(actor))
+
+    def ready(self, actor: int, shared: dict[str, ray.ObjectRef]) -> ray.ObjectRef:
+        """Ask an actor to report for work; the call is lost while Ray is about to start it again."""
+        conditions = Conditions(
+            threads=max(1, int(self.options.num_cpus)),
+            use_gpu=self.options.num_gpus > 0,
+            code=provenance.code(),
+            file=self.required_file,
+        )
+        return self.actors[actor].ready.remote(shared, conditions)
+
+    def reported(self, actor: int, node: str, address: str, complaint: str) -> None:
+        """An actor is alive; if its machine cannot do the work, no actor will be sent there any more.
+
+        Raises:
+            UserError: there is no other machine, nor will there be; or the file that it lacks is gone.
+        """
+        if not complaint:
+            self._alive.add(actor)
+            self._proven = True
+            return
+        self.dismiss([actor])
+        if node not in self._unfit:
+            self._unfit[node] = complaint
+            what, _, mend = complaint.rpartition("; ")
+            told = f"the machine at {address} {what}"
+            if self.file_seen and not self._sees_file():
+                raise UserError(
+                    f"{'/'.join(self.required_file or ())!r} was removed while its study was under way; what is "
+                    "finished is kept beside it: bring the file back, and run the same command again."
+                )
+            if not self.room() and not (self._proven and self.elastic):
+                raise UserError(f"{told}, and there is no other; {mend}.")
+            logger.warning("%s and is left out; %s.", told, mend)
+
+    def lost(self, actor: int) -> None:
+        """An actor died; Ray is about to start it again."""
+        self._alive.discard(actor)
+
+    def stillborn(self, actor: int, reason: str) -> None:
+        """An actor died of an error in its creation, which Ray does not repeat.
+
+        Raises:
+            UserError: so did all others.
+        """
+        self.actors.pop(actor)
+        self._stillborn += 1
+        if not self._proven and not self.actors:
+            raise UserError(f"no actor can be started ({reason}); mend the Python environment of the cluster.")

@@ -1,0 +1,210 @@
+"""Where the workers of a training run are launched: on Ray Train, or as this process alone."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from pyarrow.fs import FileSelector, FileType
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from advlab.errors import UserError
+from advlab.store import Store, Study
+
+logger = logging.getLogger(__name__)
+FAILURES = 3
+"""Deaths of workers from which training goes on."""
+_NOTES = "checkpoint_manager_snapshot.json"
+ALONE = "alone"
+"""Folder of the checkpoints of a run without Ray."""
+
+
+class Launcher(Protocol):
+    """Where a worker runs; ``torch.distributed`` is initialised."""
+
+    rank: int
+    device: torch.device
+
+    def newest(self) -> AbstractContextManager[str | None]:
+        """The folder of the checkpoint to go on from, if there is one."""
+
+    def report(self, told: dict[str, Any], folder: str | None) -> None:
+        """Progress, and a folder with this worker's part of a checkpoint, to be kept."""
+
+
+class OnRay:
+    """A `Launcher`: a worker of Ray Train."""
+
+    def __init__(self) -> None:
+        self.rank = ray.train.get_context().get_world_rank()
+        self.device = get_device()
+
+    def newest(self) -> AbstractContextManager[str | None]:
+        checkpoint = ray.train.get_checkpoint()
+        return nullcontext() if checkpoint is None else checkpoint.as_directory()
+
+    def report(self, told: dict[str, Any], folder: str | None) -> None:
+        ray.train.report(told, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
+
+
+class Alone:
+    """A `Launcher`: this process by itself. A checkpoint is there once it has its final name."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.rank, self.device, self.folder = 0, device, folder
+
+    def newest(self) -> AbstractContextManager[str | None]:
+        found = sorted(self.folder.glob("step-*"))
+        return nullcontext(str(found[-1]) if found else None)
+
+    def report(self, told: dict[str, Any], folder: str | None) -> None:
+        if folder is None:
+            return
+        earlier = list(self.folder.glob("step-*"))
+        final = self.folder / f"step-{told['step']:08d}"
+        partial = self.folder / f".{final.name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial)
+        partial.rename(final)
+        for path in earlier:
+            shutil.rmtree(path)
+
+
+@contextmanager
+def one_process(backend: str) -> Iterator[None]:
+    """A process group of this process."""
+    with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
+        dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+def require_resources(workers: int, gpus: bool, accelerator: str | None, *, elastic: bool) -> None:
+    """See that the cluster has room for so many workers, or can get it; Ray must be connected.
+
+    Raises:
+        UserError: it has not, and no machine can join.
+    """
+    total, kind = ray.cluster_resources(), "GPU" if gpus else "CPU"
+    has = total.get(kind, 0)
+    if has >= workers and (accelerator is None or any(name.endswith(f":{accelerator}") for name in total)):
+        return
+    wanted = f"{workers} {kind}{'s' * (workers > 1)}" + (f" of kind {accelerator}" if accelerator else "")
+    if not elastic:
+        raise UserError(
+            f"{workers} worker{'s' * (workers > 1)} would need {wanted}, and this machine has {has:g} {kind}s"
+            f"{' of other kinds' if has >= workers else ''}; ask for less, or name a cluster with --address."
+        )
+    logger.warning(
+        "waiting for %s; the cluster has %g %ss now, and training begins when machines join", wanted, has, kind
+    )
+
+
+def fit(
+    study: Study,
+    work: Callable[[dict[str, Any]], None],
+    given: dict[str, Any],
+    *,
+    workers: int | tuple[int, int],
+    gpus: bool,
+    accelerator: str | None,
+    restart: bool,
+    folder: str = "train",
+) -> None:
+    """Run ``work(given)`` in workers of Ray Train, their checkpoints in the study; Ray must be connected.
+
+    Args:
+        study: whose newest checkpoint the workers go on from.
+        work: what every worker does.
+        given: its argument.
+        workers: how many; or the least and the most, as the cluster has room.
+        gpus: whether each has a GPU and speaks NCCL, or a CPU and gloo.
+        accelerator: the kind of GPU that they ask for, as Ray names it; any when None.
+        restart: whether to go on after a worker's death, `FAILURES` times.
+        folder: of the checkpoints, within the study.
+
+    Raises:
+        UserError: workers kept failing; what is finished is kept. Or Ray Train's notes name checkpoints elsewhere.
+    """
+    _require_own_checkpoints(study.store, folder)
+    spread: Any = workers  # Ray's types know of one number alone
+    trainer = TorchTrainer(
+        work,
+        train_loop_config=given,
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=spread, use_gpu=gpus, accelerator_type=accelerator),
+        run_config=RunConfig(
+            name=folder,
+            storage_path=study.store.uri,
+            failure_config=FailureConfig(max_failures=FAILURES if restart else 0),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"training ended early ({reason[-1] if reason else 'no reason given'}); what is finished is kept in "
+            f"{study.store.uri!r}: mend that and run the same command again."
+        ) from error
+    _delete_orphans(result)
+
+
+def require_local(study: Study, *, alone: bool) -> None:
+    """Raise a UserError when a run without Ray would have its checkpoints on an object store."""
+    if alone and not study.store.is_local:
+        raise UserError(f"--alone needs a folder on this machine, not {study.store.uri!r}; choose another --out.")
+
+
+def _require_own_checkpoints(store: Store, folder: str) -> None:
+    """Raise a UserError where Ray Train's notes name folders that are not its own: it reads and deletes those."""
+    notes = f"{folder}/{_NOTES}"
+    if not store.exists(notes):
+        return
+    try:
+        named = list(_checkpoint_names(store.read_json(notes)))
+    except (ValueError, RecursionError):
+        named = [None]
+    for name in named:
+        if not (isinstance(name, str) and re.fullmatch(r"checkpoint_[\w.:+-]*", name)):
+            raise UserError(
+                f"{store.path(notes)!r} is not as Ray Train left it (it names {str(name)[:80]!r} as a checkpoint); "
+                f"remove {store.path(folder)!r} to train from the start."
+            )
+
+
+def _checkpoint_names(notes: Any, key: str = "") -> Iterator[Any]:
+    """All values that stand under a key that names checkpoints."""
+    if isinstance(notes, dict):
+        for inner, value in notes.items():
+            yield from _checkpoint_names(value, inner)
+    elif isinstance(notes, list):
+        for value in notes:
+            yield from _checkpoint_names(value, key)
+    elif "checkpoint_dir_name" in key:
+        yield notes
+
+
+def _delete_orphans(result: ray.train.Result) -> None:
+    """Remove checkpoints that workers wrote just before they died, so that Ray Train never heard of them."""
+    kept = {checkpoint.path: checkpoint.filesystem for checkpoint, _ in result.best_checkpoints or ()}
+    if not kept:
+        return
+    path, filesystem = next(iter(kept.items()))
+    for found in filesystem.get_file_info(FileSelector(str(PurePosixPath(path).parent))):
+        if found.base_name.startswith("checkpoint_") and found.type == FileType.Directory and found.path not in kept:
+            filesystem.delete_dir(found.path)

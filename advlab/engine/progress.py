@@ -1,0 +1,162 @@
+"""Progress of long work in the terminal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from advlab.store import Store
+from advlab.text import printable
+
+OnProgress = Callable[..., None]
+"""Told the numbers of a study as they come: ``on_progress({name: value}, step=…)``; the step may be left out."""
+
+
+class Stage:
+    """One bar: what is being done, how much of it is done, how fast, and how long the rest will take.
+
+    Where standard error is no terminal, a line is printed whenever another tenth is done, or a minute has passed.
+    """
+
+    QUIET_SECONDS = 60.0
+
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self.title, self.total, self.done = title, total, done
+        self.console = Console(stderr=True)
+        self._already, self._began, self._spoke = done, time.monotonic(), time.monotonic()
+        self._reached = False
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[pace]}"),
+            TextColumn("{task.fields[latest]}", style="dim", markup=False),
+            console=self.console,
+            transient=False,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=total, completed=done, latest="", pace="")
+
+    def __enter__(self) -> Stage:
+        if self.done and self.done < self.total:
+            self.console.print(f"{self.title}: {self.done} of {self.total} already done")
+        self._bar.start()
+        return self
+
+    def advance(self, latest: str, count: int = 1) -> None:
+        """So many more are done, and the last was ``latest``."""
+        before = 10 * self.done // self.total
+        self.done += count
+        self._bar.update(self._task, completed=self.done, latest=printable(latest), pace=self.pace())
+        if 10 * self.done // self.total > before or self.total < 10:
+            self._print(latest)
+
+    def reach(self, done: int, total: int, latest: str) -> None:
+        """So many of a total are done; the first call tells where an earlier command had left it."""
+        if not self._reached:
+            self._already, self._began, self._reached = done, time.monotonic(), True
+        self.total = total
+        self._bar.update(self._task, total=total)
+        if done > self.done:
+            self.advance(latest, done - self.done)
+        else:
+            self.say(latest)
+
+    def say(self, status: str) -> None:
+        """Nothing more is done yet; this is what is under way."""
+        self._bar.update(self._task, latest=printable(status), pace=self.pace())
+        if time.monotonic() - self._spoke > self.QUIET_SECONDS:
+            self._print(status)
+
+    def pace(self) -> str:
+        """How fast it goes and how long the rest will take at that rate; nothing while nothing is done."""
+        done, seconds = self.done - self._already, time.monotonic() - self._began
+        if not done or not seconds:
+            return ""
+        rate = done / seconds
+        speed = f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
+        left = timedelta(seconds=round((self.total - self.done) / rate))
+        return f"{speed}, {left} left" if left else speed
+
+    def _print(self, status: str) -> None:
+        self._spoke = time.monotonic()
+        if not self.console.is_terminal:
+            pace = f", {pace}" if (pace := self.pace()) else ""
+            told = f"{self.title}: {self.done} of {self.total}{pace} ({printable(status)})"
+            self.console.print(told, highlight=False, soft_wrap=True, markup=False)
+
+    def __exit__(self, *_raised: object) -> None:
+        self._bar.stop()
+
+
+LIVE = "progress.json"
+"""Where workers that are not asked say how far they are."""
+LIVE_SECONDS = 3.0
+
+
+class Reporter:
+    """Writes how far a training is, every few seconds at most: it costs a worker next to nothing.
+
+    Args:
+        store: the study's folder.
+        total: steps of the training.
+    """
+
+    def __init__(self, store: Store, total: int) -> None:
+        self.store, self.total, self._wrote = store, total, 0.0
+
+    def step(self, done: int, **numbers: float) -> None:
+        """So many steps are done; numbers of the latest, already on the host."""
+        now = time.monotonic()
+        if done == self.total or now - self._wrote > LIVE_SECONDS:
+            self._wrote = now
+            self.store.write_json(LIVE, {"step": done, "of": self.total, **numbers})
+
+
+@contextmanager
+def following(
+    store: Store, title: str, rows: Callable[[], Iterable[dict[str, Any]]], on_progress: OnProgress
+) -> Iterator[None]:
+    """Show how far workers are that write into a study's folder, while the block runs.
+
+    Args:
+        store: the study's folder, where a `Reporter` writes.
+        title: of the bar.
+        rows: what is finished so far, each with its ``step``.
+        on_progress: told each of them, once.
+    """
+    told: set[int] = set()
+    ended = threading.Event()
+    with Stage(title, 1) as stage:
+
+        def look() -> None:
+            for row in rows():
+                if row["step"] not in told:
+                    told.add(row["step"])
+                    on_progress(row, step=row["step"])
+            if store.exists(LIVE):
+                found = store.read_json(LIVE)
+                done, total = int(found.pop("step")), int(found.pop("of"))
+                stage.reach(done, total, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+
+        def watch() -> None:
+            while not ended.wait(LIVE_SECONDS):
+                with suppress(OSError, ValueError, KeyError, TypeError):  # a file half there is read at the next look
+                    look()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+            look()

@@ -1,0 +1,110 @@
+"""What every use of Ray Tune has in common: it says nothing of its own and writes none of its own logs.
+
+Tune's notes for going on are pickles, which could run code of whoever wrote a folder. They are never read: what is done
+stands in the rows and models of the study, and Tune is begun with what is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import optuna
+from ray import tune
+
+from advlab import data
+from advlab.engine.actors import PoolOptions
+from advlab.store import Study
+
+ATTEMPTS_AFTER_LOSS = 2
+"""How often Tune begins a trial anew whose worker or machine was lost."""
+_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files: results lie in Parquet
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # reports on the way may lack a metric
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends this command as it ends the others
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # seconds between notes that nobody reads
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def be_quiet() -> None:
+    """To be called before a ``Tuner`` is made; what goes wrong is for the caller to tell."""
+    os.environ.update(_SETTINGS)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def notes_folder(study: Study, name: str) -> Path:
+    """A new folder for Tune: in the study's, or, where that is remote, in the cache of this machine."""
+    cached = data.cache_dir() / "tune" / study.manifest["identity"][:16]
+    return (Path(study.store.path("tune")) if study.store.is_local else cached) / f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+def warmed(space: Any, objectives: dict[str, str], known: list[optuna.trial.FrozenTrial], seed: int) -> dict[str, Any]:
+    """Arguments of a link to Optuna that goes on from trials that are known.
+
+    Args:
+        space: what Optuna chooses from, see ``OptunaSearch``.
+        objectives: ``min`` or ``max``, by metric.
+        known: the trials.
+        seed: of the first command; one that goes on draws other points than those drawn before.
+    """
+    storage, name = optuna.storages.InMemoryStorage(), "advlab"
+    to = {"min": optuna.study.StudyDirection.MINIMIZE, "max": optuna.study.StudyDirection.MAXIMIZE}
+    directions = [to[mode] for mode in objectives.values()]
+    optuna.create_study(storage=storage, study_name=name, directions=directions).add_trials(known)
+    single = len(objectives) == 1
+    metrics, modes = list(objectives), list(objectives.values())
+    return {
+        "space": space,
+        "metric": metrics[0] if single else metrics,
+        "mode": modes[0] if single else modes,
+        "storage": storage,
+        "study_name": name,
+        "seed": seed + len(known),
+    }
+
+
+def tuner(
+    trainable: Any,
+    folder: Path,
+    options: PoolOptions,
+    listener: tune.Callback,
+    *,
+    param_space: dict[str, Any] | None,
+    **search: Any,
+) -> tune.Tuner:
+    """Tune's own driver.
+
+    Args:
+        trainable: what a trial does.
+        folder: for its notes, see ``notes_folder``.
+        options: CPUs and GPUs of a trial, and how many at a time.
+        listener: told of trials.
+        param_space: see Tune.
+        search: number of samples, search algorithm, scheduler and so on, see ``TuneConfig``.
+    """
+    demand = {name.lower(): amount for name, amount in options.demand.items()}
+    sized = tune.with_resources(trainable, demand)
+    return tune.Tuner(
+        sized,
+        param_space=param_space,
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=options.actors, trial_dirname_creator=_trial_folder, reuse_actors=True, **search
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=ATTEMPTS_AFTER_LOSS),
+            callbacks=[listener],
+        ),
+    )
+
+
+def _trial_folder(trial: Any) -> str:
+    """The name of a trial's folder there; Tune's own would hold all its settings."""
+    return str(trial.trial_id)

@@ -1,0 +1,277 @@
+"""Snapshots of a pool of adversarial examples: Parquet, a file per level, and a pointer to the newest.
+
+A reader follows the pointer to files that are complete and never change. The writer replaces the pointer, in one
+rename or one PUT, only when all files of the next snapshot are there, and keeps the ones before for readers that are
+still at them.
+"""
+
+from __future__ import annotations
+
+import io
+import operator
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, TensorDataset
+
+from advlab.errors import UserError, one_line
+from advlab.hardening.pool import Batch, Pool
+from advlab.store import schema
+from advlab.store.files import Store
+from advlab.training import trainer_state
+
+POINTER = "newest.json"
+KEPT = 3
+"""Snapshots left in place, the newest included."""
+_PART = re.compile(r"step=\d{9,18}/layer-\d{1,3}\.parquet")
+_LEVELS, _MOST = 100, 2**62
+_KINDS = {"label": pa.int64(), "birth": pa.int64(), "index": pa.int64(), "l2": pa.float64(), "loss": pa.float32()}
+ATTEMPTS = 20
+"""Times a reader follows the pointer: each time but the last, its snapshot was replaced ``KEPT`` times under it."""
+
+
+def save(
+    store: Store,
+    folder: str,
+    pool: Pool,
+    step: int,
+    readings: dict[int, Tensor],
+    *,
+    trainer: dict[str, Any] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Write a snapshot and then point at it.
+
+    Args:
+        store: where the pool is kept.
+        folder: its own within the store, with this one writer; "" for the store itself.
+        pool: to be written.
+        step: of training; it names the snapshot.
+        readings: by level, the classes [C] that the network now reads the examples as.
+        trainer: what the trainer needs to go on, tensors and plain values; the pool and it are then of one step.
+        extra: JSON to keep in the pointer.
+    """
+    files = {}
+    losses = pool.state()
+    for level, batch in pool.layers.items():
+        files[str(level)] = name = f"step={step:09d}/layer-{level}.parquet"
+        store.write_table(_in(folder, name), _table(level, batch, readings[level], losses[f"{level}.loss"]))
+    if trainer is not None:
+        content = io.BytesIO()
+        torch.save(trainer, content)
+        store.write_bytes(_in(folder, _trainer_file(step)), content.getvalue())
+    settings = {"capacity": pool.capacity, "replacement": pool.replacement, "max_age": pool.max_age}
+    store.write_json(_in(folder, POINTER), {"step": step, "files": files, **settings, "extra": extra or {}})
+    _remove_old(store, folder)
+
+
+def load(uri: str) -> tuple[Pool, dict[str, Any]]:
+    """The newest snapshot of a pool: frozen, or to go on with.
+
+    Args:
+        uri: the pool's folder, of which another process may be the writer.
+
+    Returns:
+        The pool, a copy that belongs to the caller, and what ``newest.json`` says of it.
+
+    Raises:
+        UserError: there is no pool, or its files are damaged.
+    """
+    return read(Store(uri), "")
+
+
+def read(store: Store, folder: str) -> tuple[Pool, dict[str, Any]]:
+    """As ``load``, for the pool in a folder of a store."""
+    uri = store.path(folder)
+    for attempt in range(ATTEMPTS):
+        if not store.exists(_in(folder, POINTER)):
+            raise UserError(f"--pool {uri!r} holds no pool: there is no {POINTER} in it; name the folder of one.")
+        pointer = _pointer(store, folder)
+        try:
+            tables = {level: store.read_table(_in(folder, name)) for level, name in pointer["files"].items()}
+            pool = _restored(pointer, tables)
+            break
+        except FileNotFoundError as error:
+            if attempt == ATTEMPTS - 1:
+                raise UserError(f"--pool {uri!r} lacks a file that its {POINTER} names; make the pool anew.") from error
+        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"--pool {uri!r}: a file of step {pointer['step']} is damaged ({one_line(error)[:200]}); remove "
+                f"{POINTER} and make the pool anew."
+            ) from error
+    return pool, pointer
+
+
+def _pointer(store: Store, folder: str) -> dict[str, Any]:
+    """What ``newest.json`` says, with its levels as numbers; it may be a stranger's."""
+    uri = store.path(folder)
+    try:
+        found: dict[str, Any] = store.read_json(_in(folder, POINTER))
+        step, files, capacity, max_age = (found[key] for key in ("step", "files", "capacity", "max_age"))
+        numbers = (step, capacity, 1 if max_age is None else max_age)
+        if any(isinstance(number, bool) or not 0 <= number < _MOST for number in map(operator.index, numbers)):
+            raise ValueError("a number that is none of a pool's")
+        names = {_level(level): name for level, name in files.items()}
+        if not isinstance(found.get("extra", {}), dict) or len(names) > _LEVELS:
+            raise ValueError("too many levels, or notes that are none")
+        if not all(map(_PART.fullmatch, names.values())):
+            raise ValueError("files that are none of a pool's")
+        Pool(capacity, found["replacement"], max_age)  # complains of settings that are none
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, UserError) as error:
+        raise UserError(
+            f"--pool {uri!r}: its {POINTER} is torn, or not written by this program ({one_line(error)[:200]}); remove "
+            "it and make the pool anew."
+        ) from error
+    return {**found, "files": names}
+
+
+def _level(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 4):
+        raise ValueError(f"a level {text[:20]!r}")
+    return int(text)
+
+
+def _restored(pointer: dict[str, Any], tables: dict[int, pa.Table]) -> Pool:
+    pool = Pool(pointer["capacity"], pointer["replacement"], pointer["max_age"])
+    for level, table in tables.items():
+        if len(table) > pool.capacity:
+            raise ValueError(f"level {level} has {len(table):,} examples, and the pool room for {pool.capacity:,}")
+    pool.restore({name: value for level, table in tables.items() for name, value in _columns(level, table).items()})
+    return pool
+
+
+def read_trainer(store: Store, folder: str, pointer: dict[str, Any]) -> dict[str, Any]:
+    """What the trainer left beside the snapshot that ``read`` gave; its writer alone may ask, when it is back."""
+    file = _in(folder, _trainer_file(pointer["step"]))
+    return trainer_state.read(io.BytesIO(store.read_bytes(file)), store.path(file))
+
+
+def dataset(pool: Pool, level: int = 0, shape: tuple[int, ...] | None = None) -> TensorDataset:
+    """The examples of a level as a map-style PyTorch data set of (values, label).
+
+    Args:
+        pool: that holds them.
+        level: 0 for images.
+        shape: of one example, such as (1, 28, 28); flat when absent.
+
+    Raises:
+        UserError: the pool has nothing at that level.
+    """
+    if level not in pool.layers:
+        raise UserError(f"the pool has no examples at level {level}; it has levels {sorted(pool.layers)}.")
+    held = pool.layers[level]
+    values = held.values if shape is None else held.values.view(-1, *shape)
+    return TensorDataset(values, held.labels)
+
+
+class Live:
+    """Batches from the newest snapshot of a pool that another process keeps refreshing.
+
+    Args:
+        uri: the pool's folder.
+        level: to draw from; 0 for images.
+        batch_size: examples per batch.
+        shape: of one example; flat when absent.
+        reload_every: batches between looks at the pointer; 0 for a frozen pool.
+        seed: of the draws.
+
+    Raises:
+        UserError: there is no such pool or level.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        level: int = 0,
+        batch_size: int = 128,
+        shape: tuple[int, ...] | None = None,
+        reload_every: int = 100,
+        seed: int = 0,
+    ) -> None:
+        self.store, self.level, self.batch_size, self.shape = Store(uri), level, batch_size, shape
+        self.reload_every = reload_every
+        self._generator = torch.Generator().manual_seed(seed)
+        self._read()
+
+    def _read(self) -> None:
+        pool, pointer = load(self.store.uri)
+        self.step: int = pointer["step"]
+        self._values, self._labels = dataset(pool, self.level, self.shape).tensors
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(values [b, ...], labels [b]), without end."""
+        drawn = 0
+        while True:
+            look = self.reload_every and drawn and drawn % self.reload_every == 0
+            if look and _pointer(self.store, "")["step"] != self.step:
+                self._read()
+            rows = torch.randint(len(self._labels), (self.batch_size,), generator=self._generator)
+            yield self._values[rows], self._labels[rows]
+            drawn += 1
+
+
+def mixed(clean: Dataset[Any], pool: Pool, shape: tuple[int, ...]) -> ConcatDataset[Any]:
+    """A data set of clean images and the pool's, for a ``DataLoader`` that shuffles."""
+    return ConcatDataset([clean, dataset(pool, 0, shape)])
+
+
+def _in(folder: str, name: str) -> str:
+    """A name relative to the pool's folder as the store has it."""
+    return f"{folder}/{name}" if folder else name
+
+
+def _trainer_file(step: int) -> str:
+    return f"step={step:09d}/trainer.pt"
+
+
+def _table(level: int, batch: Batch, reading: Tensor, loss: Tensor) -> pa.Table:
+    """The columns of ``examples/``, and ``layer``, ``birth`` and ``loss``; what the pool does not measure is null."""
+    n, width = batch.values.shape
+    target = schema.examples((width,))
+    l2 = batch.l2.double().numpy()
+    columns = {
+        "index": pa.array(batch.index.numpy()),
+        "label": pa.array(batch.labels.numpy()),
+        "target": pa.array(reading.numpy()),
+        "success": pa.array((reading != batch.labels).numpy()),
+        "l2": pa.array(l2),
+        "rms": pa.array(l2 / np.sqrt(width)),
+        "image": schema.image_column(batch.values.numpy()),
+    }
+    arrays = [columns.get(field.name, pa.nulls(n, field.type)) for field in target]
+    table = pa.table(arrays, schema=target)
+    table = table.append_column("layer", pa.array(np.full(n, level, np.int64)))
+    table = table.append_column("birth", pa.array(batch.births.numpy()))
+    return table.append_column("loss", pa.array(loss.numpy()))
+
+
+def _columns(level: int, table: pa.Table) -> dict[str, Tensor]:
+    """The tensors of a level, each of the type and shape that the pool has them in; raises where they are not."""
+    columns = {}
+    for name, kind in _KINDS.items():
+        if table[name].null_count or table[name].type != kind:
+            raise ValueError(f"its {name} is not as a pool has it")
+        columns[name] = torch.from_numpy(table[name].to_numpy().copy())
+    columns["l2"] = columns["l2"].float()
+    values = torch.from_numpy(schema.decode_images(table).copy())
+    if values.ndim != 2 or bool((columns["label"] < 0).any()) or not bool(values.isfinite().all()):
+        raise ValueError("its examples are not as a pool has them")
+    names = {"labels": "label", "births": "birth", "index": "index", "l2": "l2", "loss": "loss"}
+    return {f"{level}.values": values} | {f"{level}.{key}": columns[name] for key, name in names.items()}
+
+
+def _remove_old(store: Store, folder: str) -> None:
+    start = len(_in(folder, ""))
+    files = [name for name in store.files(folder) if name[start:].startswith("step=")]
+    steps = sorted({name[start:].partition("/")[0] for name in files})
+    for name in files:
+        if name[start:].partition("/")[0] not in steps[-KEPT:]:
+            store.delete(name)

@@ -1,0 +1,71 @@
+"""Resolve the name of a model: what ``--model``, ``--models`` and ``--network`` take, told apart in one place.
+
+A name is a zoo name, ``study:DIR``, the path of a checkpoint (``.safetensors``), or has a scheme of
+`advlab.models.external`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from advlab import models
+from advlab.models import alexnet, checkpoint, efficientnet, external, study_models
+from advlab.store import Study
+from advlab.store.addresses import address
+
+DEFAULT_SIZE = 224
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A model, and what tells it from others.
+
+    Attributes:
+        name: as given.
+        model: in evaluation mode, on the CPU.
+        fingerprint: of its weights and its code.
+        own_data: the data set it was trained on, where that is one of ours.
+        input_size: height and width of images it takes, as far as its name tells.
+    """
+
+    name: str
+    model: nn.Module
+    fingerprint: str
+    own_data: str
+    input_size: int
+
+    def record_in(self, study: Study) -> None:
+        """Write the fingerprint into ``study.json``.
+
+        Raises:
+            UserError: the study began with other weights.
+        """
+        study.record_model(self.name, self.fingerprint)
+        study.save_manifest()
+
+
+def resolve(name: str, train_data: str, seed: int) -> Resolved:
+    """The one model of a name; a zoo model is trained on ``train_data`` with ``seed`` on first use.
+
+    Raises:
+        UserError: an unknown model, one that cannot be read, or a study of several.
+    """
+    if study_models.is_stored(name):
+        found = study_models.one(name)
+        return Resolved(name, found.network(), found.fingerprint, found.recipe.data, DEFAULT_SIZE)
+    model = models.load(name, data=train_data, seed=seed)
+    weights = checkpoint.weights_fingerprint(model.state_dict())
+    if external.is_external(name):
+        return Resolved(name, model, address(weights, external.identity(name)), "", input_size(name))
+    return Resolved(name, model, weights, train_data, DEFAULT_SIZE)
+
+
+def input_size(name: str) -> int:
+    """Height and width of the images that a model takes, as far as its name tells."""
+    if name.startswith(f"python:{alexnet.__name__}:"):
+        return alexnet.SIZE
+    if name.startswith(f"python:{efficientnet.__name__}:"):
+        return efficientnet.SIZES.get(name.rpartition(":")[2], DEFAULT_SIZE)
+    return DEFAULT_SIZE

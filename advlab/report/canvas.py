@@ -1,0 +1,67 @@
+"""Figures as PNG bytes, drawn on Figure objects: no global plotting state, no display."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from advlab.report.palette import INK, MUTED, RULE
+
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": RULE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.parse_math": False,
+}
+_DPI = 160
+DASHES: Any = ("-", (0, (5, 1.5)), (0, (2, 1.2)))
+"""Curves differ in dashes as well as in hue, so that they can be told apart without colour."""
+CHART_WIDTH = 6.6
+"""Inches."""
+MAGNIFIED = 10
+"""Factor by which the paper's figures 5 and 6 show a difference."""
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches."""
+    drawn = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(drawn)
+    return drawn
+
+
+def png(drawn: Figure, **options: Any) -> bytes:
+    """A figure as PNG; ``options`` are Matplotlib's."""
+    buffer = io.BytesIO()
+    # Without Matplotlib's version in it, a figure changes only when its picture does.
+    drawn.savefig(buffer, format="png", metadata={"Software": None}, **options)
+    return buffer.getvalue()
+
+
+def mosaic(tiles: np.ndarray, across: int, title: str) -> bytes:
+    """Tiles [N, h, w, C] in rows of ``across``; PNG."""
+    height, width, channels = tiles.shape[1:]
+    gap = max(1, width // 10)
+    down = -(-len(tiles) // across)
+    canvas = np.ones((down * (height + gap) - gap, across * (width + gap) - gap, channels), np.float32)
+    for position, tile in enumerate(tiles):
+        row, column = divmod(position, across)
+        top, left = row * (height + gap), column * (width + gap)
+        canvas[top : top + height, left : left + width] = tile
+    with rc_context(STYLE):
+        drawn = figure(8.0, 8.0 * canvas.shape[0] / canvas.shape[1] + 0.4)
+        axes = drawn.add_subplot()
+        axes.set_axis_off()
+        axes.imshow(canvas if channels > 1 else canvas[..., 0], cmap="gray", interpolation="nearest")
+        axes.set_title(title, fontsize=11, loc="left")
+        return png(drawn, bbox_inches="tight", pad_inches=0.06)

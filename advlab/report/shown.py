@@ -1,0 +1,31 @@
+"""How a study is shown, in the terminal, as files and on W&B."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from rich.console import RenderableType
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """How a study is shown; all of it is made from its files alone.
+
+    Attributes:
+        tables: printed in the terminal.
+        files: figures and pages by their place in the study's folder.
+        pictures: PNGs for W&B, by name; those among the files when there are none.
+        hints: the last lines: what else can be done with it.
+        rows: tables for W&B, by name.
+        summary: single numbers and sentences for W&B, by name.
+    """
+
+    tables: Sequence[RenderableType] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    hints: Sequence[str] = ()
+    rows: Mapping[str, pa.Table] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,95 @@
+"""Create a file unless it is there: of several writers at one moment, exactly one succeeds.
+
+On a disk that is a hard link of a whole file, which fails where the name is taken. PyArrow's object stores have no
+conditional write, only lists that show every object written before: there each writer lays down a claim of its own, and
+writes only when it has seen no other's after its own was there. Of two, the later to look sees the earlier.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import time
+import uuid
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+from advlab.store.retry import persist
+
+if TYPE_CHECKING:
+    from advlab.store.files import Store
+
+EXPIRY = 60.0
+"""Seconds after which the claim of a writer that was killed does not count any more, by the store's own clock."""
+_PAUSE = 0.5
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def create(store: Store, relative: str, content: bytes) -> bool:
+    """Write a file of the store's own folder whole, unless there is one; returns whether it did.
+
+    Raises:
+        OSError: the place cannot be written.
+    """
+    return _link(store, relative, content) if store.is_local else _claim(store, relative, content)
+
+
+def _link(store: Store, relative: str, content: bytes) -> bool:
+    draft = f".{relative}.{uuid.uuid4().hex}.tmp"
+    store.write_bytes(draft, content)
+    try:
+        os.link(store.path(draft), store.path(relative))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _open_new(store.path(relative), content)
+    finally:
+        store.delete(draft)
+    return True
+
+
+def _open_new(path: str, content: bytes) -> bool:
+    """For file systems without hard links: exclusive too, but a reader may see half of it for a moment."""
+    try:
+        with open(path, "xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except FileExistsError:
+        return False
+    return True
+
+
+def _claim(store: Store, relative: str, content: bytes) -> bool:
+    own = f".{relative}.{uuid.uuid4().hex}.tmp"
+    try:
+        while not store.exists(relative):
+            store.write_bytes(own, b"")
+            rivals = _rivals(store, relative, own)
+            if not rivals and not store.exists(relative):
+                store.write_bytes(relative, content)
+                return store.read_bytes(relative) == content
+            if min(rivals, default=own) < own:  # all but one withdraw, and wait for that one
+                store.delete(own)
+            time.sleep(_PAUSE * random.uniform(0.5, 1.5))
+        return False
+    finally:
+        with suppress(OSError):
+            store.delete(own)
+
+
+def _rivals(store: Store, relative: str, own: str) -> list[str]:
+    """The claims of others that have not expired; one that has is removed."""
+    claims = [name for name in store.temporary_files() if name.startswith(f".{relative}.")]
+    found = {name: persist(partial(store.filesystem.get_file_info, store.path(name)), store.uri) for name in claims}
+    written = {name: info.mtime for name, info in found.items() if info.mtime}  # those that are still there
+    now = written.get(own)
+    expired = [name for name, at in written.items() if now is not None and now - at > timedelta(seconds=EXPIRY)]
+    for name in expired:
+        store.delete(name)
+    return sorted(written.keys() - {own} - set(expired))

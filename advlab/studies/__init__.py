@@ -1,0 +1,33 @@
+"""Studies: what each computes, on Ray, from its settings to its tables and figures."""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+from advlab.errors import UserError
+
+if TYPE_CHECKING:
+    from advlab.studies.experiment import Experiment
+
+_KINDS = {
+    "transfer": "advlab.studies.transfer.command:TransferMatrix",
+    "architectures": "advlab.studies.architectures.command:Architectures",
+    "hardening": "advlab.studies.adversarial_training.command:AdversarialTraining",
+    "units": "advlab.studies.directions.command:Units",
+    "spectral": "advlab.studies.spectral.command:Spectral",
+    "alexnet": "advlab.studies.alexnet.command:AlexNet",
+    "quocnet": "advlab.studies.quocnet.command:QuocNet",
+}
+
+
+def of_kind(kind: str) -> type[Experiment[Any, Any, Any]]:
+    """The experiment that makes and shows studies of a kind, as ``study.json`` calls it.
+
+    Raises:
+        UserError: there is none.
+    """
+    if kind not in _KINDS:
+        raise UserError(f"advlab has no studies of kind {kind[:80]!r}; it shows {', '.join(_KINDS)}.")
+    found: type[Experiment[Any, Any, Any]] = pkgutil.resolve_name(_KINDS[kind])
+    return found

@@ -1,0 +1,319 @@
+"""The ablation of adversarial training: every variant from several seeds, each run a unit of work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import pyarrow as pa
+import ray
+import torch
+
+from advlab import data
+from advlab.command import listed, require_at_least
+from advlab.data import Dataset
+from advlab.engine import launcher
+from advlab.engine.actors import PoolOptions
+from advlab.engine.launcher import OnRay
+from advlab.engine.pool import ActorPool, require_success
+from advlab.engine.progress import OnProgress, Stage
+from advlab.engine.session import host_count
+from advlab.engine.worker import Unit
+from advlab.errors import UserError
+from advlab.hardening.settings import VARIANTS, Settings, is_variant, variant
+from advlab.hardening.trainer import build, cut
+from advlab.models import external
+from advlab.store import Study
+from advlab.store.addresses import address
+from advlab.store.layout import MANIFEST
+from advlab.studies.adversarial_training import tuning
+from advlab.studies.adversarial_training.work import TrainUnit
+
+VERSION = 1
+"""Of the computation: a number that differs makes runs anew."""
+RESULTS = "results.parquet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HardeningConfig:
+    """What decides the rows of an ablation."""
+
+    dataset: str = "mnist"
+    """mnist, fashion_mnist or cifar10."""
+
+    variants: str = ",".join(VARIANTS)
+    """What is compared, comma separated."""
+
+    split: Literal["train", "fit"] = "train"
+    """train: all training images, measured on the test set; fit: without the last 10,000, measured on those alone,
+    for choosing hyper-parameters."""
+
+    seeds: int = 5
+    """Runs of each variant."""
+
+    seed: int = 0
+    """First of the seeds."""
+
+    examples: int | None = None
+    """The first so many training images; all when absent."""
+
+    mode: Literal["synchronous", "asynchronous"] = "synchronous"
+    """synchronous: attack and train in turn, reproducible to the bit; asynchronous: generators of their own."""
+
+    generators: int = 1
+    """Generators of each run in asynchronous mode; each wants a CPU."""
+
+    snapshot_epochs: int = 5
+    """Epochs between two snapshots of a run: what a crash can cost."""
+
+    distortions: int = 300
+    """Held-out images whose minimal distortion is measured at every level."""
+
+    tune: int = 0
+    """Settings of each variant tried on the validation split before anything else; the best then replace those given.
+    None when 0."""
+
+    pool: str | None = None
+    """Folder of another run's pool to begin with."""
+
+    frozen: bool = False
+    """Leave that pool as it is instead of refreshing it."""
+
+    training: Settings = field(default_factory=Settings)
+    """What the variants have in common; a variant's own settings come first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """How each run is spread: without a pool its results are the same but for rounding, with one they are as of another
+    seed."""
+
+    workers: int = 1
+    """Workers of Ray Train that share each run: a part of every batch and of the pool each."""
+
+    gpus: bool = False
+    """One GPU per worker, NCCL; otherwise one CPU each, gloo."""
+
+    accelerator: str | None = None
+    """Kind of GPU to ask the cluster for, as Ray names it, such as A100; any when absent."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether runs are trained by Ray Train one after another, and not side by side on the actor pool."""
+        return self.workers > 1 or self.gpus
+
+
+@dataclass(frozen=True, slots=True)
+class HardeningPlan:
+    """An ablation, checked: its settings, its variants, the levels of its network, and the images."""
+
+    config: HardeningConfig
+    variants: list[str]
+    levels: int
+    train: Dataset
+    held_out: Dataset
+
+
+def prepare(config: HardeningConfig, layout: Layout = Layout()) -> HardeningPlan:
+    """Load the data and spell the variants out.
+
+    Raises:
+        UserError: an unknown variant, network or data set, or an impossible number.
+    """
+    require_at_least(
+        ("--seeds", config.seeds, 1),
+        ("--seed", config.seed, 0),
+        ("--snapshot-epochs", config.snapshot_epochs, 1),
+        ("--distortions", config.distortions, 1),
+        ("--generators", config.generators, 1),
+        ("--tune", config.tune, 0),
+        ("--workers", layout.workers, 1),
+    )
+    if config.frozen and config.pool is None:
+        raise UserError("--frozen says to leave a pool as it is, but there is none; name its folder with --pool.")
+    names = listed(config.variants)
+    if not names:
+        raise UserError(f"--variants names no variant; choose among {', '.join(VARIANTS)}.")
+    train, held_out = _images(config)
+    _require_shares(config, layout, len(train))
+    levels, _ = cut(build(config.training, train), config.training, train)
+    for name in names:
+        variant(name, config.training, levels.count)
+    return HardeningPlan(config, names, levels.count, train, held_out)
+
+
+def _images(config: HardeningConfig) -> tuple[Dataset, Dataset]:
+    """Those to train on, and those held out."""
+    train = data.load(config.dataset, config.split)
+    examples = len(train) if config.examples is None else config.examples
+    if not 1 <= examples <= len(train):
+        raise UserError(f"--examples {examples} is impossible; choose 1 to {len(train)}.")
+    held_out = data.load(config.dataset, "test" if config.split == "train" else "validation")
+    return train.subset(slice(examples)), held_out
+
+
+def _require_shares(config: HardeningConfig, layout: Layout, examples: int) -> None:
+    """Raise a UserError unless there is something for every worker in every step."""
+    settings, workers = config.training, layout.workers
+    if layout.shared and config.mode == "asynchronous":
+        raise UserError(
+            "--mode asynchronous has one trainer, on a CPU; leave out --workers and --gpus, or choose synchronous."
+        )
+    for option, value in (
+        ("--batch-size", settings.batch_size),
+        ("--refresh", settings.refresh),
+        ("--capacity", settings.capacity),
+    ):
+        if value < workers:
+            raise UserError(f"{option} {value} cannot be cut into {workers} parts; choose at least that many.")
+    last = examples % settings.batch_size or settings.batch_size
+    if last < workers:
+        raise UserError(
+            f"--batch-size {settings.batch_size} leaves {last} of {examples} images for the last batch of an epoch, "
+            f"too few for {workers} workers; choose another."
+        )
+
+
+def begin(plan: HardeningPlan, out: str | None) -> Study:
+    """Start a study, or continue it where ``out`` holds part of it.
+
+    Raises:
+        UserError: a folder that cannot be used.
+    """
+    config = asdict(plan.config)
+    for choice in ("variants", "seeds", "seed"):  # more of them join the same study
+        del config[choice]
+    config["training"] = plan.config.training.decisive()
+    return Study.begin("hardening", config, out)
+
+
+def tune(plan: HardeningPlan, study: Study, options: PoolOptions, *, on_progress: OnProgress = lambda _: None) -> None:
+    """Choose the settings of the variants, if ``--tune`` asks for it; Ray must be connected.
+
+    Raises:
+        UserError: no trial of a variant ran to its end.
+    """
+    if plan.config.tune:
+        tuning.choose(
+            study,
+            {name: variant(name, plan.config.training, plan.levels) for name in plan.variants},
+            plan.config.tune,
+            options,
+            dataset=plan.config.dataset,
+            examples=len(plan.train),
+            on_progress=on_progress,
+        )
+
+
+def room_for_generators(config: HardeningConfig, options: PoolOptions) -> PoolOptions:
+    """Pool options that leave a CPU to each generator, where there are that many; Ray must be connected."""
+    if config.mode == "synchronous":
+        return options
+    cpus = ray.cluster_resources().get("CPU", 1)
+    most = max(1, int(cpus / (options.num_cpus + config.generators)))
+    return replace(options, actors=min(options.actors or most, most))
+
+
+def run(plan: HardeningPlan, study: Study, pool: ActorPool, *, on_progress: OnProgress = lambda _: None) -> None:
+    """Do the runs that are not done yet; Ray must be connected.
+
+    Writes ``results.parquet`` (one row per variant and seed), ``runs/`` (the same, a file each), ``curves/`` (one row
+    per epoch), ``models/`` and ``pools/`` (the newest snapshots of every run).
+
+    Raises:
+        UserError: units of work failed; the others are done and kept.
+    """
+    pool.require_file(study.store.uri, MANIFEST)
+    pool.share("train", plan.train)
+    pool.share("held out", plan.held_out)
+    with _following(plan, study, on_progress) as (missing, follow, stage):
+        require_success(pool.run(missing, follow, on_status=stage.say, depth=1), study.store.uri)
+
+
+def run_shared(plan: HardeningPlan, study: Study, layout: Layout, *, on_progress: OnProgress = lambda _: None) -> None:
+    """As ``run``, but one run after another, each by the workers of Ray Train, whose checkpoints lie in ``train/``.
+
+    Raises:
+        UserError: workers kept failing; what is finished is kept.
+    """
+    with _following(plan, study, on_progress) as (missing, follow, _):
+        for unit in missing:
+            launcher.fit(
+                study,
+                _work,
+                {"config": plan.config, "unit": unit},
+                workers=layout.workers,
+                gpus=layout.gpus,
+                accelerator=layout.accelerator,
+                restart=True,
+                folder=f"train/{unit.stem}",
+            )
+            follow(unit, None)
+
+
+def _work(given: dict[str, Any]) -> None:
+    """What every worker of a run does."""
+    torch.set_num_threads(1)
+    given["unit"].run_among(OnRay(), *_images(given["config"]))
+
+
+@contextmanager
+def _following(
+    plan: HardeningPlan, study: Study, on_progress: OnProgress
+) -> Iterator[tuple[list[TrainUnit], Callable[[Any, Any], Iterable[Unit]], Stage]]:
+    """The runs that are not done yet, whom to tell when one is, and where to say how far it is."""
+    store = study.store
+    seeds = range(plan.config.seed, plan.config.seed + plan.config.seeds)
+    units = [_unit(plan, study, name, seed) for seed in seeds for name in plan.variants]
+    missing = [unit for unit in units if not store.holds(unit.part, unit.key)]
+    with Stage("training", len(units), done=len(units) - len(missing)) as stage:
+
+        def follow(unit: Any, _answer: Any) -> Iterable[Unit]:
+            stage.advance(unit.name)
+            prefix = f"{unit.variant}/{unit.seed}"
+            for row in store.read_table(f"curves/{unit.stem}.parquet").to_pylist():
+                on_progress({f"{prefix}/{name}": value for name, value in row.items() if value is not None})
+            write_results(plan, study)
+            return ()
+
+        yield missing, follow, stage
+    write_results(plan, study)
+    if study.manifest["finished"] is None:
+        study.finish(host_count())
+
+
+def write_results(plan: HardeningPlan, study: Study) -> None:
+    """Gather the rows of all runs that are done, those of earlier commands too."""
+    found = [re.fullmatch(r"runs/variant=(.+)/seed-(\d+)\.parquet", name) for name in study.store.files("runs")]
+    named = sorted((match[1], int(match[2])) for match in found if match and is_variant(match[1]))
+    units = [_unit(plan, study, name, seed) for name, seed in named]
+    done = [unit.part for unit in units if study.store.holds(unit.part, unit.key)]
+    rows = [row for part in done for row in study.store.read_shard(part).to_pylist()]
+    study.store.write_table(RESULTS, pa.Table.from_pylist(rows))
+
+
+def _unit(plan: HardeningPlan, study: Study, name: str, seed: int) -> TrainUnit:
+    """One run; its key is made of all that decides its row."""
+    config = plan.config
+    settings = tuning.settled(study, name, variant(name, config.training, plan.levels))
+    generators = config.generators if config.mode == "asynchronous" else 0
+    content = [plan.train.fingerprint, plan.held_out.fingerprint]
+    if settings.network is not None and external.is_external(settings.network):
+        content.append(external.identity(settings.network))
+    decisive = config.distortions, generators, config.pool, config.frozen
+    return TrainUnit(
+        store=study.store.uri,
+        variant=name,
+        seed=seed,
+        settings=settings,
+        key=address("hardening", VERSION, *content, settings.decisive(), seed, *decisive),
+        held_out="test" if config.split == "train" else "validation",
+        generators=generators,
+        snapshot_epochs=config.snapshot_epochs,
+        distortions=config.distortions,
+        pool=config.pool,
+        frozen=config.frozen,
+    )

@@ -1,0 +1,212 @@
+"""Settings of a variant by Ray Tune, chosen on the validation split alone: what is measured later has no say."""
+
+# ruff: noqa: ARG002 (Tune hands its callbacks more than these look at)
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import optuna
+import pyarrow as pa
+import torch
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from advlab import data
+from advlab.engine.actors import PoolOptions
+from advlab.engine.progress import OnProgress, Stage
+from advlab.engine.shared_dataset import SharedDataset
+from advlab.engine.tune import be_quiet, notes_folder, tuner, warmed
+from advlab.errors import UserError
+from advlab.hardening.settings import Settings
+from advlab.hardening.trainer import Alternating, Trainer
+from advlab.models import error_rate
+from advlab.store import Store, Study
+
+METRIC = "validation_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What is tuned of a variant: rates on a logarithmic scale, and sizes and weights of the levels in use.
+
+    A variant without adversarial examples stays what its name says: of weight decay and dropout, what is 0 in it
+    stays 0.
+    """
+
+    settings: Settings
+
+    def sample(self) -> dict[str, Any]:
+        """Tune's description of it."""
+        adversarial = bool(self.settings.levels or self.settings.virtual)
+        space = {"learning_rate": tune.loguniform(1e-3, 8e-3)}
+        if adversarial or self.settings.weight_decay:
+            space["weight_decay"] = tune.loguniform(1e-6, 1e-3)
+        if self.settings.network is None and (adversarial or self.settings.dropout):
+            space["dropout"] = tune.uniform(0.0, 0.3)
+        for level in self.settings.levels:
+            space[f"size_{level}"] = tune.loguniform(0.02, 0.3)
+            space[f"mixing_{level}"] = tune.uniform(0.2, 2.0)
+        if self.settings.virtual:
+            space["virtual"] = tune.loguniform(0.02, 0.3)
+        return space
+
+    def settle(self, point: dict[str, float]) -> Settings:
+        """The settings that a point of the space stands for."""
+        sizes, mixing = list(self.settings.sizes), list(self.settings.mixing)
+        for level in self.settings.levels:
+            sizes[level], mixing[level] = point[f"size_{level}"], point[f"mixing_{level}"]
+        return replace(
+            self.settings,
+            sizes=tuple(sizes),
+            mixing=tuple(mixing),
+            learning_rate=point["learning_rate"],
+            weight_decay=point.get("weight_decay", 0.0),
+            dropout=point.get("dropout", 0.0),
+            virtual=point.get("virtual", 0.0),
+        )
+
+
+def choose(
+    study: Study,
+    variants: dict[str, Settings],
+    trials: int,
+    options: PoolOptions,
+    *,
+    dataset: str,
+    examples: int,
+    on_progress: OnProgress = lambda _: None,
+) -> None:
+    """Try ``trials`` settings of each variant; those of least validation error are kept in the manifest.
+
+    A trial trains from seed 0 on the training images without the last 10,000, which it is measured on; it is given up
+    early where others were better after as many epochs (successive halving, Li et al. 2020). The search is Optuna's
+    tree-structured Parzen estimator (Bergstra et al. 2011). Killed, it goes on with the trials that are not done.
+
+    Writes ``tuning/variant=….parquet``, one row per trial: its point, ``epochs`` and ``validation_error``.
+
+    Args:
+        study: where it lies.
+        variants: by name, the settings that are fixed or begun with.
+        trials: per variant.
+        options: CPUs and GPUs of a trial, and how many at a time.
+        dataset: name of the data set.
+        examples: the first so many training images.
+        on_progress: told each trial's result.
+
+    Raises:
+        UserError: no trial of a variant ran to its end.
+    """
+    chosen = study.manifest.setdefault("chosen", {})
+    for name, settings in variants.items():
+        if name not in chosen:
+            chosen[name] = _search(study, name, Space(settings), trials, options, dataset, examples, on_progress)
+            study.save_manifest()
+
+
+def settled(study: Study, name: str, settings: Settings) -> Settings:
+    """The settings of a variant in a study: those that were chosen, if they were tuned, else those given."""
+    chosen = study.manifest.get("chosen", {})
+    return Space(settings).settle(chosen[name]) if name in chosen else settings
+
+
+def _search(
+    study: Study,
+    name: str,
+    space: Space,
+    trials: int,
+    options: PoolOptions,
+    dataset: str,
+    examples: int,
+    on_progress: OnProgress,
+) -> dict[str, float]:
+    """The best point of a variant."""
+    be_quiet()
+    fit, validation = data.load(dataset, "fit"), data.load(dataset, "validation")
+    images = {"fit": SharedDataset.of(fit.subset(slice(examples))), "validation": SharedDataset.of(validation)}
+    trainable = tune.with_parameters(_trial, space=space, images=images, threads=max(1, int(options.num_cpus)))
+    epochs = space.settings.epochs
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="epochs", max_t=epochs, grace_period=max(1, epochs // 5), reduction_factor=3
+    )
+    file = f"tuning/variant={name}.parquet"
+    rows: list[dict[str, Any]] = study.store.read_shard(file).to_pylist() if study.store.exists(file) else []
+    folder = notes_folder(study, name)
+    with Stage(f"tuning {name}", trials, done=min(len(rows), trials)) as stage:
+        _Listener.told = _Told(stage, name, epochs, on_progress, study.store, file, rows)
+        if len(rows) < trials:
+            tuner(
+                trainable,
+                folder,
+                options,
+                _Listener(),
+                param_space=None,
+                num_samples=trials - len(rows),
+                search_alg=_optuna(space, rows),
+                scheduler=scheduler,
+                metric=METRIC,
+                mode="min",
+            ).fit()
+    whole = [row for row in rows if row["epochs"] == epochs]
+    if not whole:
+        raise UserError(f"no trial of {name!r} ran to its end; look at {folder} for what went wrong.")
+    best = min(whole, key=lambda row: row[METRIC])
+    return _point(best)
+
+
+def _optuna(space: Space, rows: list[dict[str, Any]]) -> OptunaSearch:
+    """A search that knows what the trials of earlier commands came to."""
+    distributions = OptunaSearch.convert_search_space(space.sample())
+    known = [
+        optuna.trial.create_trial(value=row[METRIC], params=_point(row), distributions=distributions) for row in rows
+    ]
+    return OptunaSearch(**warmed(distributions, {METRIC: "min"}, known, 0))
+
+
+def _point(row: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if key not in ("epochs", METRIC)}
+
+
+def _trial(config: dict[str, float], *, space: Space, images: dict[str, SharedDataset], threads: int) -> None:
+    """Train at a point of the space; tells its validation error after each epoch."""
+    torch.set_num_threads(threads)
+    validation = images["validation"].dataset()
+    trainer = Trainer(space.settle(config), images["fit"].dataset(), seed=0, source=Alternating())
+    for epoch in range(1, trainer.settings.epochs + 1):
+        trainer.run(trainer.steps_per_epoch)
+        trainer.network.eval()
+        tune.report({"epochs": epoch, METRIC: error_rate(trainer.network, validation.images, validation.labels)})
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Who hears of trials, and where their rows are kept."""
+
+    stage: Stage
+    variant: str
+    epochs: int
+    on_progress: OnProgress
+    store: Store
+    file: str
+    rows: list[dict[str, Any]]
+
+
+class _Listener(tune.Callback):
+    """Tune pickles its callbacks to its notes: this one holds nothing."""
+
+    told: ClassVar[_Told]
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        told = f"epoch {result['epochs']} of {self.told.epochs}, validation error {100 * result[METRIC]:.2f}%"
+        self.told.stage.say(told)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        found = {key: trial.last_result[key] for key in ("epochs", METRIC)}
+        self.told.rows.append({**trial.config, **found})
+        self.told.store.write_table(self.told.file, pa.Table.from_pylist(self.told.rows))
+        self.told.stage.advance(f"validation error {100 * found[METRIC]:.2f}% after {found['epochs']} epochs")
+        self.told.on_progress({f"tuning/{self.told.variant}/{METRIC}": found[METRIC]})

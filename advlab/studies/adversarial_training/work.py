@@ -1,0 +1,269 @@
+"""One training run of the ablation: a unit of work, or what each of several workers does; it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import torch
+from safetensors.torch import save as save_safetensors
+from torch import nn
+
+from advlab.data import Dataset
+from advlab.engine.launcher import Launcher
+from advlab.engine.worker import Resources
+from advlab.errors import UserError
+from advlab.hardening import attack, snapshots
+from advlab.hardening.levels import Levels
+from advlab.hardening.pool import Pool
+from advlab.hardening.settings import Settings
+from advlab.hardening.trainer import CPU, Alternating, Frozen, Source, Trainer, build, cut
+from advlab.models import error_rate
+from advlab.store import Store
+from advlab.studies.adversarial_training.generators import Generators
+from advlab.training import trainer_state
+
+STATE = "state.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainUnit:
+    """Train one variant from one seed, and measure it.
+
+    Attributes:
+        store: URI of the study's folder.
+        variant: its name.
+        seed: of the run.
+        settings: what the variant is.
+        key: content address of the row it makes.
+        held_out: ``test`` or ``validation``, what it is measured on.
+        generators: actors that make examples beside the trainer; 0 alternates.
+        snapshot_epochs: between two snapshots.
+        distortions: held-out images whose minimal distortion is measured.
+        pool: folder of a pool to begin with, or None.
+        frozen: whether that pool stays as it is.
+    """
+
+    store: str
+    variant: str
+    seed: int
+    settings: Settings
+    key: str
+    held_out: str
+    generators: int
+    snapshot_epochs: int
+    distortions: int
+    pool: str | None
+    frozen: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}, seed {self.seed}"
+
+    @property
+    def kind(self) -> str:
+        return self.variant
+
+    @property
+    def part(self) -> str:
+        """The file of its row."""
+        return f"runs/{self.stem}.parquet"
+
+    @property
+    def stem(self) -> str:
+        """What its files are called, in the folder of their kind."""
+        return f"variant={self.variant}/seed-{self.seed:04d}"
+
+    def run(self, resources: Resources) -> None:
+        images, held_out = resources.get("train"), resources.get("held out")
+        source: Source = Frozen() if self.frozen else Alternating()
+        block: Any = nullcontext()
+        if self.generators and self.settings.levels and not self.frozen:
+            source = Generators(images, self.settings, self.generators, seed=self.seed)
+            block = closing(source)
+        with block:
+            keeper = Snapshots(Store(self.store), f"pools/{self.stem}", self.key)
+            self._train(images, held_out, source, keeper, CPU, resources.note)
+
+    def run_among(self, launcher: Launcher, images: Dataset, held_out: Dataset) -> None:
+        """Run as one of the workers that share this run."""
+        if launcher.device.type == "cuda":
+            torch.cuda.set_device(launcher.device)
+        source: Source = Frozen() if self.frozen else Alternating()
+        keeper = Checkpoints(launcher, Store(self.store), f"pools/{self.stem}", self.key)
+        self._train(images, held_out, source, keeper, launcher.device, lambda _: None)
+
+    def _train(
+        self,
+        images: Dataset,
+        held_out: Dataset,
+        source: Source,
+        keeper: Keeper,
+        device: torch.device,
+        note: Callable[[str], None],
+    ) -> None:
+        pool = self._first_pool(images)
+        trainer = Trainer(self.settings, images, seed=self.seed, source=source, pool=pool, device=device)
+        curve = keeper.resume(trainer)
+        while trainer.step < trainer.total:
+            began, cpu = time.perf_counter(), time.process_time()
+            told = trainer.run(trainer.steps_per_epoch)
+            told["seconds"] = time.perf_counter() - began
+            (told["cpu_seconds"],) = trainer.ranks.sums([time.process_time() - cpu])
+            epoch = trainer.step // trainer.steps_per_epoch
+            if not math.isfinite(told["loss"]):
+                raise UserError(f"{self.name}: the loss is no number any more in epoch {epoch}; lower --learning-rate.")
+            curve.append({"epoch": float(epoch), **told})
+            note(f"{self.name}: epoch {epoch} of {self.settings.epochs}, loss {told['loss']:.4f}")
+            if epoch % self.snapshot_epochs == 0 or trainer.step == trainer.total:
+                keeper.keep(trainer, curve)
+        if trainer.ranks.rank:
+            return
+        trainer.network.eval()
+        store = Store(self.store)
+        store.write_bytes(f"models/{self.stem}.safetensors", save_safetensors(trainer.network.state_dict()))
+        store.write_table(f"curves/{self.stem}.parquet", pa.Table.from_pylist(curve))
+        store.write_table(self.part, pa.Table.from_pylist([self._row(trainer, curve, held_out)]), self.key)
+
+    def _first_pool(self, images: Dataset) -> Pool | None:
+        if self.pool is None or not self.settings.levels:
+            return None
+        pool, _ = snapshots.load(self.pool)
+        _, shapes = cut(build(self.settings, images), self.settings, images)
+        widths = dict(enumerate(map(math.prod, shapes)))
+        network = f"--network {self.settings.network}" if self.settings.network else f"--hidden {self.settings.hidden}"
+        for level, held in pool.layers.items():
+            width = held.values.shape[1]
+            if widths.get(level) != width:
+                raise UserError(
+                    f"--pool {self.pool!r} holds {width} activations per example at level {level}, and {network} "
+                    "does not; take another pool, or that network."
+                )
+            held.births.zero_()  # steps of another run mean nothing in this one
+        return pool
+
+    def _row(self, trainer: Trainer, curve: list[dict[str, float]], held_out: Dataset) -> dict[str, Any]:
+        error = error_rate(trainer.network, held_out.images, held_out.labels)
+        train = trainer.dataset
+        first = held_out.subset(slice(self.distortions))
+        return {
+            "variant": self.variant,
+            "seed": self.seed,
+            "test_error": error if self.held_out == "test" else None,
+            "validation_error": error if self.held_out == "validation" else None,
+            "train_error": error_rate(trainer.network, train.images, train.labels),
+            "loss": curve[-1]["loss"],
+            **distortions(trainer.network, first),
+            "seconds": sum(row["seconds"] for row in curve),
+            "cpu_seconds": sum(row["cpu_seconds"] for row in curve),
+            "settings": json.dumps(self.settings.decisive()),
+        }
+
+
+def distortions(network: nn.Module, images: Dataset) -> dict[str, float]:
+    """How far the nearest misread point is at every level: ``distortion_k``, the median L2 norm, and
+    ``relative_distortion_k``, the median share of the activation's own norm, over images read rightly."""
+    levels = Levels(network)
+    found: dict[str, float] = {}
+    images = images.to(next(network.parameters()).device)
+    right = network(images.images).argmax(1) == images.labels
+    clean, labels = images.images[right], images.labels[right]
+    for level in range(levels.count) if len(labels) else ():
+        nearest, norms = attack.minimal(levels, clean, labels, level)
+        l2 = nearest.l2[nearest.success]
+        found[f"distortion_{level}"] = float(l2.median())
+        found[f"relative_distortion_{level}"] = float((l2 / norms[nearest.success]).median())
+    return found
+
+
+class Keeper(Protocol):
+    """Where a run keeps what it needs to go on."""
+
+    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
+        """Go on from what was kept last by the same run, if anything was; returns the curve up to there."""
+
+    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
+        """Keep the trainer and its pool as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshots:
+    """A `Keeper` of a trainer by itself: its state lies beside the snapshot of its pool.
+
+    Attributes:
+        store: of the study.
+        folder: of the pool.
+        key: of the run.
+    """
+
+    store: Store
+    folder: str
+    key: str
+
+    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
+        if not self.store.exists(f"{self.folder}/{snapshots.POINTER}"):
+            return []
+        pool, pointer = snapshots.read(self.store, self.folder)
+        if pointer["extra"].get("key") != self.key:
+            return []
+        trainer.restore(snapshots.read_trainer(self.store, self.folder, pointer))
+        trainer.take_shard([pool.state()])
+        return pointer["extra"]["curve"]
+
+    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
+        extra = {"key": self.key, "curve": curve}
+        readings = trainer.readings(trainer.pool)
+        state = trainer.state()
+        snapshots.save(self.store, self.folder, trainer.pool, trainer.step, readings, trainer=state, extra=extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """A `Keeper` of workers that share a run: Ray Train's checkpoints, to which each gives its own shard.
+
+    The pool's snapshot is written too, for whoever reads it; it is whole, and no worker needs it.
+
+    Attributes:
+        launcher: this worker's.
+        store: of the study.
+        folder: of the pool.
+        key: of the run.
+    """
+
+    launcher: Launcher
+    store: Store
+    folder: str
+    key: str
+
+    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
+        """See `Keeper`; shards of another number of workers are dealt anew."""
+        with self.launcher.newest() as folder:
+            if folder is None:
+                return []
+            state = trainer_state.read(Path(folder) / STATE, f"{folder}/{STATE}")
+            if state["key"] != self.key:
+                return []
+            shards = [trainer_state.read(path, str(path)) for path in sorted(Path(folder).glob("shard-*.pt"))]
+        trainer.restore(state["trainer"])
+        trainer.take_shard(shards)
+        return state["curve"]
+
+    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
+        whole = trainer.whole_pool()
+        if whole is not None:
+            snapshots.save(self.store, self.folder, whole, trainer.step, trainer.readings(whole))
+        with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
+            rank = trainer.ranks.rank
+            torch.save(trainer.pool.state(), Path(folder) / f"shard-{rank:05d}.pt")
+            if rank == 0:
+                state = {"key": self.key, "curve": curve, "trainer": trainer.state()}
+                torch.save(state, Path(folder) / STATE)
+            self.launcher.report({"step": trainer.step, "loss": curve[-1]["loss"]}, folder)

@@ -1,0 +1,20 @@
+"""The learning curve of a training run: a row per finished epoch."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from advlab.store.files import Store
+
+FOLDER = "curve"
+
+
+def write(store: Store, epoch: int, row: dict[str, float]) -> None:
+    """Note what an epoch came to; one that was taken again replaces its row."""
+    store.write_table(f"{FOLDER}/epoch-{epoch:05d}.parquet", pa.Table.from_pylist([row]))
+
+
+def read(store: Store) -> list[dict[str, float]]:
+    """All rows, in order."""
+    files = sorted(store.files(FOLDER, suffix=".parquet"))
+    return [row for name in files for row in store.read_table(name).to_pylist()]

@@ -1,0 +1,73 @@
+"""AlexNet's learning curve, and what a run came to."""
+
+from __future__ import annotations
+
+from matplotlib import rc_context
+from matplotlib.ticker import MaxNLocator
+from rich.table import Table
+
+from advlab.report import Shown, canvas
+from advlab.report.numbers import percent
+from advlab.report.palette import RULE, hue
+from advlab.store import Study
+from advlab.studies.alexnet import curve
+from advlab.transfer.metrics import wilson
+
+
+def show(study: Study) -> Shown:
+    """What the network came to, and its learning curve."""
+    return Shown(
+        tables=[table(study)],
+        files={"figures/learning_curve.png": learning_curve(study)},
+        hints=[f"in other studies: --models study:{study.store.uri}"],
+        summary=study.manifest["result"],
+    )
+
+
+def table(study: Study) -> Table:
+    """What the run came to."""
+    config, result = study.config, study.manifest["result"]
+    rows = curve.read(study.store)
+    shown = Table(title=f"AlexNet ({config['variant']}, width {config['width']:g}) on {config['data']}")
+    shown.add_column("what")
+    shown.add_column("value", justify="right")
+    shown.add_row("weights and biases", f"{result['parameters']:,}")
+    shown.add_row("epochs", str(len(rows)))
+    shown.add_row("training accuracy, undistorted", f"{percent(1 - result['train_error'])}%")
+    if "validation_error" in result:
+        shown.add_row("validation accuracy", f"{percent(1 - result['validation_error'])}%")
+    low, high = wilson(result["test_errors"], result["test_images"])
+    interval = f"[{percent(1 - high)}, {percent(1 - low)}]"
+    shown.add_row("test accuracy, with its 95% interval", f"{percent(1 - result['test_error'])}% {interval}")
+    seconds = sum(row["seconds"] for row in rows)
+    images = sum(row["images_per_second"] * row["seconds"] for row in rows)
+    shown.add_row("images per second", f"{images / seconds:.0f}")
+    shown.add_row("share of the workers' peak", f"{percent(rows[-1]['utilisation'])}%")
+    shown.add_row("hours of training", f"{seconds / 3600:.3f}")
+    return shown
+
+
+def learning_curve(study: Study) -> bytes:
+    """Accuracy per epoch on training and held-out images, and at the end on those of the test; PNG."""
+    rows = curve.read(study.store)
+    result = study.manifest["result"]
+    epochs = [row["epoch"] for row in rows]
+    with rc_context(canvas.STYLE):
+        figure = canvas.figure(canvas.CHART_WIDTH, 3.6)
+        axes = figure.add_subplot()
+        axes.plot(epochs, [100 * row["train_accuracy"] for row in rows], color=hue(0), label="training, distorted")
+        if "validation_accuracy" in rows[0]:
+            held_out = [100 * row["validation_accuracy"] for row in rows]
+            axes.plot(epochs, held_out, color=hue(1), linestyle=(0, (5, 1.5)), label="held out")
+        low, high = wilson(result["test_errors"], result["test_images"])
+        right = 100 * (1 - result["test_error"])
+        error = [[right - 100 * (1 - high)], [100 * (1 - low) - right]]
+        axes.errorbar([epochs[-1]], [right], yerr=error, fmt="o", color=hue(2), capsize=3, label="test, at the end")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(left=0)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("accuracy, %")
+        axes.grid(color=RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, loc="lower right")
+        return canvas.png(figure)

@@ -1,0 +1,134 @@
+"""AlexNet by Ray Train, or in this process alone: what a run is, and where it is launched."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advlab.command import require_at_least
+from advlab.data import ImageFolder
+from advlab.engine import launcher
+from advlab.engine.launcher import ALONE, Alone, OnRay, require_local
+from advlab.engine.progress import OnProgress, following
+from advlab.engine.session import host_count
+from advlab.errors import UserError
+from advlab.models.alexnet import SMALLEST, AlexNet
+from advlab.models.study_models import trained_by
+from advlab.store import Study
+from advlab.store.files import Store
+from advlab.studies.alexnet import curve
+from advlab.studies.alexnet.work import AlexNetConfig, Layout, work
+from advlab.training import image_classifier
+
+
+def prepare(config: AlexNetConfig, layout: Layout) -> None:
+    """Check the settings, and that the images can be had.
+
+    Raises:
+        UserError: images that cannot be had or are not of three colours, or an impossible number.
+    """
+    least = layout.workers if layout.min_workers is None else layout.min_workers
+    require_at_least(
+        ("--epochs", config.epochs, 1),
+        ("--batch-size", config.batch_size, 1),
+        ("--held-out", config.held_out, 0),
+        ("--size", config.pixels(), SMALLEST),
+        ("--seed", config.seed, 0),
+        ("--workers", layout.workers, 1),
+        ("--min-workers", least, 1),
+        ("--accumulate", layout.accumulate, 1),
+        ("--checkpoint-every", layout.checkpoint_every, 0),
+        ("--threads", layout.threads, 1),
+    )
+    if not re.fullmatch(r"[\w.-]+", config.name):
+        raise UserError(f"--name {config.name!r} is no name; choose letters, digits, dots and hyphens.")
+    if not 0 <= config.dropout < 1:
+        raise UserError(f"--dropout {config.dropout:g} is impossible; choose at least 0 and less than 1.")
+    if least > layout.workers:
+        raise UserError(f"--min-workers {least} is more than --workers {layout.workers}; choose no more than that.")
+    if layout.workers * layout.accumulate > config.batch_size:
+        parts = layout.workers * layout.accumulate
+        raise UserError(
+            f"--batch-size {config.batch_size} cannot be cut into {parts} parts; choose at least that many."
+        )
+    if layout.alone and layout.workers > 1:
+        raise UserError(f"--alone is one process; leave --workers {layout.workers} or --alone out.")
+    with torch.device("meta"):
+        AlexNet(variant=config.variant, size=config.pixels(), width=config.width)
+    _require_images(config)
+
+
+def begin(config: AlexNetConfig, layout: Layout, out: str | None) -> Study:
+    """Start a run, or continue it where ``out`` holds part of it.
+
+    Raises:
+        UserError: a folder that cannot be used.
+    """
+    study = Study.begin("alexnet", asdict(config), out)
+    require_local(study, alone=layout.alone)
+    return study
+
+
+def _require_images(config: AlexNetConfig) -> None:
+    dataset = config.images("train")
+    rows, _ = image_classifier.share(len(dataset), config.held_out, config.examples)
+    if config.batch_size > len(rows):
+        raise UserError(
+            f"--batch-size {config.batch_size} is more than the {len(rows)} images to learn from; choose less."
+        )
+    channels, side, _ = dataset.subset(slice(1)).images.shape[1:]
+    if channels != 3:
+        raise UserError(f"--data {config.data} has images of {channels} channel; choose cifar10 or photos, in colour.")
+    if side < config.pixels():
+        raise UserError(f"--size {config.size} is more than the {side} pixels of {config.data}; choose at most that.")
+    test = config.images("test")
+    if isinstance(dataset, ImageFolder) and isinstance(test, ImageFolder) and set(test.files) & set(dataset.files):
+        raise UserError(
+            f"--data {config.data} has no test images of its own; put them into a folder test beside train."
+        )
+    if test.class_names != dataset.class_names:
+        raise UserError(f"--data {config.data} has other classes for testing than for training; mend its folders.")
+
+
+def run(study: Study, layout: Layout, *, on_progress: OnProgress = lambda _, **__: None) -> None:
+    """Train and measure, where that is not done yet; Ray must be connected.
+
+    Raises:
+        UserError: the loss diverged, or workers kept failing; what is finished is kept.
+    """
+    if study.manifest["finished"] is not None:
+        return
+    with following(study.store, "training", lambda: curve.read(study.store), on_progress):
+        _train(study, layout)
+    name = study.config["name"]
+    trained = trained_by(study, name)
+    study.record_model(name, trained.fingerprint, recipe=trained.recipe.to_json(), report=trained.report)
+    study.manifest["result"] = trained.report
+    study.finish(1 if layout.alone else host_count())
+
+
+def _train(study: Study, layout: Layout) -> None:
+    if layout.alone:
+        folder = Path(study.store.path(ALONE))
+        folder.mkdir(exist_ok=True)
+        device = torch.device("cuda" if layout.gpus else "cpu")
+        work(AlexNetConfig(**study.config), layout, study.store, Alone(folder, device))
+    else:
+        fewest = layout.min_workers or layout.workers
+        launcher.fit(
+            study,
+            _work,
+            {"config": study.config, "layout": asdict(layout), "out": study.store.uri},
+            workers=layout.workers if fewest == layout.workers else (fewest, layout.workers),
+            gpus=layout.gpus,
+            accelerator=layout.accelerator,
+            restart=bool(layout.checkpoint_every),
+        )
+
+
+def _work(given: dict[str, Any]) -> None:
+    work(AlexNetConfig(**given["config"]), Layout(**given["layout"]), Store(given["out"]), OnRay())

@@ -1,0 +1,314 @@
+"""What every worker of an AlexNet run does, whoever launched it.
+
+Every worker holds the whole network and sees its share of every batch; all make the same calls, and the first one
+writes. What is finished lies in files: a row of the learning curve per epoch, the trained model.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advlab import data
+from advlab.data import Dataset
+from advlab.data.folder import is_folder
+from advlab.engine.launcher import Launcher
+from advlab.engine.progress import Reporter
+from advlab.errors import UserError
+from advlab.models import Checkpoint, Recipe, alexnet
+from advlab.models.alexnet import Variant
+from advlab.store.files import Store
+from advlab.store.layout import weights_file
+from advlab.studies.alexnet import curve
+from advlab.training import image_classifier, trainer_state
+from advlab.training.image_classifier import DEFAULTS, Colours, Name, Precision, Run, Settings, Tally
+
+STATE = "state.pt"
+JUDGED = 10_000
+"""Training images, at most, on which the finished network's training error is measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlexNetConfig:
+    """What decides the weights of a run."""
+
+    name: str = "alexnet"
+    """What other studies call the model: two AlexNets in one matrix need two names."""
+
+    variant: Variant = "krizhevsky"
+    """krizhevsky (one tower, local response normalisation), groups (his two towers) or torchvision (without it)."""
+
+    width: float = 1.0
+    """Factor of the numbers of maps and units."""
+
+    dropout: float = 0.5
+    """Share of the inputs of the first two fully connected layers that is dropped."""
+
+    data: str = "cifar10"
+    """cifar10, folder:PATH or imagenet:PATH (folders of classes in PATH/train and PATH/val)."""
+
+    size: int | None = None
+    """Height and width of the crops, in pixels; when absent 32 for cifar10 and 227 for photos."""
+
+    examples: int | None = None
+    """Training images, drawn once for all; all that are not held out when absent."""
+
+    held_out: int = 5000
+    """Training images that are not learnt from: the validation set of the learning curve."""
+
+    recipe: Name = "2012"
+    """2012 (SGD with momentum, rate divided by ten at 1/3, 2/3 and 8/9 of the run, lighting noise) or modern (AdamW,
+    half a cosine, label smoothing)."""
+
+    epochs: int = 90
+    """Passes over the images."""
+
+    batch_size: int = 128
+    """Images per step, over all workers."""
+
+    learning_rate: float | None = None
+    """The largest; when absent 0.01 for recipe 2012 and 0.001 for modern."""
+
+    weight_decay: float | None = None
+    """When absent 0.0005 for recipe 2012 and 0.05 for modern."""
+
+    precision: Precision = "float32"
+    """Type in which products are made; weights stay float32."""
+
+    seed: int = 0
+    """Of the weights, the order, crops and dropout."""
+
+    def pixels(self) -> int:
+        """Height and width of the crops."""
+        return self.size or (alexnet.SIZE if self.of_photos() else 32)
+
+    def of_photos(self) -> bool:
+        """Whether the images are files of any size."""
+        return is_folder(self.data)
+
+    def settings(self) -> Settings:
+        """The training's."""
+        rate, decay = DEFAULTS[self.recipe]
+        return Settings(
+            recipe=self.recipe,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=rate if self.learning_rate is None else self.learning_rate,
+            weight_decay=decay if self.weight_decay is None else self.weight_decay,
+            size=self.pixels(),
+            precision=self.precision,
+            seed=self.seed,
+        )
+
+    def images(self, split: str) -> Dataset:
+        """Those of a split, as they lie before they are cropped."""
+        if not self.of_photos():
+            return data.load(self.data, split)
+        return data.load(self.data, split, size=image_classifier.stored_size(self.pixels()), margin=1.0)
+
+    def model(self, colours: Colours, dataset: Dataset) -> Recipe:
+        """How the model comes to be, in words that other studies understand."""
+        trained = asdict(self.settings())
+        return Recipe(
+            name=self.name,
+            network=f"{alexnet.__name__}:classifier",
+            network_arguments={
+                "mean": colours.mean,
+                "std": colours.std,
+                "size": self.pixels(),
+                "classes": dataset.num_classes,
+                "dropout": self.dropout,
+                "variant": self.variant,
+                "width": self.width,
+            },
+            trainer=f"{image_classifier.__name__}:fit",
+            trainer_arguments={"held_out": self.held_out, "examples": self.examples}
+            | {key: value for key, value in trained.items() if key != "seed"},
+            data=self.data,
+            split="train",
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """How the work is spread; the weights are the same but for rounding."""
+
+    workers: int = 1
+    """Workers, each with a share of every batch."""
+
+    min_workers: int | None = None
+    """Fewest workers to go on with when machines go; as many as --workers when absent."""
+
+    accumulate: int = 1
+    """Parts into which a worker cuts its share, to save memory."""
+
+    alone: bool = False
+    """Work in this process, without Ray."""
+
+    gpus: bool = False
+    """One GPU per worker, NCCL; otherwise one CPU each, gloo."""
+
+    accelerator: str | None = None
+    """Kind of GPU to ask the cluster for, as Ray names it, such as A100; any when absent."""
+
+    checkpoint_every: int = 200
+    """Steps between checkpoints; 0 writes none, and a dead worker then costs everything."""
+
+    threads: int = 1
+    """Threads per worker on CPUs."""
+
+    peak_tflops: float | None = None
+    """A worker's peak, by which utilisation is told; when absent that of a large matrix product, measured."""
+
+
+@dataclass(slots=True)
+class _Epoch:
+    """What an epoch has come to so far, over all workers; it goes into checkpoints."""
+
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, right answers and examples
+    seconds: float = 0.0  # of training
+
+
+def work(config: AlexNetConfig, layout: Layout, store: Store, launcher: Launcher) -> None:
+    """Train, from where the newest checkpoint left it, and measure the errors."""
+    torch.set_num_threads(layout.threads)
+    dataset = config.images("train")
+    rows, held_out = image_classifier.share(len(dataset), config.held_out, config.examples)
+    colours = image_classifier.colours(dataset, rows)
+    recipe = config.model(colours, dataset)
+    network = recipe.build()
+    alexnet.initialise(network, config.seed)
+    settings = config.settings()
+    device = launcher.device
+    run = Run(network.to(device), dataset, rows, settings, colours.axes, device, layout.accumulate)
+    job = _Job(config, layout, store, launcher, run, held_out)
+    job.train()
+    job.finish(recipe)
+
+
+class _Job:
+    """A worker's part of a run."""
+
+    def __init__(
+        self, config: AlexNetConfig, layout: Layout, store: Store, launcher: Launcher, run: Run, held_out: Tensor
+    ) -> None:
+        self.config, self.layout, self.store, self.launcher = config, layout, store, launcher
+        self.run, self.held_out = run, held_out
+        self.optimiser = image_classifier.optimiser(run.network, run.settings)
+        self.epoch = _Epoch()
+        flops = image_classifier.training_flops(run.network.eval(), run.settings.size)
+        peak = 1e12 * layout.peak_tflops if layout.peak_tflops else self._measured_peak()
+        self.share_of_peak = flops / (peak * run.ranks.size)
+
+    def train(self) -> None:
+        """All steps that are not in a checkpoint; the curve's row at the end of each epoch."""
+        run, every = self.run, self.layout.checkpoint_every
+        per_epoch = run.settings.steps_per_epoch(len(run.rows))
+        tally = Tally.empty(run.device)
+        reporter = Reporter(self.store, run.steps)
+        latest: dict[str, float] = {}
+        started = time.perf_counter()
+        for step in run.train(self.optimiser, tally, self._resume()):
+            done = step + 1
+            if self.launcher.rank == 0:
+                reporter.step(done, **latest)
+            ends = done % per_epoch == 0
+            saves = bool(every) and (done % every == 0 or ends)
+            if not (saves or ends):
+                continue
+            taken = tally.take()
+            self.epoch.sums = [so_far + now for so_far, now in zip(self.epoch.sums, taken, strict=True)]
+            self.epoch.seconds += time.perf_counter() - started
+            told = self._told(done)
+            latest = {name: told[name] for name in ("train_loss", "train_accuracy", "images_per_second")}
+            if not math.isfinite(told["train_loss"]):
+                raise UserError(f"the loss is no number any more at step {done}; lower --learning-rate.")
+            if ends:
+                told |= self._validated()
+                if self.launcher.rank == 0:
+                    curve.write(self.store, done // per_epoch, told)
+                self.epoch = _Epoch()
+            self._report(told, saves=saves)
+            started = time.perf_counter()
+
+    def finish(self, recipe: Recipe) -> None:
+        """The finished network, its error on the test images, which are seen here for the first time; and so on."""
+        run, network = self.run, self.run.network
+        training_loss, wrong, seen = run.evaluate(run.dataset, run.rows[:JUDGED])
+        _, held_wrong, held_seen = run.evaluate(run.dataset, self.held_out)
+        test = self.config.images("test")
+        _, test_wrong, test_seen = run.evaluate(test, torch.arange(len(test)))
+        if self.launcher.rank:
+            return
+        report = {
+            "loss": training_loss,
+            "iterations": run.steps,
+            "stop": f"{run.settings.epochs} epochs",
+            "train_error": wrong / seen,
+            "test_error": test_wrong / test_seen,
+            "test_errors": test_wrong,
+            "test_images": test_seen,
+            "parameters": sum(p.numel() for p in network.parameters()),
+        }
+        if held_seen:
+            report["validation_error"] = held_wrong / held_seen
+        weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        self.store.write_bytes(weights_file(self.config.name), Checkpoint(recipe, weights, report).to_bytes())
+
+    def _told(self, done: int) -> dict[str, float]:
+        loss, right, seen = self.epoch.sums
+        per_second = seen / self.epoch.seconds
+        settings = self.run.settings
+        return {
+            "epoch": done / settings.steps_per_epoch(len(self.run.rows)),
+            "step": done,
+            "train_loss": loss / seen,
+            "train_accuracy": right / seen,
+            "learning_rate": image_classifier.rate(settings, done - 1, self.run.steps),
+            "images_per_second": per_second,
+            "utilisation": per_second * self.share_of_peak,
+            "seconds": self.epoch.seconds,
+        }
+
+    def _validated(self) -> dict[str, float]:
+        loss, wrong, seen = self.run.evaluate(self.run.dataset, self.held_out)
+        return {"validation_loss": loss, "validation_accuracy": 1 - wrong / seen} if seen else {}
+
+    def _resume(self) -> int:
+        """Read the newest checkpoint; the step to take next."""
+        with self.launcher.newest() as folder:
+            if folder is None:
+                return 0
+            path = Path(folder) / STATE
+            state = trainer_state.read(path, str(path), self.run.device)
+        self.run.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.epoch = _Epoch(state["sums"], state["seconds"])
+        return int(state["step"])
+
+    def _report(self, told: dict[str, float], *, saves: bool) -> None:
+        """Progress, with a checkpoint from the first worker: all hold the same."""
+        if not (saves and self.launcher.rank == 0):
+            self.launcher.report(told, None)
+            return
+        state: dict[str, Any] = {
+            "network": self.run.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": told["step"],
+            "sums": self.epoch.sums,
+            "seconds": self.epoch.seconds,
+        }
+        with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
+            torch.save(state, Path(folder) / STATE)
+            self.launcher.report(told, folder)
+
+    def _measured_peak(self) -> float:
+        return image_classifier.product_flops(self.run.device, self.run.settings.precision)

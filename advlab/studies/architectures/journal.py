@@ -1,0 +1,164 @@
+"""What is kept of a sweep over architectures while Tune runs it: rows, progress, and what went wrong."""
+
+# ruff: noqa: ARG002 (Tune hands its callbacks more than these look at)
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ray import tune
+
+from advlab.engine.progress import OnProgress, Stage
+from advlab.engine.session import host_count
+from advlab.errors import UserError
+from advlab.models.study_models import read_model
+from advlab.store import Study
+from advlab.studies.architectures import trials
+from advlab.studies.architectures.plan import ArchitecturesPlan
+from advlab.studies.architectures.space import Point
+from advlab.studies.architectures.trials import FAILED, FINISHED, STOPPED
+from advlab.studies.architectures.work import PERCENT
+
+
+class Journal:
+    """The rows of a sweep, written whenever one is added."""
+
+    def __init__(self, plan: ArchitecturesPlan, study: Study, on_progress: OnProgress) -> None:
+        self.plan, self.study, self.on_progress = plan, study, on_progress
+        self._rows = {row["trial"]: row for row in trials.read(study.store)}
+        self._stage: Stage | None = None
+        self._adopt_models_without_a_row()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, by architecture, weight decay and seed."""
+        place = {name: position for position, name in enumerate(self.plan.space.architectures)}
+        return sorted(
+            self._rows.values(), key=lambda row: (place[row["architecture"]], row["weight_decay"], row["seed"])
+        )
+
+    @property
+    def done(self) -> int:
+        """Trials that need not be done any more."""
+        return sum(row["status"] != FAILED for row in self._rows.values())
+
+    def not_done(self) -> list[Point]:
+        """Points that are known and have no result: those of the plan, or, where Optuna chooses, those that failed."""
+        if self.plan.points is None:
+            return [point_of(row) for row in self.rows if row["status"] == FAILED]
+        return [point for point in self.plan.points if self._rows.get(point.name, {}).get("status", FAILED) == FAILED]
+
+    def forget_lost(self) -> list[Point]:
+        """Strike out the finished trials whose model is not there any more, and name them."""
+        held = set(self.study.store.files("models"))
+        lost = [row for row in self.rows if row["status"] == FINISHED and row["checkpoint"] not in held]
+        for row in lost:
+            del self._rows[row["trial"]]
+        return [point_of(row) for row in lost]
+
+    @contextmanager
+    def following(self, title: str, total: int, done: int = 0) -> Iterator[None]:
+        """Show the progress of Tune while the block runs."""
+        Listener.journal = self
+        with Stage(title, total, done=min(done, total)) as self._stage:
+            yield
+
+    def heard(self, trial: Any, result: dict[str, Any]) -> None:
+        """A trial said how far it is; its last word is its row."""
+        name = _point(trial).name
+        if "fingerprint" not in result:
+            if PERCENT in result and self._stage is not None:
+                told = f"{result[PERCENT]}%, validation error {100 * result['validation_error']:.2f}%"
+                self._stage.say(f"{name}: {told}")
+            return
+        row = {column: result.get(column) for column in trials.SCHEMA.names} | {"trial_id": trial.trial_id}
+        self._add(row)
+        self.on_progress({key: row[key] for key in ("validation_error", "mean_rms")} | {"trials": self.done})
+
+    def ended(self, trial: Any, status: str) -> None:
+        """A trial will not be heard of any more; if it has no row by now, this is it."""
+        point, result = _point(trial), trial.last_result or {}
+        if self._rows.get(point.name, {}).get("status") == FINISHED:
+            return
+        row = {"trial": point.name, "status": status, "trial_id": trial.trial_id, "seed": point.seed}
+        row |= {"architecture": point.architecture, "weight_decay": list(point.decays)}
+        row |= {key: result.get(key) for key in ("validation_error", PERCENT)}
+        self._add(row | {"reason": _reason(trial) if status == FAILED else None})
+
+    def conclude(self) -> None:
+        """Note that the sweep is finished, or say what is missing.
+
+        Raises:
+            UserError: trials failed.
+        """
+        failed = [row for row in self.rows if row["status"] == FAILED]
+        if failed:
+            raise UserError(
+                f"{len(failed)} of {self.plan.total} trials failed, the first being {failed[0]['trial']!r} "
+                f"({failed[0]['reason']}); the finished ones are kept in {self.study.store.uri!r}: run the same "
+                "command again once the cause is gone."
+            )
+        if self.study.manifest["finished"] is None:
+            self._write()
+            for row in self.rows:
+                if row["status"] == FINISHED:
+                    self.study.record_model(row["trial"], row["fingerprint"])
+            self.study.finish(host_count())
+
+    def _adopt_models_without_a_row(self) -> None:
+        """Models of trials whose driver was killed before it could write their row."""
+        known = {row.get("checkpoint") for row in self._rows.values()}
+        for file in self.study.store.files("models", suffix=".safetensors"):
+            if file not in known:
+                try:
+                    row = trials.row(read_model(self.study.store, file))
+                except ValueError:  # torn: its trial makes it again
+                    continue
+                self._rows[row["trial"]] = row
+
+    def _add(self, row: dict[str, Any]) -> None:
+        is_new = self._rows.get(row["trial"], {}).get("status", FAILED) == FAILED
+        self._rows[row["trial"]] = row
+        self._write()
+        if self._stage is not None and is_new and row["status"] != FAILED:
+            self._stage.advance(row["trial"])
+
+    def _write(self) -> None:
+        trials.write(self.study.store, self.rows)
+
+
+class Listener(tune.Callback):
+    """Tells the journal what happens to trials; Tune pickles it to its notes, so it holds nothing itself."""
+
+    journal: ClassVar[Journal]
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.journal.heard(trial, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.journal.ended(trial, STOPPED)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.journal.ended(trial, FAILED)
+
+
+def _point(trial: Any) -> Point:
+    values = trial.config["point"]
+    return Point(**{**values, "decays": tuple(values["decays"])})
+
+
+def point_of(row: dict[str, Any]) -> Point:
+    """The point of a row of ``trials.parquet``."""
+    return Point(row["architecture"], tuple(row["weight_decay"]), row["seed"])
+
+
+def _reason(trial: Any) -> str:
+    """The last line of what a trial died of; until Tune has copied its notes they lie where it works."""
+    text = Path(trial.error_file).read_text() if trial.error_file else ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip().rstrip(".") if lines else "its worker was lost"

@@ -1,0 +1,136 @@
+"""A sweep over architectures, weight decays and seeds by Ray Tune, and what is kept of it.
+
+Tune decides what runs where; what a trial found lies in the study's folder: its model with all measurements in
+``models/``, and a row in ``trials.parquet``. So a trial is done when its row and its model are there, and a sweep goes
+on from those alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from advlab.engine.actors import PoolOptions
+from advlab.engine.progress import OnProgress
+from advlab.engine.shared_dataset import SharedDataset
+from advlab.engine.tune import be_quiet, notes_folder, tuner, warmed
+from advlab.store import Study, provenance
+from advlab.studies.architectures.journal import Journal, Listener, point_of
+from advlab.studies.architectures.plan import ArchitecturesConfig, ArchitecturesPlan
+from advlab.studies.architectures.space import Point
+from advlab.studies.architectures.trials import FINISHED
+from advlab.studies.architectures.work import PERCENT, TrialSettings, run_trial
+
+OBJECTIVES = {"validation_error": "min", "mean_rms": "max"}
+
+
+def begin(plan: ArchitecturesPlan, out: str | None) -> Study:
+    """Start a sweep, or continue it where ``out`` holds part of it.
+
+    Raises:
+        UserError: a folder that cannot be used.
+    """
+    return Study.begin("architectures", plan.settings, out)
+
+
+def run(
+    plan: ArchitecturesPlan, study: Study, pool: PoolOptions, *, on_progress: OnProgress = lambda _: None
+) -> list[dict[str, Any]]:
+    """Do the trials that are not done yet; Ray must be connected.
+
+    Args:
+        plan: what the study was begun with.
+        study: where it lies.
+        pool: size of a trial; ``actors`` is the most trials at a time.
+        on_progress: told the numbers of each trial as it finishes.
+
+    Returns:
+        The rows of all trials.
+
+    Raises:
+        UserError: no trial fits the machine, or trials failed; the others are done and kept.
+    """
+    be_quiet()  # what goes wrong is told below
+    journal = Journal(plan, study, on_progress)
+    if study.manifest["finished"] is None:
+        with journal.following("trials", plan.total, journal.done):
+            if todo := journal.not_done():
+                _tuner(plan, study, pool, todo, scheduler=_scheduler(plan.config)).fit()
+            if plan.points is None and (count := plan.total - journal.done) > 0:
+                searcher = _optuna(plan, journal.rows)
+                _tuner(plan, study, pool, count, scheduler=_scheduler(plan.config), search_alg=searcher).fit()
+    if lost := journal.forget_lost():
+        with journal.following("lost models", len(lost)):
+            _tuner(plan, study, pool, lost).fit()
+    journal.conclude()
+    return journal.rows
+
+
+def _tuner(
+    plan: ArchitecturesPlan, study: Study, pool: PoolOptions, trials: list[Point] | int, **search: Any
+) -> tune.Tuner:
+    """Tune's own driver for some points, or for so many that ``search_alg`` is to choose."""
+    settings = TrialSettings(
+        store=study.store.uri,
+        code=provenance.code(),
+        epochs=plan.config.epochs,
+        max_iterations=plan.config.max_iterations,
+        examples=plan.config.examples,
+        threads=max(1, int(pool.num_cpus)),
+        use_gpu=pool.num_gpus > 0,
+    )
+    images = {split: SharedDataset.of(dataset) for split, dataset in plan.images.items()}
+    trainable = tune.with_parameters(run_trial, settings=settings, images=images)
+    points = None if isinstance(trials, int) else [asdict(point) for point in trials]
+    return tuner(
+        trainable,
+        notes_folder(study, "sweep"),
+        pool,
+        Listener(),
+        param_space=None if points is None else {"point": tune.grid_search(points)},
+        num_samples=trials if isinstance(trials, int) else 1,
+        **search,
+    )
+
+
+def _optuna(plan: ArchitecturesPlan, rows: list[dict[str, Any]]) -> _Optuna:
+    """A search that knows what the trials of earlier commands came to."""
+    space = plan.space
+    chosen = optuna.distributions.CategoricalDistribution(list(space.architectures))
+    drawn = optuna.distributions.FloatDistribution(*space.bounds, log=True)
+    known = []
+    for row in rows:
+        answers = space.answers(point_of(row))
+        values = [row[metric] for metric in OBJECTIVES]
+        whole = row["status"] == FINISHED and None not in values
+        known.append(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.COMPLETE if whole else optuna.trial.TrialState.PRUNED,
+                values=values if whole else None,
+                params=answers,
+                distributions={name: chosen if name == "architecture" else drawn for name in answers},
+            )
+        )
+    return _Optuna(**warmed(space.suggest, OBJECTIVES, known, plan.config.seed))
+
+
+def _scheduler(config: ArchitecturesConfig) -> AsyncHyperBandScheduler | None:
+    """Successive halving by thirds (Li et al. 2020); the share of its budget is a trial's time."""
+    if config.scheduler == "none":
+        return None
+    return AsyncHyperBandScheduler(
+        time_attr=PERCENT, metric="validation_error", mode="min", grace_period=10, max_t=100, reduction_factor=3
+    )
+
+
+class _Optuna(OptunaSearch):
+    """Tune's link to Optuna; trials given up before their distortion was measured count as pruned."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        whole = result is not None and result.get("mean_rms") is not None
+        super().on_trial_complete(trial_id, result if whole else None, error)

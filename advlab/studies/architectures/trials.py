@@ -1,0 +1,83 @@
+"""The rows of a sweep over architectures: one per trial, and which of them are best."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from advlab.models import Checkpoint
+from advlab.store.files import Store
+from advlab.store.layout import weights_file
+
+TRIALS = "trials.parquet"
+
+FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+"""Trained, measured and kept; given up by the scheduler; ended by an error."""
+
+_TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
+SCHEMA = pa.schema([
+    ("trial", _TEXT), ("architecture", _TEXT), ("weight_decay", pa.list_(_REAL)), ("seed", _WHOLE), ("status", _TEXT),
+    ("validation_error", _REAL), ("train_error", _REAL),
+    ("mean_l2", _REAL), ("median_l2", _REAL), ("mean_rms", _REAL), ("median_rms", _REAL),
+    ("attacked", _WHOLE), ("attack_success_rate", _REAL), ("percent", _WHOLE), ("epochs", _WHOLE),
+    ("iterations", _WHOLE), ("parameters", _WHOLE), ("training_seconds", _REAL), ("seconds", _REAL),
+    ("fingerprint", _TEXT), ("checkpoint", _TEXT), ("recipe", _TEXT), ("trial_id", _TEXT), ("reason", _TEXT),
+])  # fmt: skip
+"""What the columns mean is in docs/ARCHITECTURES.md."""
+
+_REPORTED = (
+    "validation_error", "train_error", "mean_l2", "median_l2", "mean_rms", "median_rms", "attacked",
+    "attack_success_rate", "iterations", "parameters", "seconds",
+)  # fmt: skip
+
+
+def row(made: Checkpoint) -> dict[str, Any]:
+    """The row of a finished trial: all of it stands in its checkpoint."""
+    recipe, report = made.recipe, made.report
+    return {
+        "trial": recipe.name,
+        "architecture": recipe.name.partition("λ")[0],
+        "weight_decay": list(recipe.trainer_arguments["weight_decay"]),
+        "seed": recipe.seed,
+        "status": FINISHED,
+        **{column: report[column] for column in _REPORTED},
+        "percent": 100,
+        "epochs": recipe.trainer_arguments.get("epochs"),
+        "training_seconds": report["training_seconds"],
+        "fingerprint": made.fingerprint,
+        "checkpoint": weights_file(recipe.name),
+        "recipe": json.dumps(recipe.to_json()),
+    }
+
+
+def read(store: Store) -> list[dict[str, Any]]:
+    """The rows of a sweep so far.
+
+    Raises:
+        UserError: the file is damaged, see ``Store.read_shard``.
+    """
+    rows: list[dict[str, Any]] = store.read_shard(TRIALS).to_pylist() if store.exists(TRIALS) else []
+    return rows
+
+
+def write(store: Store, rows: list[dict[str, Any]]) -> None:
+    """Write the rows; columns that a row lacks are null."""
+    columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
+    store.write_table(TRIALS, pa.table(columns, schema=SCHEMA))
+
+
+def measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The finished trials whose distortion could be measured, best validation error first, ties by distortion."""
+    finished = [row for row in rows if row["status"] == FINISHED and row["mean_rms"] is not None]
+    return sorted(finished, key=lambda row: (row["validation_error"], -row["mean_rms"], row["trial"]))
+
+
+def pareto_front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The trials that no other beats in both: smaller validation error, larger mean minimum distortion."""
+    front: list[dict[str, Any]] = []
+    for candidate in measured(rows):
+        if not front or candidate["mean_rms"] > front[-1]["mean_rms"]:
+            front.append(candidate)
+    return front

@@ -1,0 +1,146 @@
+"""One trial of a sweep over architectures, as it runs on a worker of Tune: train, measure, keep, report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from ray import tune
+from torch import nn
+
+from advlab.attacks import minimum_norm, references
+from advlab.data import Dataset
+from advlab.engine.shared_dataset import SharedDataset
+from advlab.errors import UserError
+from advlab.models import Checkpoint, Recipe, checkpoint, error_rate
+from advlab.models.study_models import read_model
+from advlab.store import Store, provenance
+from advlab.store.layout import MANIFEST, weights_file
+from advlab.studies.architectures import trials
+from advlab.studies.architectures.space import Point
+
+PERCENT = "percent"
+"""Share of the budget spent, what trials that count epochs and trials that count iterations are compared by."""
+REPORT_EVERY = 5  # per cent: each report costs a look at the validation images and a round trip to the driver
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSettings:
+    """What all trials of a sweep share.
+
+    Attributes:
+        store: URI of the study's folder.
+        code: fingerprint of the project's source on the driver.
+        epochs, max_iterations: budget of trainings by minibatches and by full batches.
+        examples: number of validation images attacked.
+        threads: for PyTorch to use.
+        use_gpu: whether the trial has (a share of) a GPU.
+    """
+
+    store: str
+    code: str
+    epochs: int
+    max_iterations: int
+    examples: int
+    threads: int
+    use_gpu: bool
+
+
+def run_trial(config: dict[str, Any], *, settings: TrialSettings, images: dict[str, SharedDataset]) -> None:
+    """Do a trial, or take its result over where the study holds its model already; the last report is its row.
+
+    Args:
+        config: ``{"point": …}``, the fields of a ``Point``.
+        settings: of the sweep.
+        images: the splits ``fit``, ``validation`` and ``test``.
+
+    Raises:
+        UserError: this machine cannot do the sweep's work.
+    """
+    store = _require_fit_for(settings)
+    point = Point(**{**config["point"], "decays": tuple(config["point"]["decays"])})
+    fit = images["fit"].dataset()
+    recipe = point.recipe(fit, epochs=settings.epochs, max_iterations=settings.max_iterations)
+    made = stored(store, recipe)
+    if made is None:
+        made = _make(recipe, fit, images["validation"].dataset(), images["test"].dataset(), settings)
+        store.write_bytes(weights_file(recipe.name), made.to_bytes())
+    tune.report(trials.row(made))
+
+
+def stored(store: Store, recipe: Recipe) -> Checkpoint | None:
+    """The study's model by this recipe, if it is there and whole."""
+    try:
+        made = read_model(store, weights_file(recipe.name))
+    except (FileNotFoundError, ValueError):
+        return None
+    return made if made.recipe.fingerprint == recipe.fingerprint else None
+
+
+def _require_fit_for(settings: TrialSettings) -> Store:
+    """The study's folder, seen from here by the same version of the code."""
+    store = Store(settings.store)
+    if provenance.code() != settings.code:
+        raise UserError("a machine has another version of advlab; bring all machines to the same one.")
+    if not store.exists(MANIFEST):
+        raise UserError(f"a machine does not see {store.path(MANIFEST)!r}; choose an --out that all machines share.")
+    torch.set_num_threads(settings.threads)
+    return store
+
+
+def _make(recipe: Recipe, fit: Dataset, validation: Dataset, test: Dataset, settings: TrialSettings) -> Checkpoint:
+    """Train a model; measure its error and its minimum distortion on validation images."""
+    device = torch.device("cuda" if settings.use_gpu else "cpu")
+    started = time.perf_counter()
+    network = recipe.build()
+    watch = _Watch(network, validation, steps=_steps(recipe, len(fit)))
+    made = checkpoint.train(recipe, fit, test, device=device, progress=watch.progress, network=network)
+    report = {
+        **made.report,
+        "training_seconds": made.report["seconds"],
+        "validation_error": error_rate(network, validation.images, validation.labels),
+        **_distortion(network, validation.subset(slice(settings.examples)), references.among(fit), device),
+    }
+    return replace(made, report={**report, "seconds": time.perf_counter() - started})
+
+
+def _steps(recipe: Recipe, images: int) -> int:
+    """What a trainer counts up to: minibatches or iterations."""
+    arguments = recipe.trainer_arguments
+    if "epochs" in arguments:
+        return int(arguments["epochs"]) * -(-images // int(arguments["batch_size"]))
+    return int(arguments["max_iterations"])
+
+
+class _Watch:
+    """Tells Tune how far a training is and how good its network."""
+
+    def __init__(self, network: nn.Module, validation: Dataset, steps: int) -> None:
+        self.network, self.validation, self.steps = network, validation, steps
+        self._next = REPORT_EVERY
+
+    def progress(self, step: int, _values: dict[str, float]) -> None:
+        percent = 100 * step // self.steps
+        if self._next <= percent < 100:  # the last word is the trial's row
+            self._next = percent + REPORT_EVERY
+            error = error_rate(self.network, self.validation.images, self.validation.labels)
+            tune.report({PERCENT: percent, "validation_error": error})
+
+
+def _distortion(network: nn.Module, attacked: Dataset, known: Dataset, device: torch.device) -> dict[str, Any]:
+    """Minimum distortion of the images; those misread anyway need none and count as 0, as in the paper's Table 1."""
+    network.requires_grad_(False)
+    images, labels, known_images = (tensor.to(device) for tensor in (attacked.images, attacked.labels, known.images))
+    adversarial = minimum_norm(network, images, labels, target="nearest", references=known_images)
+    found: dict[str, Any] = {
+        "attacked": len(attacked),
+        "attack_success_rate": float(adversarial.success.double().mean()),
+    }
+    for name, values in (("l2", adversarial.l2), ("rms", adversarial.rms)):
+        crossed = values[adversarial.success]
+        found |= {f"mean_{name}": None, f"median_{name}": None}
+        if len(crossed):
+            found |= {f"mean_{name}": float(crossed.mean()), f"median_{name}": float(crossed.median())}
+    return found

@@ -1,0 +1,45 @@
+"""The command of the cross-training-set study: a transfer study, and Table 3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from advlab.command import CommonOptions
+from advlab.engine.actors import PoolOptions
+from advlab.engine.pool import ActorPool
+from advlab.engine.progress import OnProgress
+from advlab.report import Shown
+from advlab.studies.cross_training_set.plan import CrossTrainingSetConfig, record_halves
+from advlab.studies.cross_training_set.show import halves_table
+from advlab.studies.experiment import PoolExperiment
+from advlab.studies.transfer import plan as plans
+from advlab.studies.transfer import show
+from advlab.studies.transfer import study as work
+from advlab.studies.transfer.plan import Plan
+from advlab.studies.transfer.results import TransferStudy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrossTrainingSet(PoolExperiment[Plan, TransferStudy]):
+    """Do examples cross from one half of the training set to the other, and amplified ones: Tables 3 and 4."""
+
+    kind = "transfer"
+
+    settings: CrossTrainingSetConfig = field(default_factory=CrossTrainingSetConfig)
+    common: CommonOptions = field(default_factory=CommonOptions)
+    pool: PoolOptions = field(default_factory=PoolOptions)
+
+    def prepare(self) -> Plan:
+        return plans.prepare(self.settings.transfer())
+
+    def begin(self, plan: Plan) -> TransferStudy:
+        return work.begin(plan, self.common.out)
+
+    def run(self, plan: Plan, study: TransferStudy, workers: ActorPool, on_progress: OnProgress) -> None:
+        work.run(plan, study, workers, on_progress=on_progress)
+        record_halves(study)
+
+    @classmethod
+    def show(cls, study: TransferStudy, width: int) -> Shown:
+        shown = show.show(study, width)
+        return replace(shown, tables=[halves_table(study), *shown.tables])

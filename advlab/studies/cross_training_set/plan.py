@@ -1,0 +1,101 @@
+"""Tables 3 and 4: models from disjoint halves of the training set, before the same distorted test images.
+
+It is a transfer study whose models bear the half they were trained on in their names; what is added here are the
+settings, and Table 3's errors on both halves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from advlab import data
+from advlab.command import listed
+from advlab.data import splits
+from advlab.errors import UserError
+from advlab.models.evaluation import error_rate
+from advlab.models.study_models import trained_by
+from advlab.studies.transfer.plan import TransferConfig
+from advlab.studies.transfer.results import TransferStudy
+
+HALVES = "halves.parquet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrossTrainingSetConfig:
+    """What decides the rows of a cross-training-set study."""
+
+    dataset: str = "mnist"
+    """Data set: mnist or fashion_mnist."""
+
+    on_first: str = "fc100-100-10,fc123-456-10"
+    """Comma-separated zoo names of the models trained on the first half of the training set: M1 and M1'."""
+
+    on_second: str = "fc100-100-10"
+    """Those trained on the second half: M2."""
+
+    examples: int = 1000
+    """Number of test images attacked per model: the first of the test set."""
+
+    attack: str = "lbfgs"
+    """lbfgs (the paper's), minimum-norm (ours) or foolbox:CLASS."""
+
+    target: str = "random"
+    """random, nearest, runner-up, least-likely, all, or a class."""
+
+    amplitudes: str = "0.1"
+    """Comma-separated RMS to which perturbations are amplified: unclipped, clipped, clipped to that very RMS, and by
+    the formula as printed."""
+
+    noise: str = "0.06,0.1"
+    """Comma-separated deviations of Gaussian noise."""
+
+    matched: str = "shuffled,sphere,noise,borrowed"
+    """Comma-separated controls that have each perturbation's own size."""
+
+    shard_size: int = 250
+    """Images per shard, the unit of work and of loss."""
+
+    seed: int = 0
+    """Seed of the halves, of training, of random targets and of noise."""
+
+    def transfer(self) -> TransferConfig:
+        """The transfer study that this is.
+
+        Raises:
+            UserError: a negative seed, or no model for one of the halves.
+        """
+        for option, names in (("--on-first", self.on_first), ("--on-second", self.on_second)):
+            if not listed(names):
+                raise UserError(f"{option} {names!r} names no model; give e.g. fc100-100-10.")
+        models = [f"{name}@{splits.full_name('p1', self.seed)}" for name in listed(self.on_first)]
+        models += [f"{name}@{splits.full_name('p2', self.seed)}" for name in listed(self.on_second)]
+        variants = ("", "-clipped", "-boxed", "-literal")
+        controls = [f"amplified-{rho}{variant}" for rho in listed(self.amplitudes) for variant in variants]
+        controls += [f"gaussian-{sigma}" for sigma in listed(self.noise)]
+        return TransferConfig(
+            dataset=self.dataset,
+            split="test",
+            models=",".join(models),
+            examples=self.examples,
+            attack=self.attack,
+            target=self.target,
+            controls=",".join([*controls, *listed(self.matched)]),
+            shard_size=self.shard_size,
+            seed=self.seed,
+        )
+
+
+def record_halves(study: TransferStudy) -> None:
+    """Write ``halves.parquet``: each model's error on both halves of the training set and on the test set, clean."""
+    if study.store.is_whole(HALVES):
+        return
+    name, seed = study.config["dataset"], study.config["seed"]
+    sets = {split: data.load(name, split, seed=seed) for split in ("p1", "p2", "test")}
+    rows = []
+    for model in study.targets:
+        network = trained_by(study, model).network()
+        errors = {f"{split}_error": error_rate(network, part.images, part.labels) for split, part in sets.items()}
+        rows.append({"model": model, **errors})
+    study.store.write_table(HALVES, pa.Table.from_pylist(rows))

@@ -1,0 +1,32 @@
+"""Table 3 of a cross-training-set study, for a terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from advlab.report.numbers import beside, percent, rms
+from advlab.studies.cross_training_set.plan import HALVES
+from advlab.studies.transfer import paper_numbers
+from advlab.studies.transfer.paper_numbers import as_printed
+from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.summary import read_matrix
+
+
+def halves_table(study: TransferStudy) -> Table:
+    """Table 3 for a terminal: errors in per cent on both halves and on the test set, and mean distortion."""
+    distortion = {row.source: row.mean_rms for row in read_matrix(study).rows}
+    table = Table(box=box.HORIZONTALS, title="Models of two halves", title_justify="left", title_style="bold")
+    table.add_column("model", no_wrap=True)
+    for heading in ("error on P1 %", "error on P2 %", "test error %", "mean RMS"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in study.store.read_shard(HALVES).to_pylist():
+        theirs = paper_numbers.TABLE_3.get(paper_numbers.undrawn(row["model"]))
+        cells = [
+            beside(percent(row[column], 2), None if theirs is None else as_printed(getattr(theirs, column)))
+            for column in ("p1_error", "p2_error", "test_error")
+        ]
+        found = beside(rms(distortion[row["model"]]), None if theirs is None else f"{theirs.distortion:g}")
+        table.add_row(Text(row["model"]), *cells, found)
+    return table

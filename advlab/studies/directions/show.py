@@ -1,0 +1,126 @@
+"""Contact sheets of Figures 1 to 4, and the table of bases that the paper lacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from matplotlib import rc_context
+from rich import box
+from rich.table import Table
+
+from advlab import data
+from advlab.analysis.statistics import STATISTICS
+from advlab.data import Dataset
+from advlab.models.resolve import input_size
+from advlab.report import Shown, canvas
+from advlab.report.palette import INK, MUTED
+from advlab.store import Study
+
+TITLES = {
+    "natural": "single units",
+    "random": "random directions",
+    "rotation": "a random rotation",
+    "pca": "principal components",
+    "random images": "random images",
+}
+ROWS = 8
+"""Directions shown of each basis, the first: the choice of units was random already."""
+_CELL = 0.62  # inches
+
+
+def show(study: Study) -> Shown:
+    """The table of bases, the finding, and contact sheets."""
+    config = study.config
+    size = config["input_size"] or input_size(config["model"])
+    images = data.load(config["data"], config["split"], size=size)
+    return Shown(
+        tables=[bases_table(study), verdict(study)],
+        files={"figures/contact_sheet.png": contact_sheet(study, images)},
+        rows={"sets": study.store.read_table("sets.parquet"), "tests": study.store.read_table("tests.parquet")},
+        summary={"finding": verdict(study)},
+    )
+
+
+def bases_table(study: Study) -> Table:
+    """Mean of every statistic by basis, with p-values of the difference from single units."""
+    sets = study.store.read_table("sets.parquet")
+    basis_of = np.array(sets["basis"].to_pylist())
+    tests = {(row["second"], row["statistic"]): row for row in _tests(study) if row["first"] == "natural"}
+    title = f"What the top {study.config['top']} images share"
+    table = Table(box=box.HORIZONTALS, title=title, title_justify="left", title_style="bold")
+    table.add_column("basis", no_wrap=True)
+    table.add_column("directions", justify="right")
+    for statistic in STATISTICS:
+        table.add_column(statistic.replace("_", " "), justify="right", no_wrap=True)
+    for basis in dict.fromkeys(basis_of.tolist()):
+        cells = []
+        for statistic in STATISTICS:
+            test = tests.get((basis, statistic))
+            beside = "" if test is None else f"\n[dim]g {-test['hedges_g']:+.2f}, p {test['p_holm']:.2g}[/]"
+            cells.append(f"{sets[statistic].to_numpy()[basis_of == basis].mean():.3f}{beside}")
+        table.add_row(TITLES[basis], str(int((basis_of == basis).sum())), *cells)
+    return table
+
+
+def verdict(study: Study) -> str:
+    """The study's finding, a sentence."""
+    return str(study.manifest["verdict"])
+
+
+def contact_sheet(study: Study, images: Dataset) -> bytes:
+    """The top images of the first directions of each basis, and random images beside them.
+
+    Args:
+        study: a finished study of units.
+        images: its image set; only the images shown are decoded.
+    """
+    winners = study.store.read_table("winners.parquet")
+    first = winners.filter(pc.less(winners["direction"], ROWS)).sort_by(
+        [("direction", "ascending"), ("rank", "ascending")]
+    )
+    basis_of, row_of = np.array(first["basis"].to_pylist()), first["row"].to_numpy()
+    rows = np.unique(row_of)
+    shown = images.subset(torch.from_numpy(rows)).images.numpy()
+    k = study.config["top"]
+    bases = list(dict.fromkeys(winners["basis"].to_pylist()))
+    columns = 2
+    lines = -(-len(bases) // columns)
+    with rc_context(canvas.STYLE):
+        figure = canvas.figure(columns * (k * _CELL + 0.35), lines * (ROWS * _CELL + 0.5))
+        panels = figure.subplots(lines, columns, squeeze=False).ravel()
+        for panel in panels:
+            panel.set_axis_off()
+        for panel, basis in zip(panels, bases, strict=False):
+            place = np.searchsorted(rows, row_of[basis_of == basis]).reshape(-1, k)
+            look: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "antialiased"}
+            panel.imshow(_mosaic(shown[place]), **look)
+            panel.set_title(TITLES[basis], color=INK, fontsize=11, loc="left")
+        for panel in panels[len(bases) :]:
+            panel.text(0.0, 0.9, _caption(study), color=MUTED, va="top", wrap=True, transform=panel.transAxes)
+        return canvas.png(figure)
+
+
+def _mosaic(images: np.ndarray) -> np.ndarray:
+    """Images [rows, columns, C, H, W] as one picture [·, ·, 3], white between rows."""
+    rows, columns, _, height, width = images.shape
+    gap = max(1, height // 14)
+    apart = np.pad(images.clip(0, 1), ((0, 0), (0, 0), (0, 0), (0, gap), (0, 1)), constant_values=1)
+    picture = apart.transpose(0, 3, 1, 4, 2).reshape(rows * (height + gap), columns * (width + 1), -1)
+    return np.broadcast_to(picture[:-gap, :-1], (*picture[:-gap, :-1].shape[:2], 3))
+
+
+def _caption(study: Study) -> str:
+    config = study.config
+    layer = config["layer"] or "the input of the last linear layer"
+    return (
+        f"Each row: the {config['top']} images that stimulate\none direction most, best first.\n\n"
+        f"{config['model']}\n{layer}\n{config['data'].rpartition('/')[2]} ({config['split']})"
+    )
+
+
+def _tests(study: Study) -> list[dict[str, Any]]:
+    tests: list[dict[str, Any]] = study.store.read_table("tests.parquet").to_pylist()
+    return tests

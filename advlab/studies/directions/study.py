@@ -1,0 +1,249 @@
+"""Which images stimulate units and other directions most: shards of an image set are units of work.
+
+Three passes, each over shards: moments of the features, the top k of every direction, and the features of the images
+that were chosen. Activations never outlive a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import lru_cache, reduce
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from advlab import data
+from advlab.analysis import statistics
+from advlab.analysis.directions import BASES, Moments, directions
+from advlab.analysis.features import Features, Top
+from advlab.command import require_at_least
+from advlab.data import Dataset
+from advlab.engine.pool import ActorPool, require_success
+from advlab.engine.progress import OnProgress, Stage
+from advlab.engine.session import host_count
+from advlab.engine.worker import Unit
+from advlab.errors import UserError
+from advlab.models.resolve import Resolved, resolve
+from advlab.store import Study
+from advlab.store.addresses import address
+from advlab.store.layout import MANIFEST
+from advlab.studies.directions.work import ShardUnit, moments_from_arrow, packed
+
+VERSION = 1
+"""Of the computation: a number that differs makes shards anew."""
+CHANCE = "random images"
+WINNERS, SETS, TESTS = "winners.parquet", "sets.parquet", "tests.parquet"
+SHARDS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitsConfig:
+    """What decides the rows of a study of units."""
+
+    model: str
+    """A zoo name, torchvision:NAME[@WEIGHTS or @random], timm:NAME, file:PATH.py:FACTORY, python:MODULE:FACTORY, or the
+    path of a checkpoint (.safetensors)."""
+
+    layer: str = ""
+    """Module whose output is looked at, by its name in the network; the input of the last linear layer when absent."""
+
+    data: str = "mnist"
+    """The image set: mnist, fashion_mnist or folder:PATH."""
+
+    split: str = "test"
+    """Split of the image set."""
+
+    train_data: str = "mnist"
+    """Data set a zoo model is trained on."""
+
+    input_size: int | None = None
+    """Height and width that a folder's images are brought to; what the model's name tells, or 224, when absent."""
+
+    examples: int | None = None
+    """The first so many images; all when absent."""
+
+    directions: int = 100
+    """Directions per basis, or as many as the layer has."""
+
+    top: int = 9
+    """Images kept per direction."""
+
+    labels: Literal["given", "predicted"] = "given"
+    """Labels that purity and entropy are of: the data set's, or the model's own answers where it has none."""
+
+    shard_size: int = 1000
+    """Images per shard, the unit of work and of loss."""
+
+    seed: int = 0
+    """Seed of training, directions, random image sets and tests."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitsPlan:
+    """A study of units, checked: its settings, the model, and the images."""
+
+    config: UnitsConfig
+    subject: Resolved
+    images: Dataset
+
+
+def prepare(config: UnitsConfig) -> UnitsPlan:
+    """Load the model and name the images; those of a folder are not decoded.
+
+    Raises:
+        UserError: an unknown model, layer or data set, or an impossible number.
+    """
+    require_at_least(
+        ("--directions", config.directions, 2),
+        ("--top", config.top, 2),
+        ("--shard-size", config.shard_size, 1),
+        ("--seed", config.seed, 0),
+    )
+    subject = resolve(config.model, config.train_data, config.seed)
+    Features(subject.model, config.layer)
+    images = data.load(config.data, config.split, size=config.input_size or subject.input_size)
+    examples = len(images) if config.examples is None else config.examples
+    if not config.top <= examples <= len(images):
+        raise UserError(
+            f"--examples {examples} is impossible: {config.data} {config.split} has {len(images)} images; "
+            f"choose {config.top} (--top) to {len(images)}."
+        )
+    return UnitsPlan(config, subject, images.subset(slice(examples)))
+
+
+def begin(plan: UnitsPlan, out: str | None) -> Study:
+    """Start a study, or continue it where ``out`` holds part of it.
+
+    Raises:
+        UserError: a folder that cannot be used, or weights that differ from those the study began with.
+    """
+    study = Study.begin("units", asdict(plan.config), out)
+    plan.subject.record_in(study)
+    return study
+
+
+def run(plan: UnitsPlan, study: Study, pool: ActorPool, *, on_progress: OnProgress = lambda _: None) -> None:
+    """Do the three passes where they are not done yet, then the statistics; Ray must be connected.
+
+    Writes ``winners.parquet`` (basis, direction, rank, row, index, label, score), ``sets.parquet`` (one row per
+    direction: its statistics) and ``tests.parquet`` (comparisons of bases).
+
+    Raises:
+        UserError: units of work failed; the others are done and kept.
+    """
+    config = plan.config
+    pool.require_file(study.store.uri, MANIFEST)
+    pool.share("model", plan.subject.model)
+    passes = _Passes(plan, study, pool, on_progress)
+    moments = reduce(Moments.__add__, map(moments_from_arrow, passes.go("moments", {})))
+    vectors = {basis: directions(basis, config.directions, moments, config.seed) for basis in BASES}
+    stacked = np.concatenate(list(vectors.values()))
+    pool.share("directions", stacked)
+    digest = hashlib.sha256(stacked.tobytes()).hexdigest()
+    tops = (
+        Top(table["score"].to_numpy().reshape(len(stacked), -1), table["row"].to_numpy().reshape(len(stacked), -1))
+        for table in passes.go("top", {}, digest, config.top)
+    )
+    best = reduce(Top.merge, tops)
+    generator = np.random.default_rng([config.seed, len(BASES)])
+    count = len(plan.images)
+    random = np.stack([generator.choice(count, config.top, replace=False) for _ in range(config.directions)])
+    wanted = np.unique(np.concatenate([best.index.ravel(), random.ravel()]))
+    chosen = pa.concat_tables(passes.go("chosen", passes.by_shard(wanted)))
+    if not passes.made and all(study.store.exists(name) for name in (WINNERS, SETS, TESTS)):
+        return
+    names = [basis for basis, found in vectors.items() for _ in found] + [CHANCE] * len(random)
+    number = [i for found in (*vectors.values(), random) for i in range(len(found))]
+    scores = np.concatenate([best.score, np.full(random.shape, np.nan, np.float32)])
+    _conclude(study, np.array(names), np.array(number), np.concatenate([best.index, random]), scores, chosen)
+
+
+class _Passes:
+    """Passes over the shards of a study, each shard once."""
+
+    def __init__(self, plan: UnitsPlan, study: Study, pool: ActorPool, on_progress: OnProgress) -> None:
+        self.plan, self.study, self.pool, self.on_progress = plan, study, pool, on_progress
+        self.made = 0
+        self.starts = range(0, len(plan.images), plan.config.shard_size)
+        self.shards = {start: plan.images.subset(slice(start, start + plan.config.shard_size)) for start in self.starts}
+        self.content = {start: shard.fingerprint for start, shard in self.shards.items()}
+        self._stored = lru_cache(maxsize=SHARDS_AT_ONCE)(lambda start: ray.put(packed(self.shards[start])))
+
+    def by_shard(self, rows: np.ndarray) -> dict[int, tuple[int, ...]]:
+        """Rows of the image set by the shard they lie in, counted from its first."""
+        size = self.plan.config.shard_size
+        return {
+            start: tuple((rows[rows // size * size == start] - start).tolist())
+            for start in self.starts
+            if (rows // size * size == start).any()
+        }
+
+    def go(self, kind: str, rows: dict[int, tuple[int, ...]], *decisive: Any) -> list[pa.Table]:
+        """The tables of one pass, shard by shard; those that are there already are read."""
+        config, store = self.plan.config, self.study.store
+        units: dict[int, ShardUnit] = {}
+        for start in rows or self.starts:
+            known = (kind, VERSION, self.plan.subject.fingerprint, config.layer, self.content[start], *decisive)
+            key = address(*known, rows.get(start), config.labels)
+            name = f"{kind}/part-{start:08d}.parquet"
+            settings = (config.layer, config.top, config.labels == "predicted", rows.get(start))
+            units[start] = ShardUnit(store.uri, name, key, start, *settings)
+        missing = [unit for unit in units.values() if not store.holds(unit.part, unit.key)]
+        self.made += len(missing)
+        title = {"moments": "moments", "top": "top images", "chosen": "chosen images"}[kind]
+        with Stage(title, len(units), done=len(units) - len(missing)) as stage:
+
+            def follow(unit: Unit, _answer: Any) -> Iterable[Unit]:
+                stage.advance(unit.name)
+                self.on_progress({kind: stage.done})
+                return ()
+
+            def given(unit: Any) -> ray.ObjectRef:
+                return self._stored(unit.start)
+
+            require_success(self.pool.run(missing, follow, inputs=given, on_status=stage.say), self.study.store.uri)
+        return [store.read_shard(unit.part) for unit in units.values()]
+
+
+def _conclude(
+    study: Study, basis: np.ndarray, number: np.ndarray, rows: np.ndarray, scores: np.ndarray, chosen: pa.Table
+) -> None:
+    """Statistics of every set of images [S, k], comparisons, and the tables."""
+    place = np.searchsorted(chosen["row"].to_numpy(), rows)
+    labels, index = chosen["label"].to_numpy()[place], chosen["index"].to_numpy()[place]
+    at_random = place[basis == CHANCE].ravel()
+    described = {}
+    for name in ("feature", "thumbnail"):
+        flat = chosen[name].combine_chunks().flatten().to_numpy().reshape(len(chosen), -1)
+        described[name] = flat - flat[at_random].mean(0)  # the set's own mean, by a random sample of it
+    values = {
+        "purity": statistics.purity(labels),
+        "entropy": statistics.entropy(labels),
+        "feature_similarity": statistics.pairwise_similarity(described["feature"][place]),
+        "pixel_similarity": statistics.pairwise_similarity(described["thumbnail"][place]),
+    }
+    samples = {
+        name: {statistic: value[basis == name] for statistic, value in values.items()}
+        for name in dict.fromkeys(basis.tolist())
+    }
+    tests = statistics.compare_all(samples, "natural", CHANCE, study.config["seed"])
+    k = rows.shape[1]
+    winners = {
+        "basis": np.repeat(basis, k),
+        "direction": np.repeat(number, k),
+        "rank": np.tile(np.arange(k), len(rows)),
+        "row": rows.ravel(),
+        "index": index.ravel(),
+        "label": labels.ravel(),
+        "score": pa.array(scores.ravel(), mask=np.isnan(scores.ravel())),  # random images have none
+    }
+    study.store.write_table(WINNERS, pa.table(winners))
+    study.store.write_table(SETS, pa.table({"basis": basis, "direction": number, **values}))
+    study.store.write_table(TESTS, pa.Table.from_pylist(tests))
+    if study.manifest["finished"] is None:
+        study.manifest["verdict"] = statistics.verdict(tests, "natural")
+        study.finish(host_count())

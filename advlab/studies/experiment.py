@@ -1,0 +1,123 @@
+"""One protocol for all studies, and the one command that runs any of them."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Generic, TypeVar
+
+from rich.console import Console
+
+from advlab import command
+from advlab.command import CommonOptions
+from advlab.engine.actors import PoolOptions
+from advlab.engine.pool import ActorPool
+from advlab.engine.progress import OnProgress
+from advlab.engine.session import session
+from advlab.report import Shown, Tracker
+from advlab.store import Study
+from advlab.text import printable
+
+Plan = TypeVar("Plan")
+Results = TypeVar("Results", bound=Study)
+Workers = TypeVar("Workers")
+_PIPE_WIDTH = 170
+"""Columns of a table where standard output is not a terminal."""
+
+
+class Experiment(Generic[Plan, Results, Workers]):
+    """The options of a study's command, and what the study does with them; subclasses are frozen dataclasses.
+
+    Their docstring is the description that ``--help`` prints.
+    """
+
+    kind: ClassVar[str]
+    """What ``study.json`` calls it."""
+
+    common: CommonOptions
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether it needs Ray at all."""
+        return True
+
+    @property
+    def elastic(self) -> bool:
+        """Whether machines can join the cluster."""
+        return self.common.address is not None
+
+    def prepare(self) -> Plan:
+        """Check the options, load what they name, and return it as a plan; nothing is written.
+
+        Raises:
+            UserError: a value that cannot be, named with its mend.
+        """
+        raise NotImplementedError
+
+    def workers(self, plan: Plan) -> AbstractContextManager[Workers]:
+        """Those who do the work, while the block runs; Ray is connected.
+
+        Raises:
+            UserError: the cluster has no room for them and never will.
+        """
+        raise NotImplementedError
+
+    def begin(self, plan: Plan) -> Results:
+        """Start the study, or continue it where ``--out`` holds part of it.
+
+        Raises:
+            UserError: a folder that cannot be used.
+        """
+        raise NotImplementedError
+
+    def run(self, plan: Plan, study: Results, workers: Workers, on_progress: OnProgress) -> None:
+        """Do what is not yet done.
+
+        Raises:
+            UserError: work failed; what is finished is kept.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def show(cls, study: Results, width: int) -> Shown:
+        """The tables, at most ``width`` columns wide, and the figures of a study that has run to its end."""
+        raise NotImplementedError
+
+    def execute(self) -> None:
+        """The whole of the command."""
+        plan = self.prepare()
+        with session(self.common.address) if self.on_ray else nullcontext(), self.workers(plan) as workers:
+            study = self.begin(plan)
+            with Tracker.of(study, self.common.wandb) as tracker:
+                self.run(plan, study, workers, tracker.log)
+                shown = present(self, study)
+                tracker.record(study, shown)
+
+
+class PoolExperiment(Experiment[Plan, Results, ActorPool]):
+    """An `Experiment` whose work is done by an actor pool."""
+
+    pool: PoolOptions
+
+    def workers(self, plan: Plan) -> ActorPool:  # noqa: ARG002
+        """The pool; its actors are started when there is work."""
+        return ActorPool(self.pool, elastic=self.elastic)
+
+
+def present(experiment: Experiment[Any, Any, Any] | type[Experiment[Any, Any, Any]], study: Study) -> Shown:
+    """Print a study's tables, write its figures into it, and say where everything lies."""
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    shown = experiment.show(study, console.width)
+    for table in shown.tables:
+        console.print(table)
+    for name, content in shown.files.items():
+        study.store.write_bytes(name, content)
+    console.print(f"rows: {study.store.uri}", soft_wrap=True, markup=False, highlight=False)
+    for line in [*(study.store.path(name) for name in shown.files), *shown.hints]:
+        console.print(printable(line, None), soft_wrap=True, markup=False, highlight=False)
+    return shown
+
+
+def main(experiment: type[Experiment[Any, Any, Any]]) -> None:
+    """Parse the command line of an experiment and run it."""
+    command.run(experiment.__doc__ or "", experiment, lambda options: options.execute())

@@ -1,0 +1,68 @@
+"""The command of the paper's experiments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from advlab.command import CommonOptions
+from advlab.engine.actors import PoolOptions
+from advlab.engine.pool import ActorPool
+from advlab.engine.session import session
+from advlab.report import Tracker
+from advlab.store import Store
+from advlab.studies.cross_training_set.plan import record_halves
+from advlab.studies.experiment import PoolExperiment
+from advlab.studies.paper import page
+from advlab.studies.paper.layout import LAST_TABLES
+from advlab.studies.paper.plan import PaperConfig, record_alignment
+from advlab.studies.transfer import plan as plans
+from advlab.studies.transfer import show
+from advlab.studies.transfer import study as work
+from advlab.studies.transfer.plan import Plan, TransferConfig
+from advlab.studies.transfer.results import TransferStudy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paper(PoolExperiment[dict[str, TransferConfig], TransferStudy]):
+    """The paper's experiments, whole, in one folder, and a page that holds their numbers beside the printed ones."""
+
+    settings: PaperConfig = field(default_factory=PaperConfig)
+    common: CommonOptions = field(default_factory=CommonOptions)
+    pool: PoolOptions = field(default_factory=PoolOptions)
+
+    page: Path | None = None
+    """Where to write the page as well, say docs/REPRODUCTION.md; its figures go to images/ beside it."""
+
+    def prepare(self) -> dict[str, TransferConfig]:
+        return self.settings.studies()
+
+    def execute(self) -> None:
+        """Each of the studies, then the page."""
+        out = (self.common.out or "runs/paper").rstrip("/")
+        studies = self.prepare()
+        console = Console(stderr=True)
+        with session(self.common.address), self.workers(studies) as pool:
+            for position, (folder, config) in enumerate(studies.items(), 1):
+                console.print(f"[bold]{folder}[/] ({position} of {len(studies)})")
+                self._one(plans.prepare(config), f"{out}/{folder}", pool, has_halves=folder.startswith(LAST_TABLES))
+        record_alignment(out, self.settings.seeds)
+        store = Store(out)
+        for name, content in page.render(out, seeds=self.settings.seeds).items():
+            store.write_bytes(name, content)
+            if self.page is not None:
+                place = self.page if name == page.PAGE else self.page.parent / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
+        Console().print(f"rows: {out}\npage: {store.path(page.PAGE)}", soft_wrap=True)
+
+    def _one(self, plan: Plan, out: str, pool: ActorPool, *, has_halves: bool) -> None:
+        study = work.begin(plan, out)
+        with Tracker.of(study, self.common.wandb) as tracker:
+            work.run(plan, study, pool, on_progress=tracker.log)
+            shown = show.show(study, Console().width)
+            tracker.record(study, shown)
+        if has_halves:
+            record_halves(study)

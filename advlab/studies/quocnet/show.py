@@ -1,0 +1,99 @@
+"""QuocNet's filters, its car classifier, and the paper's Figure 6."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from advlab.analysis.filter_statistics import localisation, orientation
+from advlab.errors import UserError
+from advlab.models.quocnet import preset
+from advlab.report import Shown, canvas
+from advlab.store import Study
+
+FILTERS, ATTACKED = "filters.parquet", "attacked.parquet"
+_ACROSS = 24
+_SHOWN = 288
+
+
+def show(study: Study) -> Shown:
+    """What the network came to, its filters, and Figure 6 where something was attacked."""
+    files = {"figures/filters.png": filters(study)}
+    if study.store.exists(ATTACKED):
+        files["figures/figure_6.png"] = figure_6(study)
+    return Shown(tables=[table(study)], files=files, summary=study.manifest["result"])
+
+
+def table(study: Study) -> Table:
+    """What the run came to."""
+    result = study.manifest["result"]
+    shown = Table(title=f"{study.config['model']} on {study.config['data']}")
+    shown.add_column("what")
+    shown.add_column("value", justify="right")
+    shown.add_row("cost per image, last 50 steps", f"{result['loss']:.2f}")
+    shown.add_row("seconds per step, median", f"{result['seconds_per_step']:.3f}")
+    kernels = _filters(study)
+    for text, measure in (("energy in the best quarter of the field", localisation), ("orientation", orientation)):
+        shown.add_row(f"first-stage filters, median: {text}", f"{float(measure(kernels).median()):.2f}")
+    if "detection" in result:
+        found = result["detection"]
+        for name, low, high, text in (
+            ("auc", "auc_low", "auc_high", "AUC"),
+            ("balanced_accuracy", "balanced_low", "balanced_high", "balanced accuracy"),
+        ):
+            shown.add_row(
+                f"{study.config['positive']}, held out: {text}",
+                f"{found[name]:.3f} [{found[low]:.3f}, {found[high]:.3f}]",
+            )
+    if "attacked" in result:
+        shown.add_row("adversarial examples", f"{result['fooled']} of {result['attacked']}")
+        shown.add_row("their mean distortion, RMS", f"{result['mean_rms']:.5f}")
+    return shown
+
+
+def filters(study: Study) -> bytes:
+    """Filters of the first stage, those of a place side by side, all on one scale; PNG."""
+    tiles = np.moveaxis(_filters(study)[:_SHOWN].numpy(), 1, -1)
+    side, largest = tiles.shape[1], np.quantile(np.abs(tiles), 0.995)
+    return canvas.mosaic(
+        (0.5 + 0.5 * tiles / largest).clip(0, 1), _ACROSS, f"first-stage filters, {side} × {side} pixels"
+    )
+
+
+def figure_6(study: Study, rows: int = 8) -> bytes:
+    """The paper's Figure 6: read rightly, no longer read so, and the magnified absolute difference; PNG.
+
+    Raises:
+        UserError: nothing was attacked.
+    """
+    size = preset(study.config["model"]).size
+    shape = (-1, preset(study.config["model"]).channels, size, size)
+    clean, attacked = (
+        np.moveaxis(_matrix(study, ATTACKED, name).reshape(shape), 1, -1) for name in ("original", "image")
+    )
+    success = study.store.read_table(ATTACKED, ["success"])["success"].to_numpy(zero_copy_only=False)
+    clean, attacked = clean[success][: 2 * rows], attacked[success][: 2 * rows]
+    change = (canvas.MAGNIFIED * np.abs(attacked - clean)).clip(0, 1)
+    triples = np.stack([clean, attacked, change], 1).reshape(-1, *clean.shape[1:])
+    title = f"{study.config['positive']}, no longer so read, difference × {canvas.MAGNIFIED}"
+    return canvas.mosaic(triples, 6, f"{title} (two examples a row)")
+
+
+def _filters(study: Study) -> Tensor:
+    """[n, C, K, K]."""
+    flat = torch.tensor(_matrix(study, FILTERS, "filter"))
+    shape = preset(study.config["model"])
+    side = shape.stages[0].field
+    return flat.view(-1, shape.channels, side, side)
+
+
+def _matrix(study: Study, name: str, column: str) -> np.ndarray:
+    if not study.store.exists(name):
+        raise UserError(
+            f"{study.store.uri!r} has no {name}; run the study to its end, on data with the class asked for."
+        )
+    values = study.store.read_table(name, [column])[column].combine_chunks()
+    flat = values.flatten().to_numpy()
+    return flat.reshape(len(values), -1)

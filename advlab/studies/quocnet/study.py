@@ -1,0 +1,135 @@
+"""QuocNet by Ray Train, or in this process alone: what a run is, and where it is launched."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from advlab.analysis import linear_probe
+from advlab.command import require_at_least
+from advlab.engine.launcher import ALONE, Alone, OnRay, fit, one_process, require_local
+from advlab.engine.progress import OnProgress, following
+from advlab.engine.session import host_count
+from advlab.errors import UserError
+from advlab.models.quocnet import preset
+from advlab.store import Study
+from advlab.store.files import Store
+from advlab.studies.quocnet.work import ATTACKED, SCORES, Layout, QuocNetConfig, images, work
+
+
+def prepare(config: QuocNetConfig, layout: Layout) -> None:
+    """Check the settings, and that the images can be had.
+
+    Raises:
+        UserError: an unknown model or data set, or an impossible number.
+    """
+    preset(config.model)
+    groups = layout.data_parallel
+    require_at_least(
+        ("--steps", config.steps, 1),
+        ("--batch-size", config.batch_size, 1),
+        ("--space", layout.space, 1),
+        ("--data-parallel", groups, 1),
+    )
+    if config.batch_size % groups:
+        raise UserError(f"--batch-size {config.batch_size} cannot be cut into {groups} parts; choose a multiple.")
+    if layout.parallelism == "fsdp" and layout.space > 1:
+        workers = groups * layout.space
+        raise UserError(f"--parallelism fsdp cuts batches alone; give --data-parallel {workers} --space 1.")
+    if layout.alone and groups * layout.space > 1:
+        raise UserError("--alone is one process; leave --space and --data-parallel out, or --alone.")
+    dataset = images(config, "train")
+    if not config.batch_size <= len(dataset):
+        raise UserError(f"--batch-size {config.batch_size} is more than the {len(dataset)} images of {config.data}.")
+
+
+def begin(config: QuocNetConfig, layout: Layout, out: str | None) -> Study:
+    """Start a run, or continue it where ``out`` holds part of it.
+
+    Raises:
+        UserError: a folder that cannot be used.
+    """
+    study = Study.begin("quocnet", asdict(config), out)
+    require_local(study, alone=layout.alone)
+    return study
+
+
+def run(study: Study, layout: Layout, *, on_progress: OnProgress = lambda _, **__: None) -> None:
+    """Train, classify and attack, where that is not done yet; Ray must be connected.
+
+    Raises:
+        UserError: workers kept failing; what is finished is kept.
+    """
+    if study.manifest["finished"] is not None:
+        return
+
+    def rows() -> list[dict[str, Any]]:
+        return losses(study.store).select(["step", "loss", "seconds"]).to_pylist() if _has_losses(study.store) else []
+
+    with following(study.store, "training", rows, on_progress):
+        _train(study, layout)
+    study.manifest["result"] = _summary(study.store)
+    study.finish(1 if layout.alone else host_count())
+
+
+def _train(study: Study, layout: Layout) -> None:
+    if layout.alone:
+        folder = Path(study.store.path(ALONE))
+        folder.mkdir(exist_ok=True)
+        device = torch.device("cuda" if layout.gpus else "cpu")
+        with one_process("nccl" if layout.gpus else "gloo"):
+            work(QuocNetConfig(**study.config), layout, study.store, Alone(folder, device))
+    else:
+        fit(
+            study,
+            _work,
+            {"config": study.config, "layout": asdict(layout), "out": study.store.uri},
+            workers=layout.space * layout.data_parallel,
+            gpus=layout.gpus,
+            accelerator=layout.accelerator,
+            restart=bool(layout.checkpoint_every),
+        )
+
+
+def _has_losses(store: Store) -> bool:
+    return bool(store.files("losses", suffix=".parquet"))
+
+
+def losses(store: Store) -> pa.Table:
+    """``step``, ``loss``, ``errors`` (per stage) and ``seconds`` of every step, each once.
+
+    A run that went on with another ``--checkpoint-every`` may have written a step twice.
+    """
+    table = pa.concat_tables(store.read_table(name) for name in store.files("losses", suffix=".parquet"))
+    return table.take(np.unique(table["step"].to_numpy(), return_index=True)[1])
+
+
+def _work(given: dict[str, Any]) -> None:
+    work(QuocNetConfig(**given["config"]), Layout(**given["layout"]), Store(given["out"]), OnRay())
+
+
+def _summary(store: Store) -> dict[str, Any]:
+    """What the run came to, for its manifest."""
+    steps = losses(store)
+    summary: dict[str, Any] = {
+        "loss": float(np.mean(steps["loss"].to_numpy()[-50:])),
+        "seconds_per_step": float(np.median(steps["seconds"].to_numpy())),
+    }
+    if store.exists(SCORES):
+        table = store.read_table(SCORES)
+        score, truth = (torch.tensor(table[name].to_numpy(zero_copy_only=False)) for name in ("score", "positive"))
+        summary["detection"] = asdict(linear_probe.detection(score, truth))
+    if store.exists(ATTACKED):
+        table = store.read_table(ATTACKED, ["success", "rms"])
+        success = table["success"].to_numpy(zero_copy_only=False)
+        summary |= {
+            "attacked": len(table),
+            "fooled": int(success.sum()),
+            "mean_rms": float(table["rms"].to_numpy().mean()),
+        }
+    return summary

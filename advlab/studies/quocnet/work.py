@@ -1,0 +1,236 @@
+"""What every worker of a QuocNet run does, whoever launched it.
+
+Every worker holds a part of the network (`advlab.training.quocnet_parallel`), all of them make the same calls, and the
+first one writes. What is finished lies in files: the loss of every step, scores, attacked images.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from advlab import data
+from advlab.analysis import linear_probe
+from advlab.attacks import minimum_norm, references
+from advlab.data import Dataset
+from advlab.engine.launcher import Launcher
+from advlab.engine.progress import Reporter
+from advlab.models.quocnet import BinaryClassifier, QuocNet, preset
+from advlab.store.files import Store
+from advlab.training import quocnet_parallel
+from advlab.training.quocnet_parallel import Kind, Parallel
+from advlab.training.rica import Settings, Step, images_of, train
+
+SCORES, ATTACKED, FILTERS = "scores.parquet", "attacked.parquet", "filters.parquet"
+SHOWN_PLACES = 6
+"""Rows and columns of places whose filters are kept to be shown."""
+WHITENED_BY = 2_000_000
+"""Pixels whose statistics set the whitening filter, in whole images."""
+FEATURE_BATCH = 250
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuocNetConfig:
+    """What decides the weights and the attacked images of a run."""
+
+    model: str = "quocnet-small"
+    """quocnet-1b (the paper's size), quocnet-small or quocnet-tiny (for 32 × 32 pixels)."""
+
+    data: str = "cifar10"
+    """Images to learn from: cifar10 or folder:PATH; brought to the model's size."""
+
+    examples: int | None = None
+    """The first so many of them; all when absent."""
+
+    steps: int = 2500
+    """Minibatches to learn from."""
+
+    batch_size: int = 64
+    """Images per minibatch, over all workers."""
+
+    learning_rate: float = 0.02
+    """Of the first step; it falls to nothing along half a cosine."""
+
+    sparsity: float = 0.2
+    """Weight of the pooled units' activity against the reconstruction (λ)."""
+
+    joint: bool = False
+    """Let the gradient of a stage's cost move the stages below it, too, as Le et al. (2012) do."""
+
+    optimiser: Literal["adam-mini", "sgd"] = "adam-mini"
+    """adam-mini: Adam with one rate per filter, not per weight. sgd keeps nothing beside weights and gradients."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the local layers make their products; weights stay float32."""
+
+    positive: str = "automobile"
+    """Class that the classifier on the top features tells from all others; none is made where the data lack it."""
+
+    attacked: int = 24
+    """Held-out images of that class, read rightly, to make adversarial examples of."""
+
+    seed: int = 0
+    """Seed of the weights, and of the order of the images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """How the work is spread; the results are the same but for rounding."""
+
+    space: int = 1
+    """Workers that share one network, each holding some rows of its maps."""
+
+    data_parallel: int = 1
+    """Such groups, each working on a part of every minibatch."""
+
+    parallelism: Kind = "spatial"
+    """spatial splits the maps; fsdp the parameters (FSDP2), and then every worker has a part of the minibatch."""
+
+    alone: bool = False
+    """Work in this process, without Ray."""
+
+    gpus: bool = False
+    """One GPU per worker, NCCL; otherwise one CPU each, gloo."""
+
+    accelerator: str | None = None
+    """Kind of GPU to ask the cluster for, as Ray names it, such as A100; any when absent."""
+
+    checkpoint_every: int = 200
+    """Steps between checkpoints; 0 writes none, and a dead worker then costs everything."""
+
+    threads: int = 1
+    """Threads per worker on CPUs."""
+
+
+def work(config: QuocNetConfig, layout: Layout, store: Store, launcher: Launcher) -> None:
+    """Train, from where the newest checkpoint left it; classify; attack."""
+    torch.set_num_threads(layout.threads)
+    device = launcher.device
+    dataset = images(config, "train")
+    made = _build(config, layout, dataset, device)
+    optimiser = quocnet_parallel.optimiser(config.optimiser, made.network, config.learning_rate)
+    with launcher.newest() as folder:
+        first = 0 if folder is None else quocnet_parallel.load(folder, made.network, optimiser)
+    settings = Settings(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        sparsity=config.sparsity,
+        joint=config.joint,
+        seed=config.seed,
+    )
+    every = layout.checkpoint_every or config.steps
+    steps = train(made, optimiser, dataset, settings, first=first, device=device)
+    if launcher.rank == 0:
+        steps = _reported(steps, Reporter(store, config.steps))
+    while taken := tuple(islice(steps, every)):
+        _keep(taken, made, optimiser, store, launcher, config.batch_size, saving=bool(layout.checkpoint_every))
+    filters = made.filters(SHOWN_PLACES)
+    writing = launcher.rank == 0
+    if writing:
+        store.write_table(FILTERS, pa.table({"filter": list(filters.flatten(1).numpy())}))
+    if config.positive in dataset.class_names:
+        _detect(config, made, dataset, store, device, writing=writing)
+
+
+def _reported(steps: Iterator[Step], reporter: Reporter) -> Iterator[Step]:
+    for step in steps:
+        reporter.step(step.step + 1, loss=step.loss)
+        yield step
+
+
+def _build(config: QuocNetConfig, layout: Layout, dataset: Dataset, device: torch.device) -> Parallel:
+    made = quocnet_parallel.build(
+        layout.parallelism,
+        preset(config.model),
+        data=layout.data_parallel,
+        space=layout.space,
+        seed=config.seed,
+        device=device,
+        precision=torch.bfloat16 if config.precision == "bfloat16" else None,
+    )
+    size = made.network.shape.size
+    sample = images_of(dataset, slice(WHITENED_BY // size**2), size)
+    made.network.fit_whitening(sample.to(device))
+    return made
+
+
+def _keep(
+    taken: tuple[Step, ...],
+    made: Parallel,
+    optimiser: torch.optim.Optimizer,
+    store: Store,
+    launcher: Launcher,
+    batch_size: int,
+    *,
+    saving: bool,
+) -> None:
+    """Write the losses of these steps, and a checkpoint after them; a repeated step overwrites its own file."""
+    last = taken[-1].step + 1
+    if launcher.rank == 0:
+        rows = pa.Table.from_pylist([step._asdict() for step in taken])
+        store.write_table(f"losses/part-{taken[0].step:08d}.parquet", rows)
+    told = {
+        "step": last,
+        "loss": float(np.mean([step.loss for step in taken])),
+        "images_per_second": batch_size / float(np.median([step.seconds for step in taken])),
+    }
+    if not saving:
+        launcher.report(told, None)
+        return
+    with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
+        quocnet_parallel.save(folder, made.network, optimiser, last)
+        launcher.report(told, folder)
+
+
+def _detect(
+    config: QuocNetConfig, made: Parallel, dataset: Dataset, store: Store, device: torch.device, *, writing: bool
+) -> None:
+    """The classifier on the top features, its scores on held-out images, and adversarial examples for it."""
+    network = made.network
+    network.requires_grad_(False)
+    held_out = images(config, "test")
+    positive = dataset.class_names.index(config.positive)
+    weight, bias = linear_probe.fit(_features(network, dataset, device), dataset.labels == positive)
+    scores = _features(network, held_out, device) @ weight + bias
+    truth = held_out.labels == positive
+    if writing:
+        told = {"index": held_out.index.numpy(), "positive": truth.numpy(), "score": scores.numpy()}
+        store.write_table(SCORES, pa.table(told))
+    rows = (truth & (scores > 0)).nonzero().squeeze(1)[: config.attacked]
+    if not len(rows):
+        return
+    classifier = BinaryClassifier(network, weight.to(device), bias.to(device))
+    clean = images_of(held_out, rows, network.shape.size).to(device)
+    known = images_of(references.among(dataset), slice(None), network.shape.size).to(device)
+    found = minimum_norm(classifier, clean, torch.ones_like(rows, device=device), references=known)
+    if writing:
+        columns = ("success", "l2", "rms", "evaluations")
+        attacked = {"index": held_out.index[rows].numpy()}
+        attacked |= {name: getattr(found, name).cpu().numpy() for name in columns}
+        images_of_both = {"original": clean, "image": found.images}
+        pixels = {name: list(shown.flatten(1).cpu().numpy()) for name, shown in images_of_both.items()}
+        store.write_table(ATTACKED, pa.table(attacked | pixels))
+
+
+@torch.no_grad()
+def _features(network: QuocNet, dataset: Dataset, device: torch.device) -> Tensor:
+    """[N, F] on the CPU, every worker the same."""
+    starts = range(0, len(dataset), FEATURE_BATCH)
+    size = network.shape.size
+    batches = (images_of(dataset, slice(start, start + FEATURE_BATCH), size) for start in starts)
+    return torch.cat([network(batch.to(device)).cpu() for batch in batches])
+
+
+def images(config: QuocNetConfig, split: str) -> Dataset:
+    """The images of a run."""
+    loaded = data.load(config.data, split, size=preset(config.model).size)
+    return loaded if config.examples is None else loaded.subset(slice(config.examples))

@@ -1,0 +1,49 @@
+"""Content addresses: what a shard must have been made from to belong to a study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from advlab.data import Dataset
+from advlab.store.addresses import address
+from advlab.studies.transfer.layout import predictions_part
+from advlab.transfer import controls
+
+
+class Addresses:
+    """The content addresses of a transfer study, by the place of a shard.
+
+    Args:
+        manifest: of the study: its settings and those of its attack.
+        fingerprints: of the weights, by the model's name.
+        dataset: the images the study distorts.
+    """
+
+    def __init__(self, manifest: Mapping[str, Any], fingerprints: Mapping[str, str], dataset: Dataset) -> None:
+        self._config, self._attack = manifest["config"], manifest["attack"]
+        self._fingerprints, self._dataset = fingerprints, dataset
+        self._contents: dict[int, str] = {}
+
+    def examples(self, source: str, start: int) -> str:
+        """The address of the examples of an attacked model in the shard that begins at row ``start``."""
+        config = self._config
+        decisive = self._attack, config["attack"], config["target"], config["seed"]
+        return address("attack", self._fingerprints[source], self._content(start), *decisive)
+
+    def predictions(self, source: str, target: str, start: int) -> str:
+        """The address of a target's answers to one shard of a source, a model or a control."""
+        attacked = source if source in self._fingerprints else controls.attacked_model(source)
+        origin = self.examples(attacked, start) if attacked else self._content(start)
+        return address("evaluate", source, self._config["seed"], origin, self._fingerprints[target])
+
+    def prediction_files(self, source: str, target: str, starts: Iterable[int]) -> dict[str, str]:
+        """The files of a target's answers to a source, and the address that each must have."""
+        return {predictions_part(source, target, start): self.predictions(source, target, start) for start in starts}
+
+    def _content(self, start: int) -> str:
+        """The fingerprint of a shard's clean images."""
+        if start not in self._contents:
+            shard = slice(start, start + self._config["shard_size"])
+            self._contents[start] = self._dataset.subset(shard).fingerprint
+        return self._contents[start]

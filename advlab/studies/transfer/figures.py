@@ -1,0 +1,286 @@
+"""Figures of a transfer study, each as PNG bytes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.patches import Rectangle
+
+from advlab.errors import UserError
+from advlab.report import canvas
+from advlab.report.numbers import percent
+from advlab.report.palette import INK, MUTED, RULE, heat, hue
+from advlab.studies.transfer import paper_numbers
+from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.summary import Matrix, describe, read_matrix, short
+from advlab.transfer.seeds import Estimate
+
+_SCANNED = 400  # examples of a source among which the shown ones are chosen
+_PAIRS_PER_ROW = 5
+_PANEL_WIDTH = 4.2  # inches
+_COLOURS = 3  # channels of a photo
+_VISIBLE = 0.5  # a difference that goes from grey to black or white
+
+
+def draw(study: TransferStudy) -> dict[str, bytes]:
+    """Every figure of a study's ``figures/`` folder: file stem -> PNG."""
+    drawn = {
+        "matrix": matrix_heat_map(study),
+        "distortion_histograms": distortion_histograms(study),
+        "distortion_curves": distortion_curves(study),
+        "figure_7": figure_7(study),
+    }
+    if study.dataset.subset(slice(1)).images.shape[1] == _COLOURS:
+        drawn["figure_5"] = figure_5(study)
+    return drawn
+
+
+def matrix_heat_map(study: TransferStudy) -> bytes:
+    """The matrix as a heat map with its numbers, controls below a gap."""
+    matrix = read_matrix(study)
+    controls_at = len(matrix.models)
+    with rc_context(canvas.STYLE):
+        figure = canvas.figure(2.3 + 1.0 * len(matrix.targets), 1.5 + 0.52 * len(matrix.rows))
+        axes = figure.add_subplot()
+        for position, row in enumerate(matrix.rows):
+            y = _gapped(position, controls_at)
+            for column, cell in enumerate(row.cells):
+                background, ink = ("#ffffff", MUTED) if cell is None else heat(cell.error_rate)
+                corner = column - 0.48, y - 0.47
+                axes.add_patch(Rectangle(corner, 0.96, 0.94, facecolor=background, edgecolor="none"))
+                text = "–" if cell is None else percent(cell.error_rate)
+                weight = "bold" if cell is not None and cell.is_self else "normal"
+                axes.text(column, y, text, ha="center", va="center", color=ink, fontsize=11, fontweight=weight)
+        rows_at = [_gapped(position, controls_at) for position in range(len(matrix.rows))]
+        axes.set_xlim(-0.5, len(matrix.targets) - 0.5)
+        axes.set_ylim(max(rows_at, default=0) + 0.5, -0.5)
+        targets = [short(target) for target in matrix.targets]
+        axes.set_xticks(range(len(targets)), targets, rotation=25, ha="left", rotation_mode="anchor")
+        axes.set_yticks(rows_at, [short(row.source) for row in matrix.rows])
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0, labelcolor=INK)
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel("examples made for")
+        axes.set_xlabel("error in per cent of the model shown them")
+        return canvas.png(figure)
+
+
+def amplification_curves(curve: Callable[[str, str], list[tuple[float, Estimate]]], models: Sequence[str]) -> bytes:
+    """Errors of every model on the examples of each, against the RMS to which they are amplified.
+
+    Args:
+        curve: (source, target) → points (RMS, error rate over seeds) in order.
+        models: sources and targets.
+    """
+    columns = 3
+    rows = -(-len(models) // columns)
+    with rc_context(canvas.STYLE):
+        figure = canvas.figure(_PANEL_WIDTH * columns, 3.0 * rows)
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes, source in zip(panels.flat, models, strict=False):
+            for position, target in enumerate(models):
+                points = curve(source, target)
+                x, y = [rho for rho, _ in points], [100 * found.mean for _, found in points]
+                style = {"color": hue(position), "linestyle": canvas.DASHES[position % len(canvas.DASHES)]}
+                axes.plot(x, y, label=target, linewidth=2.6 if target == source else 1.4, **style)
+                if all(found.n > 1 for _, found in points):
+                    low, high = ([100 * getattr(found, end) for _, found in points] for end in ("low", "high"))
+                    axes.fill_between(x, low, high, color=hue(position), alpha=0.15, linewidth=0)
+            axes.set_title(f"examples of {source}", loc="left", fontsize=10)
+            axes.set_ylim(0, 102)
+        for axes in panels[:, 0]:
+            axes.set_ylabel("error %")
+        for axes in panels[-1]:
+            axes.set_xlabel("RMS after amplification")
+        for axes in panels.flat[len(models) :]:
+            axes.set_visible(False)
+        handles, labels = panels.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(models), frameon=False)
+        return canvas.png(figure)
+
+
+def distortion_histograms(study: TransferStudy) -> bytes:
+    """The RMS distortions of each attacked model, medians marked, Gaussian noise as dashed lines."""
+    matrix = read_matrix(study)
+    tables = {row.source: study.examples(row.source, columns=["rms"]) for row in matrix.models}
+    samples = {source: table["rms"].to_numpy() for source, table in tables.items()}
+    largest = max((float(np.quantile(values, 0.995)) for values in samples.values() if len(values)), default=0.0)
+    bins = np.linspace(0.0, 1.05 * largest or 0.1, 61)
+    noise = {
+        row.source.removeprefix("gaussian-"): row.mean_rms
+        for row in matrix.controls
+        if row.source.startswith("gaussian-") and row.mean_rms is not None and row.mean_rms < bins[-1]
+    }
+    with rc_context(canvas.STYLE):
+        figure = canvas.figure(canvas.CHART_WIDTH, 0.7 + 0.68 * max(1, len(samples)))
+        panels = figure.subplots(max(1, len(samples)), 1, sharex=True, squeeze=False)[:, 0]
+        for position, (panel, (source, values)) in enumerate(zip(panels, samples.items(), strict=False)):
+            colour = hue(position)
+            panel.hist(np.minimum(values, bins[-1]), bins=bins, color=colour, alpha=0.85, edgecolor="none")
+            panel.set_yticks([])
+            panel.spines["left"].set_visible(False)
+            panel.set_ylabel(short(source), rotation=0, ha="right", va="center", color=INK)
+            for level in noise.values():
+                panel.axvline(level, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+            if len(values):
+                median = float(np.median(values))
+                panel.axvline(median, color=INK, linewidth=1.6)
+                place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (5, 0), "va": "top"}
+                place |= {"textcoords": "offset points", "fontsize": 9}
+                place["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
+                panel.annotate(f"median {median:.3f}", (median, 0.95), **place)
+            panel.set_xlim(0, bins[-1])
+        dashed = f"; dashed: Gaussian noise of stddev {' and '.join(noise)}" if noise else ""
+        panels[-1].set_xlabel(f"distortion, RMS per pixel{dashed}")
+        return canvas.png(figure)
+
+
+def distortion_curves(study: TransferStudy) -> bytes:
+    """Share of a model's examples that fool it within a given RMS distortion, one curve per model."""
+    matrix = read_matrix(study)
+    with rc_context(canvas.STYLE):
+        figure = canvas.figure(canvas.CHART_WIDTH, 4.4)
+        axes = figure.add_subplot()
+        for position, row in enumerate(matrix.models):
+            table = study.examples(row.source, columns=["success", "rms"])
+            fooled = np.sort(table["rms"].to_numpy()[table["success"].to_numpy(zero_copy_only=False)])
+            share = 100 * np.arange(len(fooled) + 1) / max(1, len(table))
+            look = {"color": hue(position), "linestyle": canvas.DASHES[position % len(canvas.DASHES)], "linewidth": 1.8}
+            axes.step(np.r_[0.0, fooled], share, where="post", label=short(row.source), **look)
+        axes.set_ylim(0, 102)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("distortion allowed, RMS per pixel")
+        axes.set_ylabel("examples that fool their model, %")
+        axes.grid(color=RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        if matrix.models:
+            axes.legend(frameon=False, loc="lower right", handlelength=3)
+        return canvas.png(figure)
+
+
+def figure_7(study: TransferStudy, sources: Sequence[str] | None = None, rows: int = 6) -> bytes:
+    """The paper's Figure 7: odd columns the originals, even columns their distorted counterparts.
+
+    Args:
+        study: a study with examples.
+        sources: one panel each; by default every model and the strongest Gaussian noise.
+        rows: rows of five pairs in a panel.
+    """
+    matrix = read_matrix(study)
+    chosen = figure_7_sources(matrix) if sources is None else list(sources)
+    accuracy = {row.source: _accuracy(matrix, row.source) for row in matrix.rows}
+    across = min(3, max(1, len(chosen)))
+    down = -(-len(chosen) // across) or 1
+    with rc_context(canvas.STYLE):
+        figure = canvas.figure(_PANEL_WIDTH * across, (_PANEL_WIDTH * rows / 10 + 0.35) * down)
+        panels = figure.subplots(down, across, squeeze=False, gridspec_kw={"wspace": 0.06}).ravel()
+        for panel in panels:
+            panel.set_axis_off()
+        for panel, source in zip(panels, chosen, strict=False):
+            mosaic = _pairs(study, source, rows)
+            if mosaic is not None:
+                grey = mosaic.shape[-1] == 1
+                panel.imshow(mosaic[..., 0] if grey else mosaic, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            panel.set_title(f"{short(describe(source))}: {accuracy[source]}", fontsize=11, loc="left")
+        return canvas.png(figure, bbox_inches="tight", pad_inches=0.06)
+
+
+def figure_5(study: TransferStudy, source: str | None = None, rows: int = 5) -> bytes:
+    """The paper's Figure 5: photos read rightly, what changes in them, adversarial examples.
+
+    The change is magnified tenfold, shifted by 128 of 255 and clamped, as in the paper; where that leaves nothing to be
+    seen, a column more has it magnified by the power of ten that shows it.
+
+    Args:
+        study: a study of images of three colours.
+        source: the attacked model; the study's first by default.
+        rows: photos, at most.
+
+    Raises:
+        UserError: no example of this model fools it.
+    """
+    source = study.targets[0] if source is None else source
+    table = study.examples(source, limit=_SCANNED)
+    size = table["rms"].to_numpy()
+    fooled = (size > 0) & table["success"].to_numpy(zero_copy_only=False)
+    if not fooled.any():
+        raise UserError(f"no example fools {source!r}; attack with a larger budget, or show another model.")
+    shown = table.take(np.flatnonzero(fooled)[:rows])
+    after = np.moveaxis(study.images(shown), 1, -1)
+    before = np.moveaxis(study.clean_images(shown["index"].to_numpy()), 1, -1)
+    change = after - before
+    visible = 10 ** np.floor(np.log10(_VISIBLE / np.quantile(np.abs(change), 0.99)))
+    factors = [canvas.MAGNIFIED, visible] if visible > canvas.MAGNIFIED else [canvas.MAGNIFIED]
+    middle = [(128 / 255 + factor * change).clip(0, 1) for factor in factors]
+    columns = ["photo", *(f"change × {factor:,.0f}" for factor in factors), "adversarial"]
+    tiles = np.stack([before, *middle, after], 1).reshape(-1, *after.shape[1:])
+    mean = float(size[fooled].mean())
+    title = (
+        f"{short(source)}: {', '.join(columns)}\nmean distortion of {fooled.sum()} examples {mean:.6f} "
+        f"(the paper's, of {paper_numbers.FIGURE_5.examples}: {paper_numbers.FIGURE_5.distortion:.6f})"
+    )
+    return canvas.mosaic(tiles, len(columns), title)
+
+
+def panels(study: TransferStudy) -> dict[str, bytes]:
+    """Figure 7 source by source: one picture for each."""
+    return {source: figure_7(study, [source]) for source in figure_7_sources(read_matrix(study))}
+
+
+def figure_7_sources(matrix: Matrix) -> list[str]:
+    """The panels of Figure 7: every attacked model, then the strongest Gaussian noise."""
+    noise = [row for row in matrix.controls if row.source.startswith("gaussian-")]
+    strongest = max(noise, key=lambda row: row.mean_rms or 0.0, default=None)
+    return [row.source for row in matrix.models] + ([strongest.source] if strongest else [])
+
+
+def _pairs(study: TransferStudy, source: str, rows: int) -> np.ndarray | None:
+    """[H, W, C] mosaic of ``rows`` × 5 pairs (original, distorted); None without examples."""
+    table = study.examples(source, limit=_SCANNED)
+    fools = study.is_control(source) | table["success"].to_numpy(zero_copy_only=False)
+    distorted = (table["rms"].to_numpy() > 0) & fools
+    picked = _by_class_in_turn(table["label"].to_numpy(), np.flatnonzero(distorted), rows * _PAIRS_PER_ROW)
+    if not len(picked):
+        return None
+    shown = table.take(picked)
+    after = np.moveaxis(study.images(shown), 1, -1)
+    before = np.moveaxis(study.clean_images(shown["index"].to_numpy()), 1, -1)
+    height, width, channels = after.shape[1:]
+    gap = max(1, width // 14)
+    across = _PAIRS_PER_ROW * (2 * width + 3 * gap) - 2 * gap
+    down = -(-len(picked) // _PAIRS_PER_ROW)
+    mosaic = np.ones((down * (height + gap) - gap, across, channels), dtype=np.float32)
+    for position, (clean, attacked) in enumerate(zip(before, after, strict=True)):
+        row, column = divmod(position, _PAIRS_PER_ROW)
+        top, left = row * (height + gap), column * (2 * width + 3 * gap)
+        mosaic[top : top + height, left : left + width] = clean
+        mosaic[top : top + height, left + width + gap : left + 2 * width + gap] = attacked
+    return mosaic.clip(0, 1)
+
+
+def _by_class_in_turn(labels: np.ndarray, candidates: np.ndarray, wanted: int) -> np.ndarray:
+    """The first ``wanted`` candidates, one of each class before the second of any."""
+    turns: defaultdict[int, Iterator[int]] = defaultdict(count)
+    order = np.lexsort((labels[candidates], [next(turns[label]) for label in labels[candidates].tolist()]))
+    return candidates[order[:wanted]]
+
+
+def _accuracy(matrix: Matrix, source: str) -> str:
+    """What a panel's caption says of its examples: the accuracy of their own model, or of all models."""
+    cells = [cell for row in matrix.rows if row.source == source for cell in row.cells if cell is not None]
+    own = [cell for cell in cells if cell.is_self] or cells
+    rates = sorted(1 - cell.error_rate for cell in own)
+    if not rates:
+        return "accuracy unknown"
+    low, high = percent(rates[0], 0), percent(rates[-1], 0)
+    return f"accuracy {low}%" if low == high else f"accuracy {low}–{high}%"
+
+
+def _gapped(position: int, controls_at: int) -> float:
+    """A row's height in the heat map: controls stand a quarter row apart from the models."""
+    return position + (0.25 if position >= controls_at > 0 else 0.0)

@@ -1,0 +1,207 @@
+"""Join parts of one study that were computed in different places."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import Any
+
+from advlab.errors import UserError
+from advlab.models import external
+from advlab.models.study_models import read_model
+from advlab.store import parquet, provenance
+from advlab.store.files import Store
+from advlab.store.layout import weights_file
+from advlab.store.study import study_identity
+from advlab.studies.transfer import matrix
+from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
+from advlab.studies.transfer.results import TransferStudy
+from advlab.transfer import controls
+
+THREADS = 8
+"""Shards copied at a time; each takes the memory of its images."""
+
+_UNITED = ("models", "controls", "examples")
+"""Settings in which the parts may differ, for none of them decides the rows of a shard."""
+
+_ORIGIN = ("identity", "command", "versions", "revision", "started", "resumed", "finished", "hosts")
+"""What is kept of the manifest of a part."""
+
+
+def merge(
+    parts: list[TransferStudy], out: str, on_progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> tuple[TransferStudy, int]:
+    """Write the union of transfer studies to ``out``, or go on with it where ``out`` holds part of it.
+
+    The union has the models and the controls of all parts, and as many examples as the largest. A shard is taken from
+    a part when it is whole and its content address is the one it must have in the union. Predictions are taken only
+    from parts whose examples are those of the union to the byte, so that all rows agree.
+
+    Args:
+        parts: the studies; nothing in them is changed. The first of them that holds a shard gives it.
+        out: folder of the union.
+        on_progress: called as ``on_progress(done, total)``, in shards of attacked models and of plain noise.
+
+    Returns:
+        The union, and how many of its shards are missing: its command makes them.
+
+    Raises:
+        UserError: studies whose rows do not belong together, or an ``out`` that holds something else.
+    """
+    for part in parts:
+        _require_mergeable(part, parts[0])
+    largest = max(parts, key=lambda part: part.config["examples"])
+    for part in parts:
+        _require_same_data(part, largest)
+    _models(parts)
+
+    config = parts[0].config | {
+        "models": _united("models", parts),
+        "controls": _united("controls", parts),
+        "examples": largest.config["examples"],
+    }
+    union = TransferStudy.adopt(
+        out,
+        {
+            **{key: parts[0].manifest[key] for key in ("kind", "attack", "seed")},
+            "config": config,
+            **provenance.describe(sys.argv),
+            "finished": None,
+            "hosts": None,
+            "merged": [
+                {"folder": part.store.uri} | {key: part.manifest[key] for key in _ORIGIN if key in part.manifest}
+                for part in parts
+            ],
+        },
+    )
+    models = _models([union, *parts])  # ``out`` may have models of its own
+    union.manifest["models"] = {name: models[name] for name in union.targets}
+    union.manifest["dataset"] = largest.manifest["dataset"]
+    union.save_manifest()
+    for name in union.targets:
+        _copy_weights(name, union, parts)
+
+    missing = _Copy(union, parts).run(on_progress)
+    if not missing:
+        union.store.write_table(MATRIX, matrix.build(union.store, union.prediction_files()))
+        union.manifest["finished"] = union.manifest["finished"] or provenance.now()
+        union.save_manifest()
+    return union, missing
+
+
+def _require_mergeable(part: TransferStudy, first: TransferStudy) -> None:
+    """Raise a UserError when the settings of a part say that its rows are not of one study with the first's."""
+    where = f"{part.store.uri!r} cannot be merged"
+    if part.manifest["identity"] != study_identity(part.manifest):
+        raise UserError(f"{where}: its settings were edited; bring back the study.json it began with.")
+    if set(part.targets) - set(part.fingerprints):
+        raise UserError(f"{where}: it was interrupted before its models were ready; leave it out.")
+    for kind, ours, theirs in (
+        ("setting", part.config, first.config),
+        ("attack's", part.manifest["attack"], first.manifest["attack"]),
+    ):
+        for key in {**theirs, **ours}:
+            if ours.get(key) != theirs.get(key) and not (kind == "setting" and key in _UNITED):
+                raise UserError(
+                    f"{where} with {first.store.uri!r}: its {kind} {key} is {ours.get(key)!r}, there "
+                    f"{theirs.get(key)!r}; only models, controls and the number of examples may differ."
+                )
+
+
+def _require_same_data(part: TransferStudy, largest: TransferStudy) -> None:
+    here = largest.data_here().subset(slice(part.config["examples"]))
+    if part.manifest["dataset"]["fingerprint"] != here.fingerprint:
+        raise UserError(
+            f"{part.store.uri!r} cannot be merged: its images are not those of {here.name} {here.split} on this "
+            "machine; merge where the data set is the one that the study was made from."
+        )
+
+
+def _models(studies: list[TransferStudy]) -> dict[str, Any]:
+    """What the studies say of their models; a UserError when they mean different weights by one name."""
+    found: dict[str, Any] = {}
+    holder: dict[str, str] = {}
+    for study in studies:
+        for name, model in study.manifest.get("models", {}).items():
+            if found.setdefault(name, model)["fingerprint"] != model["fingerprint"]:
+                raise UserError(
+                    f"model {name!r} has other weights in {study.store.uri!r} than in {holder[name]!r}, so their rows "
+                    "cannot be merged; give both places the same trained models, those of the cache, before they begin."
+                )
+            holder.setdefault(name, study.store.uri)
+    return found
+
+
+def _united(setting: str, parts: list[TransferStudy]) -> list[str]:
+    return list(dict.fromkeys(name for part in parts for name in part.config[setting]))
+
+
+def _copy_weights(model: str, union: TransferStudy, parts: list[TransferStudy]) -> None:
+    name = weights_file(model)
+    if external.is_external(model) or union.store.exists(name):
+        return
+    for part in parts:
+        if part.store.exists(name):
+            try:
+                found = read_model(part.store, name)
+            except ValueError:
+                continue
+            if (found.recipe.name, found.fingerprint) == (model, union.fingerprints[model]):
+                found.recipe.require_fits(found.weights)
+                union.store.write_bytes(name, found.to_bytes())
+                return
+
+
+class _Copy:
+    """Copying the shards of the parts."""
+
+    def __init__(self, union: TransferStudy, parts: list[TransferStudy]) -> None:
+        self.union, self.addresses = union, union.addresses
+        self.holders = [union.store, *(part.store for part in parts)]
+
+    def run(self, on_progress: Callable[[int, int], None]) -> int:
+        """Copy all there is; returns how many shards are missing."""
+        groups = list(product([*self.union.targets, None], self.union.starts))
+        missing = 0
+        with ThreadPoolExecutor(THREADS) as threads:
+            for done, lacking in enumerate(threads.map(self._group, groups), 1):
+                missing += lacking
+                on_progress(done, len(groups))
+        return missing
+
+    def _group(self, group: tuple[str | None, int]) -> int:
+        """Copy a shard's examples of one model and what was made from them, or, of no model, its plain noise."""
+        attacked, start = group
+        sources = [source for source in self.union.sources if self._origin(source) == attacked]
+        holders, missing = self.holders, 0
+        if attacked is not None:
+            name = examples_part(attacked, start)
+            if not self._take(name, self.addresses.examples(attacked, start), holders):
+                return 1 + len(sources) * len(self.union.targets)
+            checksum = _checksum(self.union.store, name)
+            holders = [holder for holder in holders if _checksum(holder, name) == checksum]
+        for source, target in product(sources, self.union.targets):
+            address = self.addresses.predictions(source, target, start)
+            missing += not self._take(predictions_part(source, target, start), address, holders)
+        return missing
+
+    def _origin(self, source: str) -> str | None:
+        return controls.attacked_model(source) if self.union.is_control(source) else source
+
+    def _take(self, name: str, address: str, holders: list[Store]) -> bool:
+        """Whether one of the holders has this shard, whole; the union has it then too."""
+        for holder in holders:
+            if holder.holds(name, address):
+                if holder is self.union.store:
+                    return True
+                content = holder.read_bytes(name)
+                if parquet.is_intact(content):
+                    self.union.store.write_bytes(name, content)
+                    return True
+        return False
+
+
+def _checksum(store: Store, name: str) -> bytes | None:
+    return store.metadata(name).get(parquet.CHECKSUM_KEY)

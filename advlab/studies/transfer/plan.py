@@ -1,0 +1,186 @@
+"""What a transfer study is to do: its settings, checked."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from advlab import data
+from advlab.attacks import references, registry, targets
+from advlab.attacks.model import PROBED, Classifier
+from advlab.command import listed
+from advlab.data import Dataset, folder, splits
+from advlab.errors import UserError
+from advlab.models import Recipe, external, study_models, zoo
+from advlab.models.study_models import StudyModel
+from advlab.studies.transfer.results import TransferStudy
+from advlab.transfer import controls
+from advlab.transfer.generate import parse_class
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransferConfig:
+    """What decides the rows of a transfer study."""
+
+    dataset: str = "mnist"
+    """Data set: mnist, fashion_mnist, cifar10 or folder:PATH[?size=N]."""
+
+    split: str = "train"
+    """Split whose images are attacked: train, test, fit, validation, p1 or p2."""
+
+    train_split: str = "train"
+    """Split the zoo models are trained on."""
+
+    models: str = "paper"
+    """Comma-separated zoo names (paper = the six of Table 1; NAME@SPLIT to train one on another split), study:DIR (the
+    models of another study or sweep), PATH.safetensors, torchvision:NAME, timm:NAME, file:PATH.py:FACTORY."""
+
+    examples: int = 1000
+    """Number of images attacked per model: the first of the split."""
+
+    attack: str = "lbfgs"
+    """lbfgs (the paper's), minimum-norm[:EVALUATIONS] (ours, with its budget per image) or foolbox:CLASS."""
+
+    target: str = "random"
+    """random, nearest, runner-up, least-likely, all, or a class."""
+
+    controls: str = "gaussian-0.1,gaussian-0.3,shuffled"
+    """Comma-separated sources besides the models: gaussian-SIGMA[-clipped]; and shuffled, sphere, noise, borrowed,
+    amplified-RMS[-clipped|-boxed|-literal], made from the perturbations of every model, or of one: shuffled-MODEL."""
+
+    shard_size: int = 250
+    """Images per shard, the unit of work and of loss."""
+
+    seed: int = 0
+    """Seed of training, of random targets and of noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done, every setting checked.
+
+    Attributes:
+        config: the settings as given.
+        settings: the settings in full, as ``study.json`` keeps them; they decide what the same study is.
+        attack_settings: the attack's arguments and the version of its code; they decide it too.
+        attacked: the images to attack.
+        references: images that the attack is given as references, if it takes any.
+        trained_on: by split, the images zoo models are trained on.
+        recipes: of the zoo models.
+        models: names of the models.
+        external: those of them that come from elsewhere.
+        trained: those of them that come from other studies.
+        controls: names of the noise sources.
+        reuse: folder of another study whose shards are taken over where they are the same.
+    """
+
+    config: TransferConfig
+    settings: dict[str, Any]
+    attack_settings: dict[str, Any]
+    attacked: Dataset
+    references: Dataset | None
+    trained_on: dict[str, Dataset]
+    recipes: dict[str, Recipe]
+    models: list[str]
+    external: dict[str, nn.Module]
+    trained: dict[str, StudyModel]
+    controls: list[str]
+    reuse: str | None
+
+
+def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = "") -> Plan:
+    """Check the settings and load the data and the external models; nothing is written.
+
+    Args:
+        config: the settings.
+        reuse: folder of another study, see `Plan`.
+        trust_code: comma-separated names of code in other studies that may be run.
+
+    Raises:
+        UserError: an unknown data set, split, model, attack, target or control; an impossible number; no study in
+            ``reuse`` or behind a ``study:``.
+    """
+    names, trained = study_models.expand(zoo.expand(config.models), listed(trust_code))
+    noise = listed(config.controls)
+    controls.validate(noise, names)
+    full = data.load(config.dataset, config.split)
+    if not 1 <= config.examples <= len(full):
+        raise UserError(
+            f"--examples {config.examples} is impossible: {config.dataset} {config.split} has {len(full)} images; "
+            f"choose 1 to {len(full)}."
+        )
+    if config.shard_size < 1:
+        raise UserError(f"--shard-size {config.shard_size} is impossible; choose at least 1.")
+    if config.seed < 0:
+        raise UserError(f"--seed {config.seed} is impossible; choose 0 or more.")
+    if config.target not in (*targets.POLICIES, "all"):
+        parse_class(config.target, full.num_classes)
+    registry.resolve(config.attack, config.target)
+    trained_on, recipes = {full.split: full}, {}
+    for name in names:
+        if name not in trained and not external.is_external(name):
+            split = splits.full_name(zoo.training_split(name, config.train_split))
+            if split not in trained_on:
+                trained_on[split] = data.load(config.dataset, split)
+            recipes[name] = zoo.recipe(name, trained_on[split], seed=config.seed)
+    # a model out of a study is its weights, whatever it is called there
+    elsewhere = {name: external.load(name) for name in names if name not in trained and external.is_external(name)}
+    stored = {name: model.checkpoint.network() for name, model in trained.items()}
+    for name, network in (elsewhere | stored).items():
+        _require_classifier(name, network, full)
+    known = _references(config, trained_on) if registry.takes_references(config.attack) else None
+    return Plan(
+        config=config,
+        settings=asdict(config) | {"models": names, "controls": noise},
+        attack_settings=registry.settings(config.attack, None if known is None else known.fingerprint),
+        attacked=full.subset(slice(config.examples)),
+        references=known,
+        trained_on=trained_on,
+        recipes=recipes,
+        models=names,
+        external=elsewhere,
+        trained=trained,
+        controls=controls.expand(noise, names),
+        reuse=None if reuse is None else TransferStudy.open(reuse).store.uri,
+    )
+
+
+def _require_classifier(name: str, network: nn.Module, dataset: Dataset) -> None:
+    """Show the first images to a model, before anything is computed.
+
+    Raises:
+        UserError: it fails on them, answers something else than finite logits, or has too few classes.
+    """
+    images = dataset.subset(slice(PROBED)).images
+    try:
+        classifier = Classifier(network, images, differentiable=False)
+        with torch.no_grad():
+            logits = classifier(images)
+    except UserError as error:
+        raise UserError(f"model {name!r} cannot classify {dataset.name}: {error}") from error
+    if bool(logits.isnan().any()):
+        raise UserError(f"model {name!r} answers NaN to the first images of {dataset.name}; mend it or leave it out.")
+    if classifier.num_classes < dataset.num_classes:
+        raise UserError(
+            f"model {name!r} has {classifier.num_classes} classes, and {dataset.name} has {dataset.num_classes}; "
+            "choose a model of as many, or other images."
+        )
+    if classifier.num_classes > dataset.num_classes:
+        told = "model %r has %s classes, and %s has %s: its class k is taken for the data set's class k"
+        logger.warning(told, name, f"{classifier.num_classes:,}", dataset.name, dataset.num_classes)
+
+
+def _references(config: TransferConfig, loaded: dict[str, Dataset]) -> Dataset:
+    """The first training images, whichever images are attacked; of a folder without a training split, its own."""
+    try:
+        return references.among(loaded["train"] if "train" in loaded else data.load(config.dataset, "train"))
+    except UserError:
+        if not folder.is_folder(config.dataset):
+            raise
+        return references.among(loaded[splits.full_name(config.split)])

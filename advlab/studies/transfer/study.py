@@ -1,0 +1,239 @@
+"""The main job: train or find the models, attack each once, show every example to all, and reduce to a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import ray
+from torch import nn
+
+from advlab import data
+from advlab.engine.pool import ActorPool, require_success
+from advlab.engine.progress import Stage
+from advlab.engine.session import host_count
+from advlab.engine.shared_dataset import SharedDataset
+from advlab.engine.worker import Unit
+from advlab.models import Checkpoint, checkpoint, external
+from advlab.models.study_models import read_model
+from advlab.store import Store
+from advlab.store.addresses import address
+from advlab.store.layout import MANIFEST, weights_file
+from advlab.studies.transfer.addresses import Addresses
+from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
+from advlab.studies.transfer.plan import Plan
+from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.work import AttackUnit, CountUnit, EvaluateUnit, Shard, TrainUnit
+from advlab.transfer import controls
+
+SHARDS_AT_ONCE = 16
+"""Shards of images kept in the object store: units are given out shard by shard."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """A study under way: the plan, the folder, the pool, and the models' fingerprints."""
+
+    plan: Plan
+    study: TransferStudy
+    pool: ActorPool
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+
+def begin(plan: Plan, out: str | None) -> TransferStudy:
+    """Start a study, or continue it where ``out`` holds part of it.
+
+    Args:
+        plan: what to compute.
+        out: folder of the study; a folder below ``runs/`` that is named after the settings when absent.
+
+    Raises:
+        UserError: a folder that cannot be used.
+    """
+    return TransferStudy.begin("transfer", plan.settings, out, attack=plan.attack_settings)
+
+
+def run(
+    plan: Plan, study: TransferStudy, pool: ActorPool, *, on_progress: Callable[[dict[str, int]], None] = lambda _: None
+) -> None:
+    """Do what is not yet done of a study; Ray must be connected.
+
+    Args:
+        plan: what the study was begun with.
+        study: where it lies.
+        pool: who does it.
+        on_progress: called as ``on_progress({"attacked": …, "evaluated": …})``, in shards, after each unit.
+
+    Raises:
+        UserError: units of work that failed; the others are done and kept.
+    """
+    work = _Work(plan, study, pool)
+    pool.require_file(study.store.uri, MANIFEST)
+    _prepare_models(work)
+    is_counted = study.store.is_whole(MATRIX) and study.manifest["finished"] is not None
+    if not _attack_and_evaluate(work, on_progress) and is_counted:
+        return
+    study.store.write_table(MATRIX, _count(work))
+    study.finish(host_count())
+
+
+def _prepare_models(work: _Work) -> None:
+    """Share every model with the pool: from the study, from the cache, or trained on the pool now."""
+    plan, study = work.plan, work.study
+    described = study.manifest.setdefault("models", {})
+    missing: list[TrainUnit] = []
+    for name in plan.models:
+        if name in plan.external:
+            network = plan.external[name]
+            weights = checkpoint.weights_fingerprint(network.state_dict())
+            _share(work, name, network, address(weights, external.identity(name)))
+            continue
+        if name in plan.trained:
+            _adopt(work, plan.trained[name].checkpoint, origin=plan.trained[name].origin)
+            continue
+        recipe = plan.recipes[name]
+        found = _stored(study.store, name) or checkpoint.find(recipe)
+        if found is None:
+            missing.append(TrainUnit(recipe))
+        else:
+            _adopt(work, found)
+    if missing:
+        missing.sort(key=lambda unit: unit.parameters, reverse=True)  # so that no long one is left for last
+        needed = {recipe.split: plan.trained_on[recipe.split] for recipe in (unit.recipe for unit in missing)}
+        needed["test"] = data.load(plan.config.dataset, "test")
+        for split, dataset in needed.items():
+            work.pool.share(f"images {split}", SharedDataset.of(dataset))
+        with Stage("training", len(missing)) as stage:
+
+            def adopt(unit: Unit, content: bytes) -> Iterable[Unit]:
+                trained = Checkpoint.from_bytes(content)
+                try:
+                    _adopt(work, trained)
+                finally:  # once it is in the study, or even if that has failed
+                    checkpoint.save(trained)
+                stage.advance(unit.name)
+                return ()
+
+            require_success(work.pool.run(missing, adopt, on_status=stage.say, depth=1), study.store.uri)
+        work.pool.unshare(*(f"images {split}" for split in needed))
+    study.manifest["models"] = {name: described[name] for name in plan.models}
+    study.manifest["dataset"] = {
+        "name": plan.config.dataset,
+        "split": plan.config.split,
+        "fingerprint": plan.attacked.fingerprint,
+    }
+    study.save_manifest()
+
+
+def _stored(store: Store, name: str) -> Checkpoint | None:
+    """The study's own copy of a model; None where it is torn, so that it is made again."""
+    try:
+        return read_model(store, weights_file(name))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _adopt(work: _Work, trained: Checkpoint, **described: Any) -> None:
+    """Keep a model in the study, before anything else is tried, and share it."""
+    name, store = trained.recipe.name, work.study.store
+    if _stored(store, name) is None:
+        store.write_bytes(weights_file(name), trained.to_bytes())
+    described |= {"recipe": trained.recipe.to_json(), "report": trained.report}
+    _share(work, name, trained.network(), trained.fingerprint, **described)
+
+
+def _share(work: _Work, name: str, network: nn.Module, fingerprint: str, **described: Any) -> None:
+    work.study.record_model(name, fingerprint, **described)
+    work.fingerprints[name] = fingerprint
+    work.pool.share(f"model {name}", network)
+
+
+def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], None]) -> bool:
+    """Attack every shard that is not there yet; as each is there, show it to every model that has not seen it.
+
+    Returns whether there was anything to do.
+    """
+    plan, config, store = work.plan, work.plan.config, work.study.store
+    starts, addresses = work.study.starts, Addresses(work.study.manifest, work.fingerprints, plan.attacked)
+    shards = {start: Shard(store.uri, start, config.seed) for start in starts}
+    held = store.keys("examples") | store.keys("predictions")
+    # what is made from a model's attacked images: they themselves, and some controls; from none: the other controls
+    made_from: dict[str | None, list[str]] = {name: [name] for name in plan.models} | {None: []}
+    for control in plan.controls:
+        made_from[controls.attacked_model(control)].append(control)
+
+    def evaluation(attacked: str | None, start: int, *, anew: bool = False) -> list[EvaluateUnit]:
+        missing: dict[str, dict[str, str]] = {}
+        for source in made_from[attacked]:
+            for target in plan.models:
+                key = addresses.predictions(source, target, start)
+                if anew or held.get(predictions_part(source, target, start)) != key:
+                    missing.setdefault(source, {})[target] = key
+        return [EvaluateUnit(shards[start], attacked, missing)] if missing else []
+
+    units: list[AttackUnit | EvaluateUnit] = []
+    for start in starts:
+        for source in plan.models:
+            key = addresses.examples(source, start)
+            if held.get(examples_part(source, start)) == key:
+                units += evaluation(source, start)
+            else:
+                units.append(AttackUnit(shards[start], source, config.attack, config.target, key, plan.reuse))
+        units += evaluation(None, start)
+
+    to_attack = [unit for unit in units if isinstance(unit, AttackUnit)]
+    to_evaluate = sum(len(unit.keys) for unit in units if isinstance(unit, EvaluateUnit))
+    to_evaluate += sum(len(made_from[unit.source]) for unit in to_attack)
+    totals = {"attacked": len(starts) * len(plan.models), "evaluated": len(starts) * len(work.study.sources)}
+    done = {"attacked": totals["attacked"] - len(to_attack), "evaluated": totals["evaluated"] - to_evaluate}
+
+    @lru_cache(maxsize=SHARDS_AT_ONCE)
+    def stored(start: int) -> ray.ObjectRef:
+        return ray.put(SharedDataset.of(plan.attacked.subset(slice(start, start + config.shard_size))))
+
+    work.pool.share("references", None if plan.references is None else plan.references.images.numpy())
+    with Stage("attacking", sum(totals.values()), done=sum(done.values())) as stage:
+
+        def follow(unit: Any, _answer: Any) -> Iterable[Unit]:
+            before, more = sum(done.values()), []
+            if isinstance(unit, AttackUnit):
+                more = evaluation(unit.source, unit.shard.start, anew=True)
+                done["attacked"] += 1
+            else:
+                done["evaluated"] += len(unit.keys)
+            stage.advance(unit.name, sum(done.values()) - before)
+            on_progress(done)
+            return more
+
+        def given(unit: Any) -> ray.ObjectRef:
+            return stored(unit.shard.start)
+
+        require_success(work.pool.run(units, follow, inputs=given, on_status=stage.say), work.study.store.uri)
+    return bool(units)
+
+
+def _count(work: _Work) -> pa.Table:
+    """The matrix, each source's rows counted on the pool."""
+    study = work.study
+    rows: dict[str, pa.Table] = {}
+    with Stage("counting", len(study.sources)) as stage:
+
+        def collect(unit: Any, table: pa.Table) -> Iterable[Unit]:
+            rows[unit.source] = table
+            stage.advance(unit.name)
+            return ()
+
+        addresses = Addresses(study.manifest, work.fingerprints, work.plan.attacked)
+        units = [
+            CountUnit(
+                study.store.uri,
+                source,
+                {target: addresses.prediction_files(source, target, study.starts) for target in study.targets},
+            )
+            for source in study.sources
+        ]
+        require_success(work.pool.run(units, collect, on_status=stage.say), study.store.uri)
+    return pa.concat_tables([rows[source] for source in study.sources])

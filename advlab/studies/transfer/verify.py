@@ -1,0 +1,344 @@
+"""Is a study what it says: every row there, exactly once, and true?"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from advlab.attacks import targets
+from advlab.data import Dataset
+from advlab.data.folder import Budget
+from advlab.errors import UserError, one_line
+from advlab.models import Checkpoint, external
+from advlab.store import bounds, parquet
+from advlab.store.bounds import Damaged, Oversized
+from advlab.store.layout import MANIFEST, weights_file
+from advlab.store.retry import Result
+from advlab.store.schema import PREDICTIONS, SHAPE_KEY, decode_images, examples
+from advlab.store.study import study_identity
+from advlab.studies.transfer import matrix
+from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
+from advlab.studies.transfer.results import TransferStudy
+from advlab.text import masked, printable
+from advlab.transfer import controls
+from advlab.transfer.generate import distortion
+from advlab.transfer.metrics import Counts
+
+Kind = Literal["missing", "damaged", "foreign", "altered", "unread", "unchecked", "temporary"]
+
+MENDS: dict[Kind, str] = {
+    "missing": "run the study again",
+    "damaged": "remove it (--repair does), then run the study again",
+    "foreign": "move it away, for readers of the folder count its rows",
+    "altered": "bring back what the study began with",
+    "unread": "see why, or give verify more --memory",
+    "unchecked": "bring its data set to this machine",
+    "temporary": "harmless, delete it while no run writes here",
+}
+
+THREADS = 8
+"""Shards checked at a time; each takes about three times the memory of its images."""
+
+_LISTED = 100_000
+"""Missing shards that are named one by one, beside a hundred for each file that is there."""
+
+_COMPARED = 64
+"""Images compared at a time."""
+
+_TOLERANCE = 1e-9
+"""Relative, of distances: the last bits of a sum depend on the processor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something amiss in a study.
+
+    Attributes:
+        file: where, relative to the study.
+        kind: what can be done about it, see ``MENDS``.
+        problem: what is wrong.
+    """
+
+    file: str
+    kind: Kind
+    problem: str
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether the study is sound all the same."""
+        return self.kind in ("unchecked", "temporary")
+
+    @property
+    def shown(self) -> str:
+        """File and problem, fit for a terminal: either may hold what a stranger wrote."""
+        return f"{printable(self.file)}: {printable(masked(self.problem), 1000)}"
+
+    def __str__(self) -> str:
+        return f"{self.shown}; {MENDS[self.kind]}"
+
+
+def verify(
+    study: TransferStudy, on_progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> Iterator[Finding]:
+    """Check a whole transfer study, shard by shard: memory does not grow with the number of examples.
+
+    Args:
+        study: the study; nothing in it is changed.
+        on_progress: called as ``on_progress(done, total)``, in shards of sources.
+    """
+    yield from _settings(study)
+    dataset: Dataset | None = None
+    try:
+        dataset = study.data_here()
+    except (UserError, OSError) as error:
+        yield Finding(MANIFEST, "unchecked", f"only part of it can be checked: {one_line(error).rstrip('.')}")
+    if dataset is not None:
+        known = study.manifest.get("dataset", {}).get("fingerprint")
+        if len(dataset) < study.config["examples"]:
+            told = f"it asks for {study.config['examples']:,} images; its data set has {len(dataset):,}"
+            yield Finding(MANIFEST, "altered", told)
+            dataset = None
+        elif known not in (None, dataset.fingerprint):
+            yield Finding(MANIFEST, "altered", "the images of its data set are not those on this machine")
+            dataset = None
+    files = _Files(study, dataset)
+    yield from files.weights()
+    yield from files.shards(on_progress)
+    yield from files.others()
+
+
+def _settings(study: TransferStudy) -> Iterator[Finding]:
+    if study.manifest["identity"] != study_identity(study.manifest):
+        yield Finding(MANIFEST, "altered", "its settings are not those of its identity")
+    for model in study.targets:
+        if model not in study.fingerprints:
+            yield Finding(MANIFEST, "missing", f"model {model!r} was not ready when the study was interrupted")
+    named = study.manifest.get("dataset", {})
+    if any(key in named and named[key] != study.config[key.replace("name", "dataset")] for key in ("name", "split")):
+        yield Finding(MANIFEST, "altered", "the data set it names is not that of its settings")
+
+
+class _Flaw(Exception):
+    """What is wrong with the file at hand."""
+
+
+class _Files:
+    """The files of a study, checked as far as the data set is at hand."""
+
+    def __init__(self, study: TransferStudy, dataset: Dataset | None) -> None:
+        self.study, self.store, self.dataset = study, study.store, dataset
+        known = dataset is not None and set(study.targets) <= set(study.fingerprints)
+        self.addresses = study.addresses if known else None
+        self.unexpected = {name for folder in ("examples", "predictions") for name in self.store.files(folder)}
+        self.inspected: set[str] = set()
+        self.memory = Budget(self.store.memory)  # bytes of the files checked at one time
+
+    def weights(self) -> Iterator[Finding]:
+        """The models that the study trained."""
+        findings: list[Finding] = []
+        models = self.study.manifest.get("models", {})
+        for model in self.study.fingerprints:
+            if not external.is_external(model):
+                self._inspect(weights_file(model), partial(_check_weights, model, models[model]), findings)
+        yield from findings
+        known = {*map(weights_file, self.study.targets)}
+        for name in self.store.files("models", suffix=".safetensors"):
+            if name not in known:
+                yield Finding(name, "foreign", "it is no model of the study")
+
+    def shards(self, on_progress: Callable[[int, int], None]) -> Iterator[Finding]:
+        """The rows and, where none are missing, the matrix that counts them."""
+        study, complete, done = self.study, True, 0
+        counts: dict[tuple[str, str], Counts] = {}
+        starts: Sequence[int] = study.starts
+        files = len(starts) * (len(study.sources) * (1 + len(study.targets)))
+        if files > _LISTED + 100 * len(self.unexpected):
+            told = f"it asks for some {files:,} files, and the folder has {len(self.unexpected):,}"
+            yield Finding(MANIFEST, "altered", f"{told}; only the shards that are there are checked")
+            starts, complete = self._present(), False
+        with ThreadPoolExecutor(THREADS) as threads:
+            for source in study.sources:
+                for findings, counted in threads.map(partial(self._shard, source), starts):
+                    yield from findings
+                    for target, more in counted.items():
+                        pair = source, target
+                        counts[pair] = counts[pair] + more if pair in counts else more
+                    complete &= len(counted) == len(study.targets)
+                    done += 1
+                    on_progress(done, len(study.sources) * len(starts))
+        if complete:
+            found: list[Finding] = []
+            self._inspect(MATRIX, partial(_check_matrix, matrix.reduce_counts(counts)), found)
+            yield from found
+
+    def others(self) -> Iterator[Finding]:
+        """The files that are none of the study's, once all others are checked."""
+        for name in sorted(self.unexpected):
+            if name.endswith(".parquet"):
+                yield Finding(name, "foreign", "it is no part of the study")
+        for name in self.store.strange_files():
+            if name not in self.inspected:
+                yield Finding(name, "foreign", "it is no file, or a link that leads out of the study")
+        for name in self.store.temporary_files():
+            yield Finding(name, "temporary", "it is being written, or was when a run was killed")
+
+    def _present(self) -> list[int]:
+        """The rows at which those shards begin of which there is any file."""
+        found = (re.fullmatch(r"(?:.*/)?part-(\d{8,18})\.parquet", name) for name in self.unexpected)
+        return sorted({start for match in found if match and (start := int(match[1])) in self.study.starts})
+
+    def _shard(self, source: str, start: int) -> tuple[list[Finding], dict[str, Counts]]:
+        """Check one shard of one source, and count its predictions by target."""
+        findings: list[Finding] = []
+        is_control = self.study.is_control(source)
+        attacked = controls.attacked_model(source) if is_control else source
+        clean: Dataset | None = None
+        common: dict[str, np.ndarray] = {}  # columns that every file of the shard must have
+        aimed: Tensor | None = None
+        if self.dataset is not None:
+            clean = self.dataset.subset(slice(start, start + self.study.config["shard_size"]))
+            if attacked is not None:
+                rows, aimed = _attacked(clean, self.study.config["target"])
+                clean = clean.subset(rows)
+            common = {"index": clean.index.numpy(), "label": clean.labels.numpy()}
+        if not is_control:
+            address = self.addresses.examples(source, start) if self.addresses else None
+            columns = common if aimed is None else common | {"target": aimed.numpy()}
+            check = partial(_check_examples, address, columns, clean)
+            most = None if clean is None else 3 * clean.images.nbytes
+            common = self._inspect(examples_part(source, start), check, findings, most) or common
+        counts: dict[str, Counts] = {}
+        for target in self.study.targets:
+            address = self.addresses.predictions(source, target, start) if self.addresses else None
+            check_answers = partial(_check_predictions, address, common, None if is_control else source == target)
+            table = self._inspect(predictions_part(source, target, start), check_answers, findings)
+            if table is not None:
+                counts[target] = matrix.count_table(table)
+                common = common or _common(table)
+        return findings, counts
+
+    def _inspect(
+        self, name: str, check: Callable[[bytes, int], Result], findings: list[Finding], most: int | None = None
+    ) -> Result | None:
+        """Check a file's content, in at most ``most`` bytes of memory; what is wrong is added to ``findings``."""
+        self.unexpected.discard(name)
+        self.inspected.add(name)
+        try:
+            allowed = self.store.memory if most is None else min(self.store.memory, most + bounds.FLOOR // 8)
+            needed = bounds.allowance(self.store.size(name), allowed)
+            with self.memory.held(needed):
+                return check(self.store.read_bytes(name, needed), needed)
+        except FileNotFoundError:
+            findings.append(Finding(name, "missing", "it is missing"))
+        except Oversized as error:
+            findings.append(Finding(name, "unread", one_line(error)))
+        except (_Flaw, Damaged) as flaw:
+            findings.append(Finding(name, "damaged", one_line(flaw)))
+        except (OSError, MemoryError) as error:
+            findings.append(Finding(name, "unread", f"it cannot be read ({one_line(error)})"))
+        except (ValueError, TypeError, KeyError, RecursionError, UserError, RuntimeError) as error:
+            findings.append(Finding(name, "damaged", f"it holds what is none of ours ({one_line(error)})"))
+        return None
+
+
+def _attacked(clean: Dataset, target: str) -> tuple[Tensor, Tensor | None]:
+    """Which images an attack towards ``target`` distorts, in the order of its rows, and the class of each if known."""
+    rows = torch.arange(len(clean))
+    if target == "all":
+        wrong = torch.arange(1, clean.num_classes)
+        return rows.repeat_interleave(len(wrong)), ((clean.labels[:, None] + wrong) % clean.num_classes).flatten()
+    if target in targets.POLICIES:
+        return rows, None
+    rows = rows[clean.labels != int(target)]
+    return rows, torch.full_like(rows, int(target))
+
+
+def _check_weights(name: str, known: Mapping[str, Any], content: bytes, _most: int) -> None:
+    try:
+        found = Checkpoint.from_bytes(content)
+    except (ValueError, RecursionError) as error:
+        raise _Flaw("it is torn, or of another version") from error
+    _require(found.fingerprint == known["fingerprint"], "its weights are not those the study was made with")
+    _require(found.recipe.name == name, "it holds another model")
+    found.recipe.require_fits(found.weights)
+    _require(found.recipe.to_json() == known.get("recipe", found.recipe.to_json()), "its recipe is not study.json's")
+    same = json.dumps(found.report) == json.dumps(known.get("report", found.report))  # NaN is not itself
+    _require(same, "its report is not study.json's")
+
+
+def _check_examples(
+    address: str | None, columns: dict[str, np.ndarray], clean: Dataset | None, content: bytes, most: int
+) -> dict[str, np.ndarray]:
+    """The columns that all predictions of the shard must share with its examples."""
+    table = _rows(address, content, most)
+    metadata = table.schema.metadata or {}
+    shape = json.loads(metadata.get(SHAPE_KEY, b"[]")) if clean is None else list(clean.images.shape[1:])
+    expected = examples(tuple(shape))
+    same_shape = metadata.get(SHAPE_KEY) == expected.metadata[SHAPE_KEY]
+    _require(same_shape and table.schema.equals(expected), "its columns are not those of these examples")
+    _check_columns(table, columns)
+    images = decode_images(table)
+    for first in range(0, len(images), _COMPARED):
+        part = slice(first, first + _COMPARED)
+        _require(bool(((images[part] >= 0) & (images[part] <= 1)).all()), "an image leaves the box [0, 1]")
+        if clean is not None:
+            sizes = distortion(clean.images[part].numpy(), images[part])
+            _check_columns(table.slice(first, _COMPARED), sizes)
+    survives, success = (table.column(name).to_numpy() for name in ("survives_uint8", "success"))
+    _require(bool((success | ~survives).all()), "an example survives rounding that is none")
+    return _common(table)
+
+
+def _check_predictions(
+    address: str | None, columns: dict[str, np.ndarray], own: bool | None, content: bytes, most: int
+) -> pa.Table:
+    """The rows; ``own`` says whether they are the attacked model's own answers, None that there is no such model."""
+    table = _rows(address, content, most)
+    _require(table.schema.equals(PREDICTIONS), "its columns are not those of predictions")
+    _check_columns(table, columns)
+    source = table.column("source_prediction")
+    nulls = len(table) if own is None else 0
+    _require(source.null_count == nulls, "its source_prediction is null, or not null, where it should not be")
+    if own:
+        _check_columns(table, {"prediction": source.to_numpy()})
+    return table
+
+
+def _check_matrix(expected: pa.Table, content: bytes, most: int) -> None:
+    _require(parquet.is_intact(content), "its checksum is wrong")
+    found = parquet.decode(content, most=most)
+    _require(found.equals(expected), "its numbers are not the counts of predictions/")
+
+
+def _rows(address: str | None, content: bytes, most: int) -> pa.Table:
+    """The rows of a file that is whole and has the right content address, if that is known."""
+    _require(parquet.is_intact(content), "its checksum is wrong")
+    found = parquet.metadata(content).get(parquet.ADDRESS_KEY, b"").decode()
+    _require(address in (None, found), "its content address is that of other weights, images or settings")
+    return parquet.decode(content, most=most)
+
+
+def _common(table: pa.Table) -> dict[str, np.ndarray]:
+    return {name: table.column(name).to_numpy() for name in ("index", "label", "rms")}
+
+
+def _check_columns(table: pa.Table, expected: Mapping[str, np.ndarray]) -> None:
+    for name, values in expected.items():
+        found, tolerance = table.column(name).to_numpy(), _TOLERANCE if values.dtype.kind == "f" else 0.0
+        same = found.shape == values.shape and np.allclose(found, values, rtol=tolerance, atol=0)
+        _require(same, f"its {name} is wrong in at least one row")
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise _Flaw(problem)

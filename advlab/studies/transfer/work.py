@@ -1,0 +1,225 @@
+"""The units of work of a transfer study."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from advlab.attacks import registry
+from advlab.data import Dataset
+from advlab.engine.worker import Resources
+from advlab.errors import UserError, one_line
+from advlab.models import Recipe, checkpoint
+from advlab.store import Store, parquet
+from advlab.studies.transfer import matrix
+from advlab.studies.transfer.layout import examples_folder, examples_part, predictions_part
+from advlab.studies.transfer.rows import examples_from_arrow, examples_to_arrow, predictions_to_arrow
+from advlab.transfer import controls
+from advlab.transfer.evaluate import Answers, answer
+from advlab.transfer.generate import Examples, attack_dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A range of a study's images; the units that need these are handed them as ``SharedDataset``.
+
+    Attributes:
+        store: URI of the study's folder.
+        start: first of the range, in rows of the study's data.
+        seed: of the study.
+    """
+
+    store: str
+    start: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainUnit:
+    """Train one model on the images shared as ``images SPLIT``; the answer is its checkpoint as bytes."""
+
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        return f"train {self.recipe.name}"
+
+    @property
+    def kind(self) -> str:
+        return self.name
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, a stand-in for how long it takes."""
+        with torch.device("meta"):
+            return sum(math.prod(p.shape) for p in self.recipe.build().parameters())
+
+    def run(self, resources: Resources) -> bytes:
+        def progress(step: int, values: dict[str, float]) -> None:
+            told = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in values.items())
+            resources.note(f"{self.recipe.name}: step {step}, {told}")
+
+        train, test = (resources.get(f"images {split}").dataset() for split in (self.recipe.split, "test"))
+        return checkpoint.train(self.recipe, train, test, device=resources.device, progress=progress).to_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class AttackUnit:
+    """Attack one model on one shard and write its examples, or take them over from the study ``reuse``."""
+
+    shard: Shard
+    source: str
+    attack: str
+    target: str
+    key: str
+    reuse: str | None
+
+    @property
+    def name(self) -> str:
+        return f"attack {self.source} {self.shard.start}"
+
+    @property
+    def kind(self) -> str:
+        return f"attack {self.source}"
+
+    def run(self, resources: Resources) -> None:
+        store, part = Store(self.shard.store), examples_part(self.source, self.shard.start)
+        if store.holds(part, self.key):
+            return
+        if self.reuse is not None and (other := Store(self.reuse)).holds(part, self.key):
+            content = other.read_bytes(part)
+            if parquet.is_intact(content):
+                store.write_bytes(part, content)
+                return
+        references = resources.get("references")
+        examples = attack_dataset(
+            _model(resources, self.source),
+            resources.input.dataset(),
+            registry.resolve(self.attack),
+            self.target,
+            seed=self.shard.seed,
+            device=resources.device,
+            references=None if references is None else torch.tensor(references, device=resources.device),
+        )
+        if not store.holds(part, self.key):  # an actor that was thought lost may have been first, and been built upon
+            store.write_table(part, examples_to_arrow(examples), self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateUnit:
+    """Show a shard's images to several targets: those of one attacked model and of the controls made from them.
+
+    The attacked examples are read once, whatever the number of targets.
+
+    Attributes:
+        shard: which images.
+        attacked: the attacked model; None for controls that need none.
+        keys: by source (the attacked model or a control) and target, the content address of the answers.
+    """
+
+    shard: Shard
+    attacked: str | None
+    keys: dict[str, dict[str, str]]
+
+    @property
+    def name(self) -> str:
+        return f"evaluate {self.attacked or ', '.join(self.keys)} {self.shard.start}"
+
+    @property
+    def kind(self) -> str:
+        return f"evaluate {sum(map(len, self.keys.values()))}"
+
+    def run(self, resources: Resources) -> None:
+        """Raises a UserError that names the first target that failed, once all others are done."""
+        clean = resources.input.dataset()
+        attacked: Examples | None = None
+        if self.attacked is not None:
+            store = Store(self.shard.store, mending=True)
+            attacked = examples_from_arrow(store.read_shard(examples_part(self.attacked, self.shard.start)))
+            # an image may occur several times, once for each class it was attacked towards
+            clean = clean.subset(torch.from_numpy(np.searchsorted(clean.index.numpy(), attacked.index)))
+        failures: list[str] = []
+        for source, keys in self.keys.items():
+            if source == self.attacked:
+                assert attacked is not None
+                examples = attacked
+            else:
+                examples = controls.make(source, clean, attacked, seed=self.shard.seed)
+            failures += self._show(resources, source, examples, clean, keys)
+        if failures:
+            raise UserError(failures[0])
+
+    def _show(
+        self, resources: Resources, source: str, examples: Examples, clean: Dataset, keys: dict[str, str]
+    ) -> list[str]:
+        """Show a source's images to all targets; what went wrong, target by target."""
+        store, start = Store(self.shard.store), self.shard.start
+
+        @cache
+        def to_distorted(model: str) -> Answers:
+            return _answers(resources, model, examples.images, examples.label)
+
+        def to_clean(model: str) -> Answers:
+            answers: Answers = resources.memo(
+                f"clean {model} {start} {len(clean)}",
+                lambda: _answers(resources, model, clean.images.numpy(), examples.label),
+            )
+            return answers
+
+        failures: list[str] = []
+        for target, key in keys.items():
+            try:
+                own = to_distorted(source) if source == self.attacked else None
+                table = predictions_to_arrow(examples, to_clean(target), to_distorted(target), own)
+            except UserError as error:
+                failures.append(str(error))
+            else:
+                store.write_table(predictions_part(source, target, start), table, key)
+        return failures
+
+
+@dataclass(frozen=True, slots=True)
+class CountUnit:
+    """Count one source's predictions; the answer is its rows of the matrix.
+
+    Attributes:
+        store: URI of the study's folder.
+        source: whose rows they are.
+        files: by target, the files of its answers and the content address that each must have.
+    """
+
+    store: str
+    source: str
+    files: dict[str, dict[str, str]]
+
+    @property
+    def name(self) -> str:
+        return f"count {self.source}"
+
+    @property
+    def kind(self) -> str:
+        return "count"
+
+    def run(self, _resources: Resources) -> pa.Table:
+        """Reads the predictions to the last byte, and of the examples, whose rows are not counted, the ends."""
+        store = Store(self.store, mending=True)
+        store.require_whole(examples_folder(self.source))
+        return matrix.build(store, {(self.source, target): files for target, files in self.files.items()})
+
+
+def _model(resources: Resources, name: str) -> nn.Module:
+    network: nn.Module = resources.get(f"model {name}")
+    return network.to(resources.device)
+
+
+def _answers(resources: Resources, model: str, images: np.ndarray, labels: np.ndarray) -> Answers:
+    try:
+        return answer(_model(resources, model), images, labels, device=resources.device)
+    except Exception as error:  # whatever the model raises
+        raise UserError(f"model {model!r} raised {type(error).__name__}: {one_line(error)}") from error

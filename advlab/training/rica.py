@@ -1,0 +1,105 @@
+"""Learning without labels: minibatches in an order that a seed fixes, so that a run may stop and go on anywhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from advlab.data import Dataset
+from advlab.training.quocnet_parallel import Parallel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How long, and in what steps.
+
+    Attributes:
+        steps: minibatches in all.
+        batch_size: images per step, over all processes.
+        learning_rate: of the first step; it falls to nothing along half a cosine.
+        sparsity: weight of the pooled units' activity, λ of Le et al.
+        joint: let the gradient of a stage's cost move the stages below it, too, as Le et al. do.
+        seed: of the order of the images.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    sparsity: float
+    joint: bool
+    seed: int
+
+
+class Step(NamedTuple):
+    """What a step measured, before it moved the weights.
+
+    Attributes:
+        step: its number, from 0.
+        loss: the cost per image, over the whole batch.
+        errors: per stage the share of its input that the reconstruction misses, Σ ‖WᵀWx − x‖² / Σ ‖x‖².
+        seconds: wall time.
+    """
+
+    step: int
+    loss: float
+    errors: tuple[float, ...]
+    seconds: float
+
+
+def batch_rows(total: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """[batch_size] int64: the images of a step, each epoch in an order of its own; an epoch's odd rest is left out."""
+    per_epoch = max(1, total // batch_size)
+    epoch, number = divmod(step, per_epoch)
+    return _order(total, seed, epoch)[number * batch_size : (number + 1) * batch_size]
+
+
+@lru_cache(maxsize=2)
+def _order(total: int, seed: int, epoch: int) -> Tensor:
+    """[total] int64, kept while an epoch lasts: of a million images it takes longer to draw than a step takes."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed((seed << 20) + epoch))
+
+
+def images_of(dataset: Dataset, rows: Tensor | slice, size: int) -> Tensor:
+    """[b, C, size, size]: these images, brought to the network's size where theirs is another; bilinear."""
+    images = dataset.subset(rows).images
+    if images.shape[2:] == (size, size):
+        return images
+    return functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+def train(
+    made: Parallel,
+    optimiser: torch.optim.Optimizer,
+    dataset: Dataset,
+    settings: Settings,
+    *,
+    first: int = 0,
+    device: torch.device,
+) -> Iterator[Step]:
+    """Take the steps from ``first`` on, yielding what each measured; all processes must run it alike."""
+    network, size = made.network, made.network.shape.size
+    for step in range(first, settings.steps):
+        started = time.perf_counter()
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        rows = made.part(batch_rows(len(dataset), settings.batch_size, settings.seed, step))
+        parts = network.objectives(images_of(dataset, rows, size).to(device), settings.joint)
+        loss = network.loss(parts, settings.sparsity)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        made.average_gradients()
+        optimiser.step()
+        network.keep_lengths()
+        sums = torch.stack([loss, *(part.error for part in parts), *(part.energy for part in parts)])
+        total, *told = made.total(sums).tolist()
+        count = len(parts)
+        errors = tuple(error / energy for error, energy in zip(told[:count], told[count:], strict=True))
+        yield Step(step, total, errors, time.perf_counter() - started)
