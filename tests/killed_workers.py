@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from advlab.studies.transfer.results import TransferStudy
+from advlab.store import Study
 
 REPOSITORY = Path(__file__).parents[1]
 
 
-def run(sweep: str, arguments: list[str], out: Path, is_under_way: Callable[[], bool]) -> TransferStudy:
+def run(sweep: str, arguments: list[str], out: Path, is_under_way: Callable[[], bool]) -> Study:
     """Run a command of ``sweeps/``, kill one of its workers once it is under way, and await its good end."""
     command = [sys.executable, str(REPOSITORY / "sweeps" / sweep), *arguments, "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"}
@@ -26,7 +26,7 @@ def run(sweep: str, arguments: list[str], out: Path, is_under_way: Callable[[], 
     os.kill(_workers_below(process.pid)[-1], signal.SIGKILL)
     _, complaints = process.communicate(timeout=800)
     assert process.returncode == 0, complaints
-    return TransferStudy.open(str(out))
+    return Study.open(str(out))
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:

@@ -10,7 +10,7 @@ from advlab.errors import UserError
 if TYPE_CHECKING:
     from advlab.studies.experiment import Experiment
 
-_KINDS = {
+KINDS = {
     "transfer": "advlab.studies.transfer.command:TransferMatrix",
     "architectures": "advlab.studies.architectures.command:Architectures",
     "hardening": "advlab.studies.adversarial_training.command:AdversarialTraining",
@@ -27,7 +27,7 @@ def of_kind(kind: str) -> type[Experiment[Any, Any, Any]]:
     Raises:
         UserError: there is none.
     """
-    if kind not in _KINDS:
-        raise UserError(f"advlab has no studies of kind {kind[:80]!r}; it shows {', '.join(_KINDS)}.")
-    found: type[Experiment[Any, Any, Any]] = pkgutil.resolve_name(_KINDS[kind])
+    if kind not in KINDS:
+        raise UserError(f"advlab has no studies of kind {kind[:80]!r}; it shows {', '.join(KINDS)}.")
+    found: type[Experiment[Any, Any, Any]] = pkgutil.resolve_name(KINDS[kind])
     return found

@@ -6,17 +6,15 @@ import json
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
-from wandb.proto import wandb_internal_pb2
+from offline_runs import records
 
 from advlab.errors import UserError
 from advlab.report import Tracker
@@ -46,27 +44,6 @@ def tracker(study: TransferStudy, mode: str, out: str | None = None, timeout: fl
         out=str(study.store.root) if out is None else out,
         timeout=timeout,
     )
-
-
-def records(path: Path) -> Iterator[Any]:
-    """The records of a ``.wandb`` file, decoded by wandb's own messages.
-
-    The file is a LevelDB log: after a header of 7 bytes, chunks of (crc32, length, type) in blocks of 32 KiB, a
-    record being one chunk (type 1) or first, middle and last ones (2, 3, 4).
-    """
-    content = path.read_bytes()
-    assert content[:4] == b":W&B"
-    at, record = 7, b""
-    while at + 7 <= len(content):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
-        record += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):
-            yield wandb_internal_pb2.Record.FromString(record)
-            record = b""
 
 
 def run_file(folder: Path) -> Path:

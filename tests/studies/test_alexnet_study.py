@@ -14,10 +14,10 @@ from advlab import models
 from advlab.engine.launcher import Alone
 from advlab.errors import UserError
 from advlab.models import Checkpoint, study_models
+from advlab.store import Study
 from advlab.studies.alexnet import curve, show
 from advlab.studies.alexnet import study as runs
 from advlab.studies.alexnet.work import AlexNetConfig, Layout
-from advlab.studies.transfer.results import TransferStudy
 
 CONFIG = AlexNetConfig(
     variant="torchvision", width=0.05, size=16, examples=240, held_out=60, epochs=3, batch_size=40, recipe="modern"
@@ -30,20 +30,20 @@ ALONE = Layout(alone=True, checkpoint_every=4)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> TransferStudy:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A finished run in this process."""
     study = runs.begin(CONFIG, ALONE, str(tmp_path_factory.mktemp("alone") / "run"))
     runs.run(study, ALONE)
     return study
 
 
-def losses(study: TransferStudy) -> np.ndarray:
+def losses(study: Study) -> np.ndarray:
     rows = curve.read(study.store)
     assert [row["epoch"] for row in rows] == [1.0, 2.0, 3.0]
     return np.array([row["train_loss"] for row in rows])
 
 
-def test_a_run_leaves_a_curve_and_a_model_for_other_studies(alone: TransferStudy) -> None:
+def test_a_run_leaves_a_curve_and_a_model_for_other_studies(alone: Study) -> None:
     assert losses(alone)[-1] < losses(alone)[0]
     result = alone.manifest["result"]
     assert result["test_images"] == 10_000
@@ -58,13 +58,13 @@ def test_a_run_leaves_a_curve_and_a_model_for_other_studies(alone: TransferStudy
     assert models.checkpoint.weights_fingerprint(trained.state_dict()) == model.checkpoint.fingerprint
 
 
-def test_its_figure_and_its_table(alone: TransferStudy) -> None:
+def test_its_figure_and_its_table(alone: Study) -> None:
     assert show.learning_curve(alone).startswith(b"\x89PNG")
     assert show.table(alone).row_count == 8
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint(
-    alone: TransferStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the middle of the first epoch: losses and weights are those of a run that was not."""
 
@@ -127,7 +127,7 @@ def test_photos_need_test_images_of_the_same_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(alone: TransferStudy, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(alone: Study, tmp_path: Path) -> None:
     """Two workers share every batch; one is killed in mid-epoch; the losses are those of one process all the same."""
     checkpoints = tmp_path / "run" / "train"
     arguments = [*ARGUMENTS, "--workers", "2", "--checkpoint-every", "1"]

@@ -18,6 +18,7 @@ from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool
 from advlab.errors import UserError
 from advlab.models import Checkpoint
+from advlab.store import Study
 from advlab.studies.architectures import plan as architectures_plan
 from advlab.studies.architectures import show, trials
 from advlab.studies.architectures import study as architectures_study
@@ -139,7 +140,7 @@ def test_trials_that_fail_are_told_in_a_sentence_and_done_by_the_next_run(
     monkeypatch.setattr("advlab.engine.tune.ATTEMPTS_AFTER_LOSS", 0)
     with pytest.raises(UserError, match=r"3 of 3 trials failed.*another version of advlab.*run the same command again"):
         run(CONFIG, tmp_path / "out")
-    assert {row["status"] for row in trials.read(TransferStudy.open(str(tmp_path / "out")).store)} == {"failed"}
+    assert {row["status"] for row in trials.read(Study.open(str(tmp_path / "out")).store)} == {"failed"}
     monkeypatch.undo()
     assert {row["status"] for row in trials.read(run(CONFIG, tmp_path / "out").store)} == {"finished"}
 

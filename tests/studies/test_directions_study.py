@@ -15,9 +15,9 @@ from advlab.data import Dataset
 from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool
 from advlab.errors import UserError
+from advlab.store import Study
 from advlab.studies.directions import study as units_study
 from advlab.studies.directions.study import UnitsConfig
-from advlab.studies.transfer.results import TransferStudy
 
 MODEL = """
 import torch
@@ -37,7 +37,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> UnitsConfig:
     return UnitsConfig(model=f"file:{path}:tiny", examples=600, directions=8, top=5, shard_size=600)
 
 
-def run(config: UnitsConfig, out: Path) -> TransferStudy:
+def run(config: UnitsConfig, out: Path) -> Study:
     plan = units_study.prepare(config)
     study = units_study.begin(plan, str(out))
     with ActorPool(PoolOptions(actors=1), elastic=False) as pool:
@@ -46,13 +46,11 @@ def run(config: UnitsConfig, out: Path) -> TransferStudy:
 
 
 @pytest.fixture(scope="module")
-def whole(local_ray: None, config: UnitsConfig, tmp_path_factory: pytest.TempPathFactory) -> TransferStudy:  # noqa: ARG001
+def whole(local_ray: None, config: UnitsConfig, tmp_path_factory: pytest.TempPathFactory) -> Study:  # noqa: ARG001
     return run(config, tmp_path_factory.mktemp("whole"))
 
 
-def test_the_top_images_are_those_of_all_activations(
-    whole: TransferStudy, config: UnitsConfig, mnist_test: Dataset
-) -> None:
+def test_the_top_images_are_those_of_all_activations(whole: Study, config: UnitsConfig, mnist_test: Dataset) -> None:
     plan = units_study.prepare(config)
     parts = [values for values, _ in Features(plan.subject.model, "").batches(mnist_test.images[:600])]
     features = np.concatenate([part[:, :, 0].numpy() for part in parts])
@@ -67,7 +65,7 @@ def test_the_top_images_are_those_of_all_activations(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_the_cut_into_shards_does_not_matter(whole: TransferStudy, config: UnitsConfig, tmp_path: Path) -> None:
+def test_the_cut_into_shards_does_not_matter(whole: Study, config: UnitsConfig, tmp_path: Path) -> None:
     cut = run(replace(config, shard_size=130), tmp_path / "out")
     one, other = (study.store.read_table("winners.parquet").to_pandas() for study in (whole, cut))
     columns = ["basis", "direction", "rank", "index", "label"]
@@ -75,7 +73,7 @@ def test_the_cut_into_shards_does_not_matter(whole: TransferStudy, config: Units
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_what_is_missing_is_made_again_and_nothing_else(whole: TransferStudy, config: UnitsConfig) -> None:
+def test_what_is_missing_is_made_again_and_nothing_else(whole: Study, config: UnitsConfig) -> None:
     folder = Path(whole.store.root)
     before = whole.store.read_table("winners.parquet")
     kept = {path: path.stat().st_ino for path in folder.rglob("part-*.parquet") if "top" not in str(path)}
@@ -86,7 +84,7 @@ def test_what_is_missing_is_made_again_and_nothing_else(whole: TransferStudy, co
     assert {path: path.stat().st_ino for path in kept} == kept
 
 
-def test_another_study_in_the_same_place_is_refused(whole: TransferStudy, config: UnitsConfig) -> None:
+def test_another_study_in_the_same_place_is_refused(whole: Study, config: UnitsConfig) -> None:
     plan = units_study.prepare(replace(config, top=6))
     with pytest.raises(UserError, match="its top is 5, here 6"):
         units_study.begin(plan, whole.store.uri)

@@ -12,10 +12,10 @@ import torch
 
 from advlab import data
 from advlab.errors import UserError
+from advlab.store import Study
 from advlab.studies.quocnet import show
 from advlab.studies.quocnet import study as quocnet_study
 from advlab.studies.quocnet.work import ATTACKED, FILTERS, SCORES, Layout, QuocNetConfig
-from advlab.studies.transfer.results import TransferStudy
 
 CONFIG = QuocNetConfig(
     model="quocnet-tiny", examples=600, steps=6, batch_size=16, sparsity=0.1, attacked=2, learning_rate=0.003
@@ -27,20 +27,20 @@ ARGUMENTS = [
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> TransferStudy:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A finished run in this process."""
     study = quocnet_study.begin(CONFIG, Layout(alone=True), str(tmp_path_factory.mktemp("alone") / "run"))
     quocnet_study.run(study, Layout(alone=True, checkpoint_every=3))
     return study
 
 
-def losses(study: TransferStudy) -> np.ndarray:
+def losses(study: Study) -> np.ndarray:
     steps = quocnet_study.losses(study.store)
     assert steps["step"].to_pylist() == list(range(CONFIG.steps))
     return steps["loss"].to_numpy()
 
 
-def test_a_run_leaves_losses_filters_scores_and_attacked_images(alone: TransferStudy) -> None:
+def test_a_run_leaves_losses_filters_scores_and_attacked_images(alone: Study) -> None:
     assert losses(alone)[-1] < losses(alone)[0]
     filters = alone.store.read_table(FILTERS)["filter"].combine_chunks()
     assert len(filters.flatten()) == len(filters) * 3 * 6 * 6
@@ -59,7 +59,7 @@ def test_a_run_leaves_losses_filters_scores_and_attacked_images(alone: TransferS
     assert alone.manifest["result"]["fooled"] == len(attacked)
 
 
-def test_its_figures_and_its_table(alone: TransferStudy) -> None:
+def test_its_figures_and_its_table(alone: Study) -> None:
     for picture in (show.filters(alone), show.figure_6(alone)):
         assert picture.startswith(b"\x89PNG")
         assert len(picture) > 5_000
@@ -67,7 +67,7 @@ def test_its_figures_and_its_table(alone: TransferStudy) -> None:
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint(
-    alone: TransferStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half the steps are there, with the checkpoint after them; the others follow as they would have."""
     study = quocnet_study.begin(CONFIG, Layout(alone=True), str(tmp_path / "run"))
@@ -106,7 +106,7 @@ def test_mistakes_are_one_sentence(config: QuocNetConfig, layout: Layout, messag
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(alone: TransferStudy, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(alone: Study, tmp_path: Path) -> None:
     """Two workers share the network by rows; one is killed; the losses are those of one process all the same."""
     parts = tmp_path / "run" / "losses"
     arguments = [*ARGUMENTS, "--space", "2", "--checkpoint-every", "1"]
