@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from advlab import extensions
 from advlab.errors import UserError, one_line
 from advlab.text import SafeFormatter, masked
 
@@ -56,6 +57,7 @@ def run(description: str, options: type[Options], main: Callable[[Options], None
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
+        extensions.load()
         main(tyro.cli(options, description=description, config=(tyro.conf.OmitArgPrefixes,)))
     except UserError as error:
         console.print("[bold red]error:[/]", escape(masked(one_line(error))))

@@ -34,8 +34,5 @@ def records(path: Path) -> Iterator[Any]:
 
 def points(path: Path) -> list[dict[str, Any]]:
     """What was logged, call by call: by key; a table or an image is a dict of its fields."""
-    logged = []
-    for record in records(path):
-        if record.WhichOneof("record_type") == "history":
-            logged.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item})
-    return logged
+    logged = [record.history.item for record in records(path) if record.WhichOneof("record_type") == "history"]
+    return [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items} for items in logged]

@@ -40,6 +40,22 @@ class Attack(Protocol):
     ) -> Adversarial: ...
 
 
+def register(name: str, place: str) -> None:
+    """Add an attack of your own.
+
+    Args:
+        name: for ``--attack``.
+        place: where it can be imported from, ``package.module:function``; the function is an `Attack`. What it returns
+            is recorded under its default arguments: give it one that changes when its code does.
+
+    Raises:
+        UserError: there is one of that name.
+    """
+    if name in ATTACKS or ":" in name:
+        raise UserError(f"attack {name!r} is there already, or has a colon; register yours under another name.")
+    ATTACKS[name] = place
+
+
 def resolve(name: str, target: str | None = None) -> Attack:
     """The attack called ``name``: ``lbfgs``, ``minimum-norm[:EVALUATIONS]`` or ``foolbox:CLASS``.
 
@@ -69,7 +85,7 @@ def resolve(name: str, target: str | None = None) -> Attack:
 
 def takes_references(name: str) -> bool:
     """Whether the attack ``name`` makes use of images that are known to be of other classes."""
-    return name.partition(":")[0] in ATTACKS
+    return "references" in inspect.signature(resolve(name)).parameters
 
 
 def settings(name: str, references: str | None = None) -> dict[str, Any]:
@@ -79,9 +95,9 @@ def settings(name: str, references: str | None = None) -> dict[str, Any]:
         name: of the attack.
         references: fingerprint of the images that it is given as references, if it takes any.
     """
-    attack = resolve(name)
-    if takes_references(name):
-        named = inspect.signature(attack).parameters.values()
-        defaults = {p.name: p.default for p in named if p.kind is p.KEYWORD_ONLY and p.name not in ("seed", "index")}
-        return {"revision": REVISION, **defaults, "references": references}
-    return {"revision": REVISION, "foolbox": version("foolbox")}
+    if name.startswith("foolbox:"):
+        resolve(name)
+        return {"revision": REVISION, "foolbox": version("foolbox")}
+    named = inspect.signature(resolve(name)).parameters.values()
+    defaults = {p.name: p.default for p in named if p.kind is p.KEYWORD_ONLY and p.name not in ("seed", "index")}
+    return {"revision": REVISION, **defaults} | ({"references": references} if takes_references(name) else {})

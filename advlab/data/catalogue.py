@@ -114,6 +114,18 @@ _ENTRIES = {
 }
 
 DATASETS = tuple(_ENTRIES)
+"""Those that come with the package."""
+
+
+def register(entry: Entry) -> None:
+    """Add a data set of your own, made of four IDX files.
+
+    Raises:
+        UserError: there is one of that name.
+    """
+    if entry.name in _ENTRIES:
+        raise UserError(f"data set {entry.name!r} is there already; register yours under another name.")
+    _ENTRIES[entry.name] = entry
 
 
 def find(name: str) -> Entry:
@@ -124,6 +136,6 @@ def find(name: str) -> Entry:
     """
     if name not in _ENTRIES:
         raise UserError(
-            f"Unknown data set {name!r}: choose one of {', '.join(DATASETS)}, folder:PATH or imagenet:PATH."
+            f"Unknown data set {name!r}: choose one of {', '.join(_ENTRIES)}, folder:PATH or imagenet:PATH."
         )
     return _ENTRIES[name]

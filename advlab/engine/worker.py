@@ -93,6 +93,7 @@ class _Worker:
             importlib.import_module("advlab.attacks")  # every numerical package that units of work need
             provenance = importlib.import_module("advlab.store.provenance")
             store = importlib.import_module("advlab.store.files")
+            importlib.import_module("advlab.extensions").load()
         except Exception as error:  # whatever a broken installation raises
             told = " ".join(f"{type(error).__name__}: {error}".split())
             return *machine, f"cannot run advlab ({told}); install the project there, for the Python that runs Ray"

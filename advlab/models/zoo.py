@@ -27,6 +27,22 @@ HARDENING = "advlab.training.robust:harden"
 DISTILLATION = "advlab.training.robust:distil"
 
 
+def register(pattern: str, describe: Callable[[str, re.Match[str], Dataset], dict[str, Any]]) -> None:
+    """Add models of your own.
+
+    Args:
+        pattern: a regular expression of their names.
+        describe: (name, match, data set) → ``network`` and ``trainer``, as recipes name them
+            (`advlab.models.register`), ``network_arguments`` and ``trainer_arguments``.
+
+    Raises:
+        UserError: there is one of that pattern.
+    """
+    if pattern in _PATTERNS:
+        raise UserError(f"models {pattern!r} are there already; register yours under another pattern.")
+    _PATTERNS[pattern] = describe
+
+
 def expand(names: str) -> list[str]:
     """``"paper,conv"`` → the names it stands for, each once, in order."""
     found: dict[str, None] = {}

@@ -21,6 +21,21 @@ KINDS = {
 }
 
 
+def register(kind: str, place: str) -> None:
+    """Add studies of your own.
+
+    Args:
+        kind: what their ``study.json`` says.
+        place: of the `Experiment`, as ``package.module:class``.
+
+    Raises:
+        UserError: there are some of that kind.
+    """
+    if kind in KINDS:
+        raise UserError(f"studies of kind {kind!r} are there already; register yours under another name.")
+    KINDS[kind] = place
+
+
 def of_kind(kind: str) -> type[Experiment[Any, Any, Any]]:
     """The experiment that makes and shows studies of a kind, as ``study.json`` calls it.
 

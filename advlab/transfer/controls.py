@@ -5,7 +5,7 @@ From nothing but the clean image:
 ``gaussian-σ``            x + σ·n, not clipped, as in the paper's Table 2
 ``gaussian-σ-clipped``    the same, clipped to the box
 
-From the perturbation r that was found for a model, row by row of the same ‖r‖₂ but for what clipping takes:
+From the perturbation r that was found for a model, row by row of the same ‖r‖₂ except for what clipping takes:
 
 ``noise-MODEL``           Gaussian noise whose σ is the RMS of r
 ``sphere-MODEL``          a direction drawn uniformly from the sphere
@@ -23,6 +23,7 @@ From the perturbation r that was found for a model, row by row of the same ‖r�
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +33,6 @@ from advlab.errors import UserError
 from advlab.transfer.generate import Examples, distortion
 
 _NUMBER = r"\d*\.?\d+"
-_GAUSSIAN = re.compile(rf"gaussian-(?P<amount>{_NUMBER})(-(?P<variant>clipped))?")
-_DERIVED = re.compile(
-    rf"(?P<kind>noise|sphere|shuffled|borrowed|amplified-(?P<amount>{_NUMBER})(-(?P<variant>clipped|boxed|literal))?)"
-    r"(-(?P<model>.+))?"
-)
 MATCHED = ("noise", "sphere", "shuffled", "borrowed")
 """Controls that have each perturbation's own norm."""
 CURVE = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
@@ -49,7 +45,7 @@ class Control:
     """A control's name, taken apart.
 
     Attributes:
-        kind: ``gaussian``, ``noise``, ``sphere``, ``shuffled``, ``borrowed`` or ``amplified``.
+        kind: a key of ``KINDS``.
         model: the model whose examples it is made from; None where it needs none or no model was named.
         amount: σ or ρ, where the kind has one.
         variant: ``clipped``, ``boxed``, ``literal`` or nothing.
@@ -61,14 +57,79 @@ class Control:
     variant: str
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a control distorts: images and the perturbations found for them, float32 [N, C, H, W].
+
+    Attributes:
+        control: its name, which random numbers depend on, as on ``seed`` and ``index`` [N].
+        said: the name, taken apart.
+        images: the clean images.
+        perturbation: of the same images; zero where the kind is not made from a model's.
+        index: positions of the images in the data set.
+        seed: of the study.
+    """
+
+    control: str
+    said: Control
+    images: np.ndarray
+    perturbation: np.ndarray
+    index: np.ndarray
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of control.
+
+    Attributes:
+        distort: the distorted images, before clipping.
+        text: how a reader would say it, with ``{amount:g}`` and ``{model}``.
+        from_model: whether it is made from the perturbations found for a model.
+        has_amount: whether a number stands behind the kind in its name.
+        variants: what may stand behind that.
+    """
+
+    distort: Callable[[Given], np.ndarray]
+    text: str
+    from_model: bool = True
+    has_amount: bool = False
+    variants: tuple[str, ...] = ()
+
+    def pattern(self, name: str) -> str:
+        """A regular expression of its names."""
+        amount = rf"-(?P<amount>{_NUMBER})" if self.has_amount else "(?P<amount>)"
+        variant = rf"(-(?P<variant>{'|'.join(self.variants)}))?" if self.variants else "(?P<variant>)"
+        return re.escape(name) + amount + variant + ("(-(?P<model>.+))?" if self.from_model else "(?P<model>)")
+
+
+def register(name: str, kind: Kind) -> None:
+    """Add a kind of control of your own, in this process; the driver and every actor need it.
+
+    Raises:
+        UserError: there is one of that name.
+    """
+    if name in KINDS:
+        raise UserError(f"control {name!r} is there already; register yours under another name.")
+    KINDS[name] = kind
+
+
 def parse(name: str) -> Control | None:
-    """What a control's name says, or None where it is no control's."""
-    match = _GAUSSIAN.fullmatch(name) or _DERIVED.fullmatch(name)
+    """What a control's name says, or None where it is not a control's."""
+    kind = name.partition("-")[0]
+    match = re.fullmatch(KINDS[kind].pattern(kind), name) if kind in KINDS else None
     if match is None:
         return None
-    parts = match.groupdict()
-    kind = name.partition("-")[0]
-    return Control(kind, parts.get("model"), float(parts["amount"] or 0.0), parts["variant"] or "")
+    return Control(kind, match["model"] or None, float(match["amount"] or 0.0), match["variant"] or "")
+
+
+def describe(name: str) -> str:
+    """A control's name as a reader would say it: ``gaussian-0.1`` is Gaussian noise of stddev 0.1."""
+    said = parse(name)
+    if said is None or (KINDS[said.kind].from_model and said.model is None):
+        return name
+    text = KINDS[said.kind].text.format(amount=said.amount, model=said.model)
+    return f"{text}, {said.variant}" if said.variant else text
 
 
 def expand(controls: list[str], models: list[str]) -> list[str]:
@@ -76,16 +137,16 @@ def expand(controls: list[str], models: list[str]) -> list[str]:
     names: list[str] = []
     for control in controls:
         said = parse(control)
-        is_for_all = said is not None and said.kind != "gaussian" and said.model is None
+        is_for_all = said is not None and KINDS[said.kind].from_model and said.model is None
         names += [f"{control}-{model}" for model in models] if is_for_all else [control]
     return list(dict.fromkeys(names))
 
 
 def validate(controls: list[str], models: list[str]) -> None:
-    """Raise a UserError naming the first control that is none."""
+    """Raise a UserError naming the first name that is not a control's."""
     for control in expand(controls, models):
         said = parse(control)
-        if said is not None and (said.kind == "gaussian" or said.model in models):
+        if said is not None and (not KINDS[said.kind].from_model or said.model in models):
             continue
         raise UserError(
             f"unknown control {control!r}; choose gaussian-SIGMA, gaussian-SIGMA-clipped, or one of shuffled, sphere, "
@@ -113,11 +174,8 @@ def make(control: str, clean: Dataset, attacked: Examples | None, *, seed: int) 
     assert said is not None
     images = clean.images.numpy()
     index = clean.index.numpy()
-    if said.kind == "gaussian":
-        distorted = images + np.float32(said.amount) * _normal(control, seed, index, images.shape)
-    else:
-        assert attacked is not None
-        distorted = _derived(control, said, images, attacked.images - images, index, seed)
+    perturbation = np.zeros_like(images) if attacked is None else attacked.images - images
+    distorted = KINDS[said.kind].distort(Given(control, said, images, perturbation, index, seed))
     if said.variant == "clipped":
         distorted = distorted.clip(0, 1)
     rows = len(images)
@@ -134,23 +192,33 @@ def make(control: str, clean: Dataset, attacked: Examples | None, *, seed: int) 
     )
 
 
-def _derived(
-    control: str, said: Control, images: np.ndarray, perturbation: np.ndarray, index: np.ndarray, seed: int
-) -> np.ndarray:
-    """Images [N, C, H, W] distorted by something made from the perturbations found for a model, [N, C, H, W]."""
-    if said.kind == "amplified":
-        return amplify(images, perturbation, said.amount, said.variant)
-    if said.kind == "borrowed":
-        return images + np.roll(perturbation, -1, axis=0)
-    if said.kind == "shuffled":
-        noise = np.empty_like(images)
-        for row, position in enumerate(index):
-            shuffled = _generator(control, seed, position).permutation(perturbation[row].ravel())
-            noise[row] = shuffled.reshape(images[row].shape)
-        return images + noise
-    noise = _normal(control, seed, index, images.shape)
-    size = _rms(perturbation)
-    return images + noise * (size / _rms(noise) if said.kind == "sphere" else size)
+def _gaussian(given: Given) -> np.ndarray:
+    return given.images + np.float32(given.said.amount) * _normal(given)
+
+
+def _noise(given: Given) -> np.ndarray:
+    return given.images + _normal(given) * _rms(given.perturbation)
+
+
+def _sphere(given: Given) -> np.ndarray:
+    noise = _normal(given)
+    return given.images + noise * (_rms(given.perturbation) / _rms(noise))
+
+
+def _shuffled(given: Given) -> np.ndarray:
+    noise = np.empty_like(given.images)
+    for row, position in enumerate(given.index):
+        shuffled = _generator(given, position).permutation(given.perturbation[row].ravel())
+        noise[row] = shuffled.reshape(given.images[row].shape)
+    return given.images + noise
+
+
+def _borrowed(given: Given) -> np.ndarray:
+    return given.images + np.roll(given.perturbation, -1, axis=0)
+
+
+def _amplified(given: Given) -> np.ndarray:
+    return amplify(given.images, given.perturbation, given.said.amount, given.said.variant)
 
 
 def amplify(images: np.ndarray, perturbation: np.ndarray, amount: float, variant: str = "") -> np.ndarray:
@@ -183,13 +251,31 @@ def _rms(difference: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(difference, dtype=np.float64).mean(inner, keepdims=True)).astype(np.float32)
 
 
-def _normal(control: str, seed: int, index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal numbers of this shape [N, ...], float32."""
-    noise = np.empty(shape, np.float32)
-    for row, position in enumerate(index):
-        noise[row] = _generator(control, seed, position).standard_normal(shape[1:], np.float32)
+def _normal(given: Given) -> np.ndarray:
+    """Standard normal numbers of the images' shape, float32."""
+    noise = np.empty(given.images.shape, np.float32)
+    for row, position in enumerate(given.index):
+        noise[row] = _generator(given, position).standard_normal(noise.shape[1:], np.float32)
     return noise
 
 
-def _generator(control: str, seed: int, index: int) -> np.random.Generator:
-    return np.random.default_rng([seed, int(index), *control.encode()])
+def _generator(given: Given, index: int) -> np.random.Generator:
+    return np.random.default_rng([given.seed, int(index), *given.control.encode()])
+
+
+KINDS = {
+    "gaussian": Kind(
+        _gaussian, "Gaussian noise of stddev {amount:g}", from_model=False, has_amount=True, variants=("clipped",)
+    ),
+    "noise": Kind(_noise, "Gaussian noise as large as the perturbation of {model}"),
+    "sphere": Kind(_sphere, "Random direction as long as the perturbation of {model}"),
+    "shuffled": Kind(_shuffled, "Shuffled perturbation of {model}"),
+    "borrowed": Kind(_borrowed, "Another image's perturbation of {model}"),
+    "amplified": Kind(
+        _amplified,
+        "Perturbation of {model} amplified to {amount:g}",
+        has_amount=True,
+        variants=("clipped", "boxed", "literal"),
+    ),
+}
+"""Every kind of control, by the first word of its names."""

@@ -11,7 +11,8 @@ from advlab import report
 from advlab.report.numbers import percent
 from advlab.studies.transfer import tables
 from advlab.studies.transfer.results import TransferStudy
-from advlab.studies.transfer.summary import describe, finding, read_matrix
+from advlab.studies.transfer.summary import finding, read_matrix
+from advlab.transfer.controls import describe
 
 
 def printed(study: TransferStudy, width: int = 140) -> str:

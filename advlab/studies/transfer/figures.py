@@ -17,7 +17,8 @@ from advlab.report.numbers import percent
 from advlab.report.palette import INK, MUTED, RULE, heat, hue
 from advlab.studies.transfer import paper_numbers
 from advlab.studies.transfer.results import TransferStudy
-from advlab.studies.transfer.summary import Matrix, describe, read_matrix, short
+from advlab.studies.transfer.summary import Matrix, read_matrix, short
+from advlab.transfer.controls import describe
 from advlab.transfer.seeds import Estimate
 
 _SCANNED = 400  # examples of a source among which the shown ones are chosen

@@ -16,8 +16,9 @@ from advlab.report.palette import heat
 from advlab.studies.transfer import figures
 from advlab.studies.transfer.paper_numbers import as_printed
 from advlab.studies.transfer.results import TransferStudy
-from advlab.studies.transfer.summary import Cell, Matrix, describe, finding, read_matrix, read_models
+from advlab.studies.transfer.summary import Cell, Matrix, finding, read_matrix, read_models
 from advlab.text import masked, masked_values, printable
+from advlab.transfer.controls import describe
 
 _PROVENANCE = ("started", "finished", "hosts", "revision", "identity")
 

@@ -11,7 +11,7 @@ from typing import Any
 from advlab.report.numbers import percent, span
 from advlab.studies.transfer import paper_numbers
 from advlab.studies.transfer.results import TransferStudy
-from advlab.transfer import controls
+from advlab.transfer.controls import describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,22 +162,6 @@ def finding(matrix: Matrix) -> str:
         if rates and row.source.startswith("gaussian-"):
             return f"{text}. {describe(row.source)} fools them {percent(fmean(rates))}% of the time."
     return f"{text}."
-
-
-def describe(source: str) -> str:
-    """A source's name as a reader would say it: ``gaussian-0.1`` is Gaussian noise of stddev 0.1."""
-    control = controls.parse(source)
-    if control is None or (control.kind != "gaussian" and control.model is None):
-        return source
-    text = {
-        "gaussian": f"Gaussian noise of stddev {control.amount:g}",
-        "noise": f"Gaussian noise as large as the perturbation of {control.model}",
-        "sphere": f"Random direction as long as the perturbation of {control.model}",
-        "shuffled": f"Shuffled perturbation of {control.model}",
-        "borrowed": f"Another image's perturbation of {control.model}",
-        "amplified": f"Perturbation of {control.model} amplified to {control.amount:g}",
-    }[control.kind]
-    return f"{text}, {control.variant}" if control.variant else text
 
 
 def short(name: str) -> str:
