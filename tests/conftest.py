@@ -17,6 +17,7 @@ torch.set_num_threads(1)  # small tensors, and a Ray beside them: more threads t
 WITH_RAY = {
     "engine", "integration", "sweeps", "hardening/test_documented_loop", "hardening/test_generators",
     "studies/test_alexnet_study", "studies/test_architectures_study", "studies/test_directions_study",
+    "studies/test_earlier_revisions",
     "studies/test_going_on_from_rows",
     "studies/test_merge", "studies/test_quocnet_study", "studies/test_trained_models_are_kept",
     "studies/test_transfer_units", "studies/test_unpack_study", "studies/test_verify", "report/test_html",
