@@ -12,14 +12,17 @@ from __future__ import annotations
 import argparse
 
 import torch
+from layer_penalties import fit
 
-from advlab import data
+from advlab import data, models
 from advlab.analysis.amplification import jacobian_norms
 from advlab.analysis.layer_graph import Network
 from advlab.analysis.lipschitz import product_bounds
 from advlab.attacks import minimum_norm
 from advlab.models import Checkpoint, Recipe, checkpoint, zoo
 
+TRAINER = "advlab.analysis.penalty:fit"  # the name that earlier checkpoints in the cache bear
+models.register("trainer", TRAINER, fit)
 SETTINGS = [("lipschitz", 0.0), ("lipschitz", 1e-3), ("lipschitz", 1e-2), ("lipschitz", 1e-1), ("parseval", 1e-2)]
 
 
@@ -30,7 +33,7 @@ def trained(model: str, kind: str, penalty: float, epochs: int) -> Checkpoint:
         name=f"{model} {kind} {penalty:g}",
         network=plain.network,
         network_arguments=plain.network_arguments,
-        trainer="advlab.analysis.penalty:fit",
+        trainer=TRAINER,
         trainer_arguments={"penalty": penalty, "kind": kind, "epochs": epochs},
     )
     found = checkpoint.find(recipe)

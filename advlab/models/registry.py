@@ -23,9 +23,8 @@ _OWN: dict[Role, tuple[str, ...]] = {
         "advlab.models.small:ResNet", "advlab.models.small:ViT",
     ),
     "trainer": (
-        "advlab.analysis.penalty:fit", "advlab.training.full_batch:fit", "advlab.training.image_classifier:fit",
-        "advlab.training.minibatch:fit", "advlab.training.robust:distil", "advlab.training.robust:harden",
-        "advlab.training.sparse_autoencoder:fit",
+        "advlab.training.full_batch:fit", "advlab.training.image_classifier:fit", "advlab.training.minibatch:fit",
+        "advlab.training.robust:distil", "advlab.training.robust:harden", "advlab.training.sparse_autoencoder:fit",
     ),
 }  # fmt: skip
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from layer_penalties import LipschitzPenalty, fit, parseval_penalty
 from torch import nn
 
 from advlab.analysis import frame_bounds
-from advlab.analysis.penalty import LipschitzPenalty, fit, parseval_penalty
 from advlab.attacks import minimum_norm
 from advlab.data import Dataset
 from advlab.models.mlp import MLP
