@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -28,6 +29,8 @@ FAILURES = 3
 _NOTES = "checkpoint_manager_snapshot.json"
 ALONE = "alone"
 """Folder of the checkpoints of a run without Ray."""
+Work = Callable[[Any, Any, Store, "Launcher"], None]
+"""What every worker does, given the study's config, the layout, the study's folder, and where it runs."""
 
 
 class Launcher(Protocol):
@@ -90,6 +93,54 @@ def one_process(backend: str) -> Iterator[None]:
             yield
         finally:
             dist.destroy_process_group()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainLayout:
+    """Where the workers of a training run are, and what they may use; its results are the same except for rounding."""
+
+    alone: bool = False
+    """Work in this process, without Ray."""
+
+    gpus: bool = False
+    """One GPU per worker, NCCL; otherwise one CPU each, gloo."""
+
+    accelerator: str | None = None
+    """Kind of GPU to ask the cluster for, as Ray names it, such as A100; any when absent."""
+
+    checkpoint_every: int = 200
+    """Steps between checkpoints; 0 writes none, and a dead worker then costs everything."""
+
+    threads: int = 1
+    """Threads per worker on CPUs."""
+
+
+def launch(study: Study, work: Work, config: Any, layout: TrainLayout, workers: int | tuple[int, int]) -> None:
+    """Run ``work(config, layout, store, launcher)`` in this process alone, or in workers of Ray Train as `fit` does.
+
+    Raises:
+        UserError: as for `fit`.
+    """
+    if layout.alone:
+        folder = Path(study.store.path(ALONE))
+        folder.mkdir(exist_ok=True)
+        device = torch.device("cuda" if layout.gpus else "cpu")
+        with one_process("nccl" if layout.gpus else "gloo"):
+            work(config, layout, study.store, Alone(folder, device))
+    else:
+        fit(
+            study,
+            _work,
+            {"work": work, "config": config, "layout": layout, "out": study.store.uri},
+            workers=workers,
+            gpus=layout.gpus,
+            accelerator=layout.accelerator,
+            restart=bool(layout.checkpoint_every),
+        )
+
+
+def _work(given: dict[str, Any]) -> None:
+    given["work"](given["config"], given["layout"], Store(given["out"]), OnRay())
 
 
 def require_resources(workers: int, gpus: bool, accelerator: str | None, *, elastic: bool) -> None:

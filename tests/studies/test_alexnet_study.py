@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from advlab import models
+from advlab.engine import launcher
 from advlab.engine.launcher import Alone
 from advlab.errors import UserError
 from advlab.models import Checkpoint, study_models
@@ -75,7 +76,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
 
     study = runs.begin(CONFIG, ALONE, str(tmp_path / "run"))
     with monkeypatch.context() as patched:
-        patched.setattr(runs, "Alone", Interrupted)
+        patched.setattr(launcher, "Alone", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             runs.run(study, ALONE)
     assert [path.name for path in (tmp_path / "run" / "alone").iterdir()] == ["step-00000004"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from advlab import data
+from advlab.engine import launcher
 from advlab.errors import UserError
 from advlab.store import Study
 from advlab.studies.quocnet import show
@@ -73,13 +74,13 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
     study = quocnet_study.begin(CONFIG, Layout(alone=True), str(tmp_path / "run"))
     layout = Layout(alone=True, checkpoint_every=3)
 
-    class Interrupted(quocnet_study.Alone):
+    class Interrupted(launcher.Alone):
         def report(self, told: dict[str, Any], folder: str | None) -> None:
             super().report(told, folder)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(quocnet_study, "Alone", Interrupted)
+        patched.setattr(launcher, "Alone", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             quocnet_study.run(study, layout)
     assert study.store.files("losses", suffix=".parquet") == ["losses/part-00000000.parquet"]

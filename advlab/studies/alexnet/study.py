@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from advlab.command import require_at_least
 from advlab.data import ImageFolder
-from advlab.engine import launcher
-from advlab.engine.launcher import ALONE, Alone, OnRay, require_local
+from advlab.engine.launcher import launch, require_local
 from advlab.engine.progress import OnProgress, following
 from advlab.engine.session import host_count
 from advlab.errors import UserError
 from advlab.models.alexnet import SMALLEST, AlexNet
 from advlab.models.study_models import trained_by
 from advlab.store import Study
-from advlab.store.files import Store
 from advlab.studies.alexnet import curve
 from advlab.studies.alexnet.work import AlexNetConfig, Layout, work
 from advlab.training import image_classifier
@@ -103,32 +99,11 @@ def run(study: Study, layout: Layout, *, on_progress: OnProgress = lambda _, **_
     if study.manifest["finished"] is not None:
         return
     with following(study.store, "training", lambda: curve.read(study.store), on_progress):
-        _train(study, layout)
+        fewest = layout.min_workers or layout.workers
+        workers = layout.workers if fewest == layout.workers else (fewest, layout.workers)
+        launch(study, work, AlexNetConfig(**study.config), layout, workers)
     name = study.config["name"]
     trained = trained_by(study, name)
     study.record_model(name, trained.fingerprint, recipe=trained.recipe.to_json(), report=trained.report)
     study.manifest["result"] = trained.report
     study.finish(1 if layout.alone else host_count())
-
-
-def _train(study: Study, layout: Layout) -> None:
-    if layout.alone:
-        folder = Path(study.store.path(ALONE))
-        folder.mkdir(exist_ok=True)
-        device = torch.device("cuda" if layout.gpus else "cpu")
-        work(AlexNetConfig(**study.config), layout, study.store, Alone(folder, device))
-    else:
-        fewest = layout.min_workers or layout.workers
-        launcher.fit(
-            study,
-            _work,
-            {"config": study.config, "layout": asdict(layout), "out": study.store.uri},
-            workers=layout.workers if fewest == layout.workers else (fewest, layout.workers),
-            gpus=layout.gpus,
-            accelerator=layout.accelerator,
-            restart=bool(layout.checkpoint_every),
-        )
-
-
-def _work(given: dict[str, Any]) -> None:
-    work(AlexNetConfig(**given["config"]), Layout(**given["layout"]), Store(given["out"]), OnRay())

@@ -19,7 +19,7 @@ from torch import Tensor
 from advlab import data
 from advlab.data import Dataset
 from advlab.data.folder import is_folder
-from advlab.engine.launcher import Launcher
+from advlab.engine.launcher import Launcher, TrainLayout
 from advlab.engine.progress import Reporter
 from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe, alexnet
@@ -138,7 +138,7 @@ class AlexNetConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class Layout(TrainLayout):
     """How the work is spread; the weights are the same but for rounding."""
 
     workers: int = 1
@@ -149,21 +149,6 @@ class Layout:
 
     accumulate: int = 1
     """Parts into which a worker cuts its share, to save memory."""
-
-    alone: bool = False
-    """Work in this process, without Ray."""
-
-    gpus: bool = False
-    """One GPU per worker, NCCL; otherwise one CPU each, gloo."""
-
-    accelerator: str | None = None
-    """Kind of GPU to ask the cluster for, as Ray names it, such as A100; any when absent."""
-
-    checkpoint_every: int = 200
-    """Steps between checkpoints; 0 writes none, and a dead worker then costs everything."""
-
-    threads: int = 1
-    """Threads per worker on CPUs."""
 
     peak_tflops: float | None = None
     """A worker's peak, by which utilisation is told; when absent that of a large matrix product, measured."""

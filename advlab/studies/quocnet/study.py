@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 from advlab.analysis import linear_probe
 from advlab.command import require_at_least
-from advlab.engine.launcher import ALONE, Alone, OnRay, fit, one_process, require_local
+from advlab.engine.launcher import launch, require_local
 from advlab.engine.progress import OnProgress, following
 from advlab.engine.session import host_count
 from advlab.errors import UserError
@@ -72,28 +71,9 @@ def run(study: Study, layout: Layout, *, on_progress: OnProgress = lambda _, **_
         return losses(study.store).select(["step", "loss", "seconds"]).to_pylist() if _has_losses(study.store) else []
 
     with following(study.store, "training", rows, on_progress):
-        _train(study, layout)
+        launch(study, work, QuocNetConfig(**study.config), layout, layout.space * layout.data_parallel)
     study.manifest["result"] = _summary(study.store)
     study.finish(1 if layout.alone else host_count())
-
-
-def _train(study: Study, layout: Layout) -> None:
-    if layout.alone:
-        folder = Path(study.store.path(ALONE))
-        folder.mkdir(exist_ok=True)
-        device = torch.device("cuda" if layout.gpus else "cpu")
-        with one_process("nccl" if layout.gpus else "gloo"):
-            work(QuocNetConfig(**study.config), layout, study.store, Alone(folder, device))
-    else:
-        fit(
-            study,
-            _work,
-            {"config": study.config, "layout": asdict(layout), "out": study.store.uri},
-            workers=layout.space * layout.data_parallel,
-            gpus=layout.gpus,
-            accelerator=layout.accelerator,
-            restart=bool(layout.checkpoint_every),
-        )
 
 
 def _has_losses(store: Store) -> bool:
@@ -107,10 +87,6 @@ def losses(store: Store) -> pa.Table:
     """
     table = pa.concat_tables(store.read_table(name) for name in store.files("losses", suffix=".parquet"))
     return table.take(np.unique(table["step"].to_numpy(), return_index=True)[1])
-
-
-def _work(given: dict[str, Any]) -> None:
-    work(QuocNetConfig(**given["config"]), Layout(**given["layout"]), Store(given["out"]), OnRay())
 
 
 def _summary(store: Store) -> dict[str, Any]:

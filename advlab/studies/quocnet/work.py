@@ -21,7 +21,7 @@ from advlab import data
 from advlab.analysis import linear_probe
 from advlab.attacks import minimum_norm, references
 from advlab.data import Dataset
-from advlab.engine.launcher import Launcher
+from advlab.engine.launcher import Launcher, TrainLayout
 from advlab.engine.progress import Reporter
 from advlab.models.quocnet import BinaryClassifier, QuocNet, preset
 from advlab.store.files import Store
@@ -82,7 +82,7 @@ class QuocNetConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class Layout(TrainLayout):
     """How the work is spread; the results are the same but for rounding."""
 
     space: int = 1
@@ -93,21 +93,6 @@ class Layout:
 
     parallelism: Kind = "spatial"
     """spatial splits the maps; fsdp the parameters (FSDP2), and then every worker has a part of the minibatch."""
-
-    alone: bool = False
-    """Work in this process, without Ray."""
-
-    gpus: bool = False
-    """One GPU per worker, NCCL; otherwise one CPU each, gloo."""
-
-    accelerator: str | None = None
-    """Kind of GPU to ask the cluster for, as Ray names it, such as A100; any when absent."""
-
-    checkpoint_every: int = 200
-    """Steps between checkpoints; 0 writes none, and a dead worker then costs everything."""
-
-    threads: int = 1
-    """Threads per worker on CPUs."""
 
 
 def work(config: QuocNetConfig, layout: Layout, store: Store, launcher: Launcher) -> None:
