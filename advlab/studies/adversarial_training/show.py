@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from rich import box
 from rich.table import Table
-from scipy import stats
 
 from advlab.store import Study
-
-
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Mean and half-width of Student's t-interval; the half-width of a single value is infinite."""
-    sample = np.asarray(values, dtype=float)
-    if len(sample) < 2:
-        return float(sample.mean()), float("inf")
-    half = stats.t.ppf(0.5 + level / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample))
-    return float(sample.mean()), float(half)
+from advlab.transfer.seeds import estimate
 
 
 def ablation_table(study: Study) -> Table:
@@ -34,13 +23,13 @@ def ablation_table(study: Study) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for variant in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == variant]
-        mean, half = interval([100 * row[f"{held_out}_error"] for row in own])
+        error = estimate([100 * row[f"{held_out}_error"] for row in own])
         distances = [f"{np.mean([row[f'distortion_{k}'] for row in own]):.3f}" for k in levels]
         table.add_row(
             variant,
             str(len(own)),
-            f"{mean:.3f}",
-            f"{mean - half:.3f} to {mean + half:.3f}" if np.isfinite(half) else "one seed",
+            f"{error.mean:.3f}",
+            f"{error.low:.3f} to {error.high:.3f}" if error.n > 1 else "one seed",
             f"{np.mean([100 * row['train_error'] for row in own]):.3f}",
             *distances,
             f"{np.mean([row['cpu_seconds'] for row in own]):.0f}",

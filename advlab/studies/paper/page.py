@@ -119,7 +119,10 @@ def render(out: str, *, seeds: int) -> dict[str, bytes]:
     first, last = (Repeated.open(out, part, seeds) for part in (FIRST_TABLES, LAST_TABLES))
     tally = Tally()
     environment = Environment(
-        loader=PackageLoader("advlab", "report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("advlab.studies.paper", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = environment.get_template("reproduction.md.jinja").render(
         seeds=seeds,
