@@ -193,6 +193,7 @@ def test_a_baseline_is_tuned_in_what_it_is_about() -> None:
 @pytest.mark.parametrize(
     ("config", "told"),
     [
+        (HardeningConfig(pool="/nowhere"), "holds no pool: there is no newest.json"),
         (HardeningConfig(variants="best"), "unknown variant 'best'"),
         (HardeningConfig(seeds=0), "--seeds 0"),
         (HardeningConfig(frozen=True), "--frozen"),

@@ -23,6 +23,7 @@ from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.session import host_count
 from advlab.engine.worker import Unit
 from advlab.errors import UserError
+from advlab.hardening import snapshots
 from advlab.hardening.settings import VARIANTS, Settings, is_variant, variant
 from advlab.hardening.trainer import build, cut
 from advlab.models import external
@@ -137,6 +138,8 @@ def prepare(config: HardeningConfig, layout: Layout = Layout()) -> HardeningPlan
     names = listed(config.variants)
     if not names:
         raise UserError(f"--variants names no variant; choose among {', '.join(VARIANTS)}.")
+    if config.pool is not None:
+        snapshots.load(config.pool)  # now, and not by a worker that has waited for its turn
     train, held_out = _images(config)
     _require_shares(config, layout, len(train))
     levels, _ = cut(build(config.training, train), config.training, train)
