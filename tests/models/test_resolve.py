@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from advlab import models
+from advlab.data import Dataset
 from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe
 from advlab.models.resolve import Resolved, resolve
 from advlab.store import Study
+from advlab.store.layout import weights_file
+from advlab.studies.transfer import plan as transfer_plan
+from advlab.studies.transfer.plan import TransferConfig
 
 
 @pytest.fixture
@@ -28,8 +34,35 @@ def test_a_checkpoint_by_its_path(checkpoint_file: Path) -> None:
     assert subject.own_data == "mnist"
     assert subject.model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
     checkpoint_file.write_bytes(b"torn")
-    with pytest.raises(UserError, match="is no checkpoint of this program"):
+    with pytest.raises(UserError, match="is not a checkpoint of advlab"):
         resolve(str(checkpoint_file), "mnist", 0)
+
+
+def test_a_model_of_a_study_by_the_study_s_name(checkpoint_file: Path, tmp_path: Path) -> None:
+    made = Study.begin("architectures", {"seed": 0}, str(tmp_path / "sweep"))
+    content = checkpoint_file.read_bytes()
+    made.store.write_bytes(weights_file("mine"), content)
+    found, by_path = resolve(f"study:{made.store.uri}", "mnist", 0), resolve(str(checkpoint_file), "mnist", 0)
+    assert found.fingerprint == by_path.fingerprint
+    other = replace(Checkpoint.from_bytes(content), recipe=replace(Checkpoint.from_bytes(content).recipe, name="other"))
+    made.store.write_bytes(weights_file("other"), other.to_bytes())
+    with pytest.raises(UserError, match=r"names 2 models \(mine, other…\); choose one of them with \?name=NAME"):
+        resolve(f"study:{made.store.uri}", "mnist", 0)
+    assert resolve(f"study:{made.store.uri}?name=other", "mnist", 0).fingerprint == found.fingerprint
+
+
+def test_one_name_means_the_same_to_every_option(checkpoint_file: Path, mnist_test: Dataset) -> None:
+    images = mnist_test.images[:3]
+    name = str(checkpoint_file)
+    answers = resolve(name, "mnist", 0).model(images)  # --model
+    assert torch.equal(models.load(name)(images), answers)
+    trainable = models.build(name, mnist_test)  # --network
+    assert trainable.training
+    assert torch.equal(trainable.eval()(images), answers)
+    config = TransferConfig(models=f"{name},softmax1", split="test", examples=4, attack="minimum-norm")
+    plan = transfer_plan.prepare(config)  # --models
+    assert plan.models == ["mine", "softmax1"]
+    assert torch.equal(plan.trained["mine"].checkpoint.network()(images), answers)
 
 
 def test_other_weights_than_the_study_began_with_are_refused(checkpoint_file: Path, tmp_path: Path) -> None:
