@@ -19,7 +19,8 @@ from advlab.attacks import targets
 from advlab.data import Dataset
 from advlab.data.folder import Budget
 from advlab.errors import UserError, one_line
-from advlab.models import Checkpoint, external
+from advlab.models import Checkpoint, external, registry
+from advlab.models.recipe import UnknownRecipe
 from advlab.store import bounds, parquet
 from advlab.store.bounds import Damaged, Oversized
 from advlab.store.layout import MANIFEST, weights_file
@@ -34,11 +35,12 @@ from advlab.transfer import controls
 from advlab.transfer.generate import distortion
 from advlab.transfer.metrics import Counts
 
-Kind = Literal["missing", "damaged", "foreign", "altered", "unread", "unchecked", "temporary"]
+Kind = Literal["missing", "damaged", "newer", "foreign", "altered", "unread", "unchecked", "temporary"]
 
 MENDS: dict[Kind, str] = {
     "missing": "run the study again",
     "damaged": "remove it (--repair does), then run the study again",
+    "newer": "a newer version of advlab wrote it, verify it with that one",
     "foreign": "move it away, for readers of the folder count its rows",
     "altered": "bring back what the study began with",
     "unread": "see why, or give verify more --memory",
@@ -130,6 +132,10 @@ def _settings(study: TransferStudy) -> Iterator[Finding]:
 
 class _Flaw(Exception):
     """What is wrong with the file at hand."""
+
+
+class _Newer(_Flaw):
+    """The file is whole, but has what only another version understands: it is not to be removed."""
 
 
 class _Files:
@@ -242,6 +248,8 @@ class _Files:
             findings.append(Finding(name, "missing", "it is missing"))
         except Oversized as error:
             findings.append(Finding(name, "unread", one_line(error)))
+        except (_Newer, UnknownRecipe) as error:
+            findings.append(Finding(name, "newer", one_line(error).rstrip(".")))
         except (_Flaw, Damaged) as flaw:
             findings.append(Finding(name, "damaged", one_line(flaw)))
         except (OSError, MemoryError) as error:
@@ -264,12 +272,13 @@ def _attacked(clean: Dataset, target: str) -> tuple[Tensor, Tensor | None]:
 
 
 def _check_weights(name: str, known: Mapping[str, Any], content: bytes, _most: int) -> None:
-    try:
-        found = Checkpoint.from_bytes(content)
-    except (ValueError, RecursionError) as error:
-        raise _Flaw("it is torn, or of another version") from error
+    found = Checkpoint.from_bytes(content)
     _require(found.fingerprint == known["fingerprint"], "its weights are not those the study was made with")
     _require(found.recipe.name == name, "it holds another model")
+    try:
+        registry.find("network", found.recipe.network)
+    except UserError as error:
+        raise _Newer(str(error)) from error
     found.recipe.require_fits(found.weights)
     _require(found.recipe.to_json() == known.get("recipe", found.recipe.to_json()), "its recipe is not study.json's")
     same = json.dumps(found.report) == json.dumps(known.get("report", found.report))  # NaN is not itself
@@ -285,7 +294,8 @@ def _check_examples(
     shape = json.loads(metadata.get(SHAPE_KEY, b"[]")) if clean is None else list(clean.images.shape[1:])
     expected = examples(tuple(shape))
     same_shape = metadata.get(SHAPE_KEY) == expected.metadata[SHAPE_KEY]
-    _require(same_shape and table.schema.equals(expected), "its columns are not those of these examples")
+    _require(same_shape, "its images are of another shape")
+    _require_columns(table, expected)
     _check_columns(table, columns)
     images = decode_images(table)
     for first in range(0, len(images), _COMPARED):
@@ -304,7 +314,7 @@ def _check_predictions(
 ) -> pa.Table:
     """The rows; ``own`` says whether they are the attacked model's own answers, None that there is no such model."""
     table = _rows(address, content, most)
-    _require(table.schema.equals(PREDICTIONS), "its columns are not those of predictions")
+    _require_columns(table, PREDICTIONS)
     _check_columns(table, columns)
     source = table.column("source_prediction")
     nulls = len(table) if own is None else 0
@@ -326,6 +336,13 @@ def _rows(address: str | None, content: bytes, most: int) -> pa.Table:
     found = parquet.metadata(content).get(parquet.ADDRESS_KEY, b"").decode()
     _require(address in (None, found), "its content address is that of other weights, images or settings")
     return parquet.decode(content, most=most)
+
+
+def _require_columns(table: pa.Table, expected: pa.Schema) -> None:
+    more = [name for name in table.column_names if name not in expected.names]
+    if more and table.select(expected.names).schema.equals(expected):
+        raise _Newer(f"it has a column {more[0]!r}, which this version of advlab does not know")
+    _require(table.schema.equals(expected), "its columns are not those it should have")
 
 
 def _common(table: pa.Table) -> dict[str, np.ndarray]:
