@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import resource
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,12 @@ from advlab.studies.transfer.verify import verify
 FEW, MANY = 200, 20_000
 MEMORY, SECONDS = 2**30, 10.0
 """Bytes more than before, and seconds of processor, that one input may take."""
+ROOM = 4 * MEMORY
+"""Bytes of address space above what the process has: an input that would take all memory ends itself alone."""
+
+
+class Hang(BaseException):
+    """An input took twice the seconds that it may: not an Exception, for readers make findings of these."""
 
 
 @dataclass(frozen=True)
@@ -156,14 +163,32 @@ NAMES = (
 )  # fmt: skip
 
 
+@pytest.fixture
+def bounded() -> Iterator[Callable[[], None]]:
+    """While the test runs no input takes the whole machine, or stays for ever; call it before each."""
+
+    def end(*_: object) -> None:
+        raise Hang
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits, handler = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGVTALRM, end)
+    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, limits[1]))
+    yield lambda: signal.setitimer(signal.ITIMER_VIRTUAL, 2 * SECONDS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.signal(signal.SIGVTALRM, handler)
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
-def test_no_input_ends_a_reader(name: str, count: int, readers: dict[str, Reader]) -> None:
+def test_no_input_ends_a_reader(name: str, count: int, readers: dict[str, Reader], bounded: Callable[[], None]) -> None:
     reader = readers[name]
     for seed in reader.seeds:
         reader.read(seed)
     before, answers = _largest(), 0
     for number, content in mutation.inputs(name, reader.seeds, reader.mutate, range(count)):
+        bounded()
         began = time.process_time()
         try:
             reader.read(content)

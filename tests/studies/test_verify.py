@@ -226,7 +226,9 @@ def written_by_a_newer_version(study: TransferStudy, name: str, what: str) -> st
     metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     recipe = json.loads(metadata["recipe"])
     recipe |= {"precision": "float32"} if what == "field" else {"network": "advlab.models.later:Network"}
-    path(study, name).write_bytes(safetensors.save(safetensors.load(content), metadata | {"recipe": json.dumps(recipe)}))
+    path(study, name).write_bytes(
+        safetensors.save(safetensors.load(content), metadata | {"recipe": json.dumps(recipe)})
+    )
     return "precision" if what == "field" else "advlab.models.later:Network"
 
 

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from advlab.attacks import targets
 from advlab.data import Dataset
@@ -21,7 +20,7 @@ from advlab.data.folder import Budget
 from advlab.errors import UserError, one_line
 from advlab.models import Checkpoint, external, registry
 from advlab.models.recipe import UnknownRecipe
-from advlab.store import bounds, parquet
+from advlab.store import Store, bounds, parquet
 from advlab.store.bounds import Damaged, Oversized
 from advlab.store.layout import MANIFEST, weights_file
 from advlab.store.retry import Result
@@ -210,17 +209,15 @@ class _Files:
         attacked = controls.attacked_model(source) if is_control else source
         clean: Dataset | None = None
         common: dict[str, np.ndarray] = {}  # columns that every file of the shard must have
-        aimed: Tensor | None = None
+        aimed: dict[str, np.ndarray] = {}
         if self.dataset is not None:
             clean = self.dataset.subset(slice(start, start + self.study.config["shard_size"]))
             if attacked is not None:
-                rows, aimed = _attacked(clean, self.study.config["target"])
-                clean = clean.subset(rows)
+                clean, aimed = _attacked(clean, self.study.config["target"])
             common = {"index": clean.index.numpy(), "label": clean.labels.numpy()}
         if not is_control:
             address = self.addresses.examples(source, start) if self.addresses else None
-            columns = common if aimed is None else common | {"target": aimed.numpy()}
-            check = partial(_check_examples, address, columns, clean)
+            check = partial(_check_examples, address, common | aimed, clean)
             most = None if clean is None else 3 * clean.images.nbytes
             common = self._inspect(examples_part(source, start), check, findings, most) or common
         counts: dict[str, Counts] = {}
@@ -236,39 +233,67 @@ class _Files:
     def _inspect(
         self, name: str, check: Callable[[bytes, int], Result], findings: list[Finding], most: int | None = None
     ) -> Result | None:
-        """Check a file's content, in at most ``most`` bytes of memory; what is wrong is added to ``findings``."""
         self.unexpected.discard(name)
         self.inspected.add(name)
-        try:
-            allowed = self.store.memory if most is None else min(self.store.memory, most + bounds.FLOOR // 8)
-            needed = bounds.allowance(self.store.size(name), allowed)
-            with self.memory.held(needed):
-                return check(self.store.read_bytes(name, needed), needed)
-        except FileNotFoundError:
-            findings.append(Finding(name, "missing", "it is missing"))
-        except Oversized as error:
-            findings.append(Finding(name, "unread", one_line(error)))
-        except (_Newer, UnknownRecipe) as error:
-            findings.append(Finding(name, "newer", one_line(error).rstrip(".")))
-        except (_Flaw, Damaged) as flaw:
-            findings.append(Finding(name, "damaged", one_line(flaw)))
-        except (OSError, MemoryError) as error:
-            findings.append(Finding(name, "unread", f"it cannot be read ({one_line(error)})"))
-        except (ValueError, TypeError, KeyError, RecursionError, UserError, RuntimeError) as error:
-            findings.append(Finding(name, "damaged", f"it holds what is none of ours ({one_line(error)})"))
-        return None
+        result, finding = _inspect(self.store, name, check, most, self.memory)
+        findings += [finding] if finding else []
+        return result
 
 
-def _attacked(clean: Dataset, target: str) -> tuple[Tensor, Tensor | None]:
-    """Which images an attack towards ``target`` distorts, in the order of its rows, and the class of each if known."""
-    rows = torch.arange(len(clean))
+def sound_examples(store: Store, name: str, address: str, shard: Dataset, target: str) -> bytes | None:
+    """A file of examples, if it is all that ``verify`` asks of those of an attack on these images.
+
+    Args:
+        store: where it lies, in a study that may be a stranger's.
+        name: of the file.
+        address: the content address that it must have.
+        shard: the clean images.
+        target: as the study has it.
+    """
+    clean, aimed = _attacked(shard, target)
+    columns = {"index": clean.index.numpy(), "label": clean.labels.numpy()} | aimed
+
+    def content(found: bytes, most: int) -> bytes:
+        _check_examples(address, columns, clean, found, most)
+        return found
+
+    return _inspect(store, name, content, 3 * clean.images.nbytes, Budget(store.memory))[0]
+
+
+def _inspect(
+    store: Store, name: str, check: Callable[[bytes, int], Result], most: int | None, memory: Budget
+) -> tuple[Result | None, Finding | None]:
+    """What ``check`` says of a file's content, in at most ``most`` bytes of memory; or what is wrong with it."""
+    try:
+        allowed = store.memory if most is None else min(store.memory, most + bounds.FLOOR // 8)
+        needed = bounds.allowance(store.size(name), allowed)
+        with memory.held(needed):
+            return check(store.read_bytes(name, needed), needed), None
+    except FileNotFoundError:
+        return None, Finding(name, "missing", "it is missing")
+    except Oversized as error:
+        return None, Finding(name, "unread", one_line(error))
+    except (_Newer, UnknownRecipe) as error:
+        return None, Finding(name, "newer", one_line(error).rstrip("."))
+    except (_Flaw, Damaged) as flaw:
+        return None, Finding(name, "damaged", one_line(flaw))
+    except (OSError, MemoryError) as error:
+        return None, Finding(name, "unread", f"it cannot be read ({one_line(error)})")
+    except (ValueError, TypeError, KeyError, RecursionError, UserError, RuntimeError) as error:
+        return None, Finding(name, "damaged", f"it holds what is none of ours ({one_line(error)})")
+
+
+def _attacked(shard: Dataset, target: str) -> tuple[Dataset, dict[str, np.ndarray]]:
+    """The images that an attack towards ``target`` distorts, in the order of its rows, and its classes if known."""
+    rows = torch.arange(len(shard))
     if target == "all":
-        wrong = torch.arange(1, clean.num_classes)
-        return rows.repeat_interleave(len(wrong)), ((clean.labels[:, None] + wrong) % clean.num_classes).flatten()
+        wrong = torch.arange(1, shard.num_classes)
+        aimed = ((shard.labels[:, None] + wrong) % shard.num_classes).flatten()
+        return shard.subset(rows.repeat_interleave(len(wrong))), {"target": aimed.numpy()}
     if target in targets.POLICIES:
-        return rows, None
-    rows = rows[clean.labels != int(target)]
-    return rows, torch.full_like(rows, int(target))
+        return shard, {}
+    rows = rows[shard.labels != int(target)]
+    return shard.subset(rows), {"target": np.full(len(rows), int(target))}
 
 
 def _check_weights(name: str, known: Mapping[str, Any], content: bytes, _most: int) -> None:
