@@ -91,9 +91,9 @@ def test_a_local_ray_keeps_to_itself(tmp_path: Path) -> None:
 SESSIONS = """
 import json, os
 import ray
-from advlab.distributed.crew import PoolOptions
-from advlab.distributed.pool import Pool
-from advlab.distributed.session import session
+from advlab.engine.actors import PoolOptions
+from advlab.engine.pool import ActorPool
+from advlab.engine.session import session
 
 def kinds():
     found = {}
@@ -108,7 +108,7 @@ def kinds():
 
 seen = []
 for _ in range(3):
-    with session(None), Pool(PoolOptions(actors=1), elastic=False):
+    with session(None), ActorPool(PoolOptions(actors=1), elastic=False):
         pass
     seen.append(kinds())
 print(json.dumps(seen))
