@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import random
@@ -55,7 +56,7 @@ def of_json(content: bytes, draw: random.Random) -> bytes:
     document = json.loads(content)
     for _ in range(draw.randint(1, 3)):
         holder, key = draw.choice(_places(document))
-        value = draw.choice(VALUES)
+        value = copy.deepcopy(draw.choice(VALUES))  # it may be changed in its turn
         if isinstance(holder, dict) and draw.random() < 0.3:
             old = holder.pop(key)
             if draw.random() < 0.5:

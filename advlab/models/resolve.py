@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from advlab import models
+from advlab.data import DATASETS
 from advlab.models import alexnet, checkpoint, efficientnet, external, study_models
 from advlab.store import Study
 from advlab.store.addresses import address
@@ -54,7 +55,9 @@ def resolve(name: str, train_data: str, seed: int) -> Resolved:
     """
     if study_models.is_stored(name):
         found = study_models.one(name)
-        return Resolved(name, found.network(), found.fingerprint, found.recipe.data, DEFAULT_SIZE)
+        # it may be a stranger's: no folder that it names is opened
+        own_data = found.recipe.data if found.recipe.data in DATASETS else ""
+        return Resolved(name, found.network(), found.fingerprint, own_data, DEFAULT_SIZE)
     model = models.load(name, data=train_data, seed=seed)
     weights = checkpoint.weights_fingerprint(model.state_dict())
     if external.is_external(name):

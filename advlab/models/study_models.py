@@ -117,8 +117,9 @@ def load(text: str) -> dict[str, StudyModel]:
 
 def _file(path: str) -> dict[str, StudyModel]:
     """The model of a file, by its name."""
+    file = Path(path).expanduser().resolve()
     try:
-        found = Checkpoint.from_bytes(Path(path).expanduser().read_bytes())
+        found = read_model(Store(file.parent), file.name)
     except (OSError, ValueError) as error:
         raise UserError(f"model {path!r} is not a checkpoint of advlab ({one_line(error)}).") from error
     found.recipe.require_fits(found.weights)

@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+
+import pytest
 
 SCRIPT = """
 import json, os, sys
@@ -83,3 +86,41 @@ def test_a_local_ray_keeps_to_itself(tmp_path: Path) -> None:
     assert found["session"].startswith(found["parent"])
     assert found["home"] == []  # no token that would open other clusters
     assert after == "False disabled None"  # as it was before
+
+
+SESSIONS = """
+import json, os
+import ray
+from advlab.engine.actors import PoolOptions
+from advlab.engine.pool import ActorPool
+from advlab.engine.session import session
+
+def kinds():
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:  # that of the listing
+            continue
+        kind = target.partition("[")[0] if "[" in target else os.path.basename(target).partition("-")[0]
+        found[kind] = found.get(kind, 0) + 1
+    return found
+
+seen = []
+for _ in range(3):
+    with session(None), ActorPool(PoolOptions(actors=1), elastic=False):
+        pass
+    seen.append(kinds())
+print(json.dumps(seen))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_opens_many_sessions_keeps_no_file_of_them() -> None:
+    """Ray's own client keeps a closed connection to some of the servers that it has ended; it has no handle on them."""
+    done = subprocess.run([sys.executable, "-c", SESSIONS], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = [dict(kinds) for kinds in json.loads(done.stdout.splitlines()[-1])]
+    sockets = [kinds.pop("socket:", 0) for kinds in seen]
+    assert seen[0] == seen[1] == seen[2]
+    assert all(more - fewer <= 1 for fewer, more in pairwise(sockets)), sockets

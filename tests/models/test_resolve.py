@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from advlab import models
+from advlab import data, models
 from advlab.data import Dataset
 from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe
 from advlab.models.resolve import Resolved, resolve
 from advlab.store import Study
 from advlab.store.layout import weights_file
+from advlab.studies.spectral import study as spectral
+from advlab.studies.spectral.study import SpectralConfig
 from advlab.studies.transfer import plan as transfer_plan
 from advlab.studies.transfer.plan import TransferConfig
 
 
 @pytest.fixture
 def checkpoint_file(tmp_path: Path) -> Path:
+    return written(tmp_path / "mine.safetensors", "mnist")
+
+
+def written(path: Path, trained_on: str) -> Path:
+    arguments = {"widths": [784, 10]}
     recipe = Recipe(
-        name="mine", network="advlab.models.mlp:MLP", network_arguments={"widths": [784, 10]}, trainer="none:at_all"
+        name="mine", network="advlab.models.mlp:MLP", network_arguments=arguments, trainer="none", data=trained_on
     )
-    path = tmp_path / "mine.safetensors"
     path.write_bytes(Checkpoint(recipe, dict(recipe.build().state_dict()), {}).to_bytes())
     return path
 
@@ -35,6 +43,32 @@ def test_a_checkpoint_by_its_path(checkpoint_file: Path) -> None:
     assert subject.model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
     checkpoint_file.write_bytes(b"torn")
     with pytest.raises(UserError, match="is not a checkpoint of advlab"):
+        resolve(str(checkpoint_file), "mnist", 0)
+
+
+def test_a_checkpoint_names_no_data_but_the_packages_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    load = data.load
+
+    def note(name: str, *arguments: Any, **keywords: Any) -> Dataset:
+        asked.append(name)
+        return load(name, *arguments, **keywords)
+
+    monkeypatch.setattr(data, "load", note)
+    hers = str(written(tmp_path / "hers.safetensors", f"folder:{tmp_path}"))
+    with pytest.raises(UserError, match=r"none of advlab's own data sets; name one with --data\.$"):
+        spectral.prepare(SpectralConfig(model=hers))
+    assert asked == []
+    assert spectral.prepare(SpectralConfig(model=hers, data="mnist")).images.shape == (8, 1, 28, 28)
+    mine = str(written(tmp_path / "mine.safetensors", "fashion_mnist"))
+    assert spectral.prepare(SpectralConfig(model=mine, data="mnist")).images.shape == (8, 1, 28, 28)
+    assert asked == ["mnist", "mnist"]
+
+
+def test_a_checkpoint_is_a_regular_file(checkpoint_file: Path) -> None:
+    checkpoint_file.unlink()
+    os.mkfifo(checkpoint_file)  # reading it would never end
+    with pytest.raises(UserError, match="is not a regular file"):
         resolve(str(checkpoint_file), "mnist", 0)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ from advlab.engine.shared_dataset import SharedDataset
 from advlab.errors import UserError
 from advlab.models.mlp import MLP
 from advlab.store import Store
+from advlab.store.schema import image_column
 from advlab.studies.transfer.addresses import Addresses
 from advlab.studies.transfer.layout import examples_part, predictions_part
 from advlab.studies.transfer.plan import TransferConfig, prepare
@@ -109,6 +111,28 @@ def test_what_another_study_has_is_taken_over_unless_it_is_damaged(
     second = tmp_path_factory.mktemp("second")
     attack(second, reuse=store.uri).run(actor)
     assert Store(second).read_bytes(part) == content
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda table: table.slice(1),
+        lambda table: table.drop_columns("c"),
+        lambda table: table.set_column(0, table.schema.field("index"), pa.array(range(1, 7))),
+        lambda table: table.set_column(1, table.schema.field("label"), pa.array([0] * 6)),
+        lambda table: table.set_column(5, table.schema.field("rms"), pa.array([0.01] * 6)),
+        lambda table: table.set_column(10, table.schema.field("image"), image_column(np.full((6, 784), 2.0))),
+    ],
+)
+def test_rows_that_their_address_does_not_cover_are_not_taken_over(
+    changed: Callable[[pa.Table], pa.Table], actor: Actor, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    part = examples_part("one", 0)
+    sound = store.read_bytes(part)
+    store.write_table(part, changed(store.read_table(part)), "a")  # whole, of the right address
+    out = tmp_path_factory.mktemp("out")
+    attack(out, reuse=store.uri).run(actor)
+    assert Store(out).read_bytes(part) == sound
 
 
 def test_counting_finds_examples_that_were_cut_short(actor: Actor, store: Store) -> None:

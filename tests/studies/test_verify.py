@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import safetensors.torch as safetensors
 
 from advlab import data
 from advlab.errors import UserError
@@ -214,6 +215,45 @@ def test_the_command_removes_what_is_damaged(study: TransferStudy, capsys: pytes
     with pytest.raises(SystemExit, match="1"):
         main(Options(action=Verify(study=study.store.uri)))
     assert "2 missing" in capsys.readouterr().out
+
+
+def written_by_a_newer_version(study: TransferStudy, name: str, what: str) -> str:
+    """Give a file what no version knows as yet; returns what it is."""
+    if what == "column":
+        study.store.write_table(name, (table := study.store.read_table(name)).append_column("queries", table["index"]))
+        return "queries"
+    content = path(study, name).read_bytes()
+    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    recipe = json.loads(metadata["recipe"])
+    recipe |= {"precision": "float32"} if what == "field" else {"network": "advlab.models.later:Network"}
+    path(study, name).write_bytes(
+        safetensors.save(safetensors.load(content), metadata | {"recipe": json.dumps(recipe)})
+    )
+    return "precision" if what == "field" else "advlab.models.later:Network"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [(WEIGHTS, "field"), (WEIGHTS, "network"), (EXAMPLES, "column"), (PREDICTIONS, "column")]
+)
+def test_what_a_newer_version_wrote_is_said_and_never_removed(
+    name: str, what: str, study: TransferStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told, before = written_by_a_newer_version(study, name, what), path(study, name).read_bytes()
+    with pytest.raises(SystemExit, match="1"):
+        main(Options(action=Verify(study=study.store.uri, repair=True)))
+    finding, *rest = capsys.readouterr().out.splitlines()
+    assert finding.startswith(f"{name}: ")
+    assert told in finding
+    assert "a newer version of advlab wrote it" in finding
+    assert rest[0] == "not sound: 1 newer"
+    assert path(study, name).read_bytes() == before
+
+
+def test_a_newer_file_that_is_damaged_is_damaged(study: TransferStudy) -> None:
+    written_by_a_newer_version(study, EXAMPLES, "column")
+    content = path(study, EXAMPLES).read_bytes()
+    path(study, EXAMPLES).write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    assert found(study) == [(EXAMPLES, "damaged")]
 
 
 def test_the_command_from_outside(sound: TransferStudy, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from advlab.engine.session import host_count
 from advlab.engine.worker import Resources, Unit
 from advlab.errors import UserError
 from advlab.models.resolve import Resolved, resolve
+from advlab.models.study_models import is_stored
 from advlab.store import Store, Study
 from advlab.store.addresses import address
 from advlab.store.layout import MANIFEST
@@ -44,8 +45,8 @@ class SpectralConfig:
     path of a checkpoint (.safetensors)."""
 
     data: str = ""
-    """Images at which gains are measured: mnist, fashion_mnist or folder:PATH; when absent the zoo model's own data
-    set, and uniform noise for models from elsewhere."""
+    """Images at which gains are measured: mnist, fashion_mnist, cifar10 or folder:PATH; when absent those that a zoo
+    model or a checkpoint was trained on, and uniform noise for models from elsewhere."""
 
     split: str = "test"
     """Split of the images."""
@@ -141,6 +142,8 @@ def prepare(config: SpectralConfig) -> SpectralPlan:
     subject = resolve(config.model, config.train_data, config.seed)
     size = config.input_size or subject.input_size
     name = config.data or subject.own_data
+    if not name and is_stored(config.model):
+        raise UserError(f"model {config.model!r} was trained on none of advlab's own data sets; name one with --data.")
     if name:
         dataset = data.load(name, config.split, size=size)
         images = dataset.subset(slice(config.images)).images

@@ -13,14 +13,14 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from advlab.attacks import targets
 from advlab.data import Dataset
 from advlab.data.folder import Budget
 from advlab.errors import UserError, one_line
-from advlab.models import Checkpoint, external
-from advlab.store import bounds, parquet
+from advlab.models import Checkpoint, external, registry
+from advlab.models.recipe import UnknownRecipe
+from advlab.store import Store, bounds, parquet
 from advlab.store.bounds import Damaged, Oversized
 from advlab.store.layout import MANIFEST, weights_file
 from advlab.store.retry import Result
@@ -34,11 +34,12 @@ from advlab.transfer import controls
 from advlab.transfer.generate import distortion
 from advlab.transfer.metrics import Counts
 
-Kind = Literal["missing", "damaged", "foreign", "altered", "unread", "unchecked", "temporary"]
+Kind = Literal["missing", "damaged", "newer", "foreign", "altered", "unread", "unchecked", "temporary"]
 
 MENDS: dict[Kind, str] = {
     "missing": "run the study again",
     "damaged": "remove it (--repair does), then run the study again",
+    "newer": "a newer version of advlab wrote it, verify it with that one",
     "foreign": "move it away, for readers of the folder count its rows",
     "altered": "bring back what the study began with",
     "unread": "see why, or give verify more --memory",
@@ -132,6 +133,10 @@ class _Flaw(Exception):
     """What is wrong with the file at hand."""
 
 
+class _Newer(_Flaw):
+    """The file is whole, but has what only another version understands: it is not to be removed."""
+
+
 class _Files:
     """The files of a study, checked as far as the data set is at hand."""
 
@@ -204,17 +209,15 @@ class _Files:
         attacked = controls.attacked_model(source) if is_control else source
         clean: Dataset | None = None
         common: dict[str, np.ndarray] = {}  # columns that every file of the shard must have
-        aimed: Tensor | None = None
+        aimed: dict[str, np.ndarray] = {}
         if self.dataset is not None:
             clean = self.dataset.subset(slice(start, start + self.study.config["shard_size"]))
             if attacked is not None:
-                rows, aimed = _attacked(clean, self.study.config["target"])
-                clean = clean.subset(rows)
+                clean, aimed = _attacked(clean, self.study.config["target"])
             common = {"index": clean.index.numpy(), "label": clean.labels.numpy()}
         if not is_control:
             address = self.addresses.examples(source, start) if self.addresses else None
-            columns = common if aimed is None else common | {"target": aimed.numpy()}
-            check = partial(_check_examples, address, columns, clean)
+            check = partial(_check_examples, address, common | aimed, clean)
             most = None if clean is None else 3 * clean.images.nbytes
             common = self._inspect(examples_part(source, start), check, findings, most) or common
         counts: dict[str, Counts] = {}
@@ -230,46 +233,77 @@ class _Files:
     def _inspect(
         self, name: str, check: Callable[[bytes, int], Result], findings: list[Finding], most: int | None = None
     ) -> Result | None:
-        """Check a file's content, in at most ``most`` bytes of memory; what is wrong is added to ``findings``."""
         self.unexpected.discard(name)
         self.inspected.add(name)
-        try:
-            allowed = self.store.memory if most is None else min(self.store.memory, most + bounds.FLOOR // 8)
-            needed = bounds.allowance(self.store.size(name), allowed)
-            with self.memory.held(needed):
-                return check(self.store.read_bytes(name, needed), needed)
-        except FileNotFoundError:
-            findings.append(Finding(name, "missing", "it is missing"))
-        except Oversized as error:
-            findings.append(Finding(name, "unread", one_line(error)))
-        except (_Flaw, Damaged) as flaw:
-            findings.append(Finding(name, "damaged", one_line(flaw)))
-        except (OSError, MemoryError) as error:
-            findings.append(Finding(name, "unread", f"it cannot be read ({one_line(error)})"))
-        except (ValueError, TypeError, KeyError, RecursionError, UserError, RuntimeError) as error:
-            findings.append(Finding(name, "damaged", f"it holds what is none of ours ({one_line(error)})"))
-        return None
+        result, finding = _inspect(self.store, name, check, most, self.memory)
+        findings += [finding] if finding else []
+        return result
 
 
-def _attacked(clean: Dataset, target: str) -> tuple[Tensor, Tensor | None]:
-    """Which images an attack towards ``target`` distorts, in the order of its rows, and the class of each if known."""
-    rows = torch.arange(len(clean))
+def sound_examples(store: Store, name: str, address: str, shard: Dataset, target: str) -> bytes | None:
+    """A file of examples, if it is all that ``verify`` asks of those of an attack on these images.
+
+    Args:
+        store: where it lies, in a study that may be a stranger's.
+        name: of the file.
+        address: the content address that it must have.
+        shard: the clean images.
+        target: as the study has it.
+    """
+    clean, aimed = _attacked(shard, target)
+    columns = {"index": clean.index.numpy(), "label": clean.labels.numpy()} | aimed
+
+    def content(found: bytes, most: int) -> bytes:
+        _check_examples(address, columns, clean, found, most)
+        return found
+
+    return _inspect(store, name, content, 3 * clean.images.nbytes, Budget(store.memory))[0]
+
+
+def _inspect(
+    store: Store, name: str, check: Callable[[bytes, int], Result], most: int | None, memory: Budget
+) -> tuple[Result | None, Finding | None]:
+    """What ``check`` says of a file's content, in at most ``most`` bytes of memory; or what is wrong with it."""
+    try:
+        allowed = store.memory if most is None else min(store.memory, most + bounds.FLOOR // 8)
+        needed = bounds.allowance(store.size(name), allowed)
+        with memory.held(needed):
+            return check(store.read_bytes(name, needed), needed), None
+    except FileNotFoundError:
+        return None, Finding(name, "missing", "it is missing")
+    except Oversized as error:
+        return None, Finding(name, "unread", one_line(error))
+    except (_Newer, UnknownRecipe) as error:
+        return None, Finding(name, "newer", one_line(error).rstrip("."))
+    except (_Flaw, Damaged) as flaw:
+        return None, Finding(name, "damaged", one_line(flaw))
+    except (OSError, MemoryError) as error:
+        return None, Finding(name, "unread", f"it cannot be read ({one_line(error)})")
+    except (ValueError, TypeError, KeyError, RecursionError, UserError, RuntimeError) as error:
+        return None, Finding(name, "damaged", f"it holds what is none of ours ({one_line(error)})")
+
+
+def _attacked(shard: Dataset, target: str) -> tuple[Dataset, dict[str, np.ndarray]]:
+    """The images that an attack towards ``target`` distorts, in the order of its rows, and its classes if known."""
+    rows = torch.arange(len(shard))
     if target == "all":
-        wrong = torch.arange(1, clean.num_classes)
-        return rows.repeat_interleave(len(wrong)), ((clean.labels[:, None] + wrong) % clean.num_classes).flatten()
+        wrong = torch.arange(1, shard.num_classes)
+        aimed = ((shard.labels[:, None] + wrong) % shard.num_classes).flatten()
+        return shard.subset(rows.repeat_interleave(len(wrong))), {"target": aimed.numpy()}
     if target in targets.POLICIES:
-        return rows, None
-    rows = rows[clean.labels != int(target)]
-    return rows, torch.full_like(rows, int(target))
+        return shard, {}
+    rows = rows[shard.labels != int(target)]
+    return shard.subset(rows), {"target": np.full(len(rows), int(target))}
 
 
 def _check_weights(name: str, known: Mapping[str, Any], content: bytes, _most: int) -> None:
-    try:
-        found = Checkpoint.from_bytes(content)
-    except (ValueError, RecursionError) as error:
-        raise _Flaw("it is torn, or of another version") from error
+    found = Checkpoint.from_bytes(content)
     _require(found.fingerprint == known["fingerprint"], "its weights are not those the study was made with")
     _require(found.recipe.name == name, "it holds another model")
+    try:
+        registry.find("network", found.recipe.network)
+    except UserError as error:
+        raise _Newer(str(error)) from error
     found.recipe.require_fits(found.weights)
     _require(found.recipe.to_json() == known.get("recipe", found.recipe.to_json()), "its recipe is not study.json's")
     same = json.dumps(found.report) == json.dumps(known.get("report", found.report))  # NaN is not itself
@@ -285,7 +319,8 @@ def _check_examples(
     shape = json.loads(metadata.get(SHAPE_KEY, b"[]")) if clean is None else list(clean.images.shape[1:])
     expected = examples(tuple(shape))
     same_shape = metadata.get(SHAPE_KEY) == expected.metadata[SHAPE_KEY]
-    _require(same_shape and table.schema.equals(expected), "its columns are not those of these examples")
+    _require(same_shape, "its images are of another shape")
+    _require_columns(table, expected)
     _check_columns(table, columns)
     images = decode_images(table)
     for first in range(0, len(images), _COMPARED):
@@ -304,7 +339,7 @@ def _check_predictions(
 ) -> pa.Table:
     """The rows; ``own`` says whether they are the attacked model's own answers, None that there is no such model."""
     table = _rows(address, content, most)
-    _require(table.schema.equals(PREDICTIONS), "its columns are not those of predictions")
+    _require_columns(table, PREDICTIONS)
     _check_columns(table, columns)
     source = table.column("source_prediction")
     nulls = len(table) if own is None else 0
@@ -326,6 +361,13 @@ def _rows(address: str | None, content: bytes, most: int) -> pa.Table:
     found = parquet.metadata(content).get(parquet.ADDRESS_KEY, b"").decode()
     _require(address in (None, found), "its content address is that of other weights, images or settings")
     return parquet.decode(content, most=most)
+
+
+def _require_columns(table: pa.Table, expected: pa.Schema) -> None:
+    more = [name for name in table.column_names if name not in expected.names]
+    if more and table.select(expected.names).schema.equals(expected):
+        raise _Newer(f"it has a column {more[0]!r}, which this version of advlab does not know")
+    _require(table.schema.equals(expected), "its columns are not those it should have")
 
 
 def _common(table: pa.Table) -> dict[str, np.ndarray]:

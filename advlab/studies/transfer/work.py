@@ -16,10 +16,11 @@ from advlab.data import Dataset
 from advlab.engine.worker import Resources
 from advlab.errors import UserError, one_line
 from advlab.models import Recipe, checkpoint
-from advlab.store import Store, parquet
+from advlab.store import Store
 from advlab.studies.transfer import matrix
 from advlab.studies.transfer.layout import examples_folder, examples_part, predictions_part
 from advlab.studies.transfer.rows import examples_from_arrow, examples_to_arrow, predictions_to_arrow
+from advlab.studies.transfer.verify import sound_examples
 from advlab.transfer import controls
 from advlab.transfer.evaluate import Answers, answer
 from advlab.transfer.generate import Examples, attack_dataset
@@ -92,15 +93,16 @@ class AttackUnit:
         store, part = Store(self.shard.store), examples_part(self.source, self.shard.start)
         if store.holds(part, self.key):
             return
+        clean = resources.input.dataset()
         if self.reuse is not None and (other := Store(self.reuse)).holds(part, self.key):
-            content = other.read_bytes(part)
-            if parquet.is_intact(content):
+            content = sound_examples(other, part, self.key, clean, self.target)
+            if content is not None:
                 store.write_bytes(part, content)
                 return
         references = resources.get("references")
         examples = attack_dataset(
             _model(resources, self.source),
-            resources.input.dataset(),
+            clean,
             registry.resolve(self.attack),
             self.target,
             seed=self.shard.seed,
