@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,32 +11,26 @@ from functools import cached_property, partial
 from pathlib import Path
 from threading import Condition
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from advlab.data import labels as class_labels
 from advlab.data.dataset import Dataset
+from advlab.data.decoding import PIXELS, opened, pixels
+from advlab.data.labels import LABELS, SUFFIXES, is_visible
 from advlab.errors import UserError, one_line
 from advlab.text import printable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
-"""Those that are tried, whatever a file's name says: PostScript, for one, would be given to a program that runs it."""
-LABELS = "labels.csv"
 MARGIN = 0.875
 """The centre kept after the shorter side is resized, as ImageNet classifiers are evaluated."""
-UNLABELLED = "unlabelled"
 DECODERS = 4
-PIXELS = 2**26
-"""Pixels that are decoded at one time, and that one file may have."""
 LARGEST_SIZE = 4096
 """Pixels of a side that images may be brought to."""
 _BYTES = 4 * PIXELS
 """Bytes of one file: those of its pixels, uncompressed."""
-_LABEL_BYTES, _LABEL_DIGITS = 2**28, 6
 IMAGENET = {"train": "train", "test": "val", "validation": "val"}
 """Folders of ``imagenet:PATH`` by split: the labels of ImageNet's own test images were never published."""
+_SPLITS = ("train", "val", "valid", "validation", "test")
 
 
 class ImageFolder(Dataset):
@@ -132,18 +124,13 @@ class ImageFolder(Dataset):
 
     def _decode(self, budget: Budget, row: int) -> Tensor:
         try:
-            with Image.open(io.BytesIO(self._content(row)), formats=FORMATS) as image:
-                pixels = image.width * image.height
-                if pixels > PIXELS:
-                    raise ValueError(f"it has {image.width} × {image.height} pixels, more than {PIXELS:,}")
-                with budget.held(pixels):
-                    colours = image if image.mode == "RGB" else image.convert("RGB")
-                    shown = np.array(_cropped(colours, self.size, self.margin))
+            with opened(self._content(row)) as image, budget.held(image.width * image.height):
+                shown = pixels(image, self.size, self.margin)
         except UserError:
             raise
         except Exception as error:  # whatever a decoder raises of a file that is broken, or made to break it
-            told = f"{printable(self.files[row])} cannot be read as an image ({one_line(error)[:200]}); remove it."
-            raise UserError(told) from error
+            what = f"{printable(self.files[row])} cannot be read as an image ({one_line(error)[:200]})"
+            raise UserError(f"{what}; save it as one opaque picture of 8 bits per channel, or remove it.") from error
         return torch.from_numpy(shown).permute(2, 0, 1).to(torch.float32).div_(255)
 
 
@@ -179,36 +166,61 @@ def load(name: str, split: str, size: int | None, margin: float = MARGIN) -> Ima
 
     A folder ``PATH/split``, where there is one, else ``PATH`` itself. Classes are its folders, in alphabetical order;
     or the second column of its ``labels.csv`` (file,label: numbers, or names in alphabetical order); or there are none,
-    and every label is 0. ``imagenet:PATH`` has folders of classes in ``PATH/train`` and ``PATH/val``, as ILSVRC's are
-    usually laid out; ``val`` is its test split.
+    and every label is 0. The splits of one data set have the same classes: a class that only ``PATH/train`` has keeps
+    its number in ``PATH/test``. Links are followed; hidden files and folders are left out. ``imagenet:PATH`` has
+    folders of classes in ``PATH/train`` and ``PATH/val``, as ILSVRC's are usually laid out; ``val`` is its test split.
 
     Raises:
-        UserError: no such folder, no images in it, a ``labels.csv`` that does not name every file, or a size that is
-            none.
+        UserError: no such folder or split, no images in it, what cannot be looked into, a class without images, a
+            ``labels.csv`` that does not give every file one label, or an impossible size.
     """
     path, named = _parse(name)
     size = named or size
     root = Path(path).expanduser()
-    folder = root / split if (root / split).is_dir() else root
+    folder = root / split
     if name.startswith("imagenet:"):
         if split not in IMAGENET:
             raise UserError(f"data set {name!r} has no split {split!r}; choose one of {', '.join(IMAGENET)}.")
-        root = folder = root / IMAGENET[split]
+        folder = root / IMAGENET[split]
+    elif not folder.is_dir():
+        folder = root
     if not folder.is_dir():
-        raise UserError(f"data set {name!r}: there is no folder {root}.")
-    files = sorted(_image_files(folder))
-    if not files:
-        raise UserError(f"data set {name!r}: no images in {folder}; it looks for {', '.join(SUFFIXES)}.")
-    labels, names = _labels(name, folder, files)
+        raise UserError(f"data set {name!r}: there is no folder {folder}.")
+    try:
+        files = sorted(_image_files(folder))
+        if not files:
+            raise UserError(f"data set {name!r}: no images in {folder}; it looks for {', '.join(SUFFIXES)}.")
+        others = [] if folder == root else [root / each for each in _SPLITS if (root / each).is_dir()]
+        labels, names = class_labels.find(folder, files, others)
+    except OSError as error:
+        what = f"data set {name!r}: {printable(error.filename)} cannot be read ({error.strerror})"
+        raise UserError(f"{what}; mend its permissions or remove it.") from error
+    if folder == root and {each.lower() for each in names} <= set(_SPLITS):
+        raise UserError(f"data set {name!r} has no split {split!r}; choose one of {', '.join(names)}.")
+    if folder != root and (root / LABELS).exists() and not (folder / LABELS).exists():
+        raise UserError(f"{printable(root / LABELS)} says nothing of {printable(folder)}; give that folder its own.")
     return ImageFolder(name, split, files, torch.tensor(labels), torch.arange(len(files)), names, size, None, margin)
 
 
 def _image_files(folder: Path) -> Iterator[Path]:
-    """All below a folder that have an image's name; what may not be looked into, or is gone by then, is left out."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
-            if path.suffix.lower() in SUFFIXES and os.path.isfile(path):
+    """All below a folder that have an image's name, behind links too; what is hidden is left out.
+
+    Raises:
+        OSError: a folder that may not be looked into.
+        UserError: a link that leads nowhere, or back to a folder that holds it.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        folders[:] = filter(is_visible, folders)
+        for path in (Path(parent, name) for name in [*folders, *filter(is_visible, names)]):
+            if path.is_symlink():
+                above = {os.path.realpath(each) for each in path.parents if each.is_relative_to(folder)}
+                if not path.exists() or os.path.realpath(path) in above:
+                    raise UserError(f"the link {printable(path)} leads nowhere, or back to itself; remove it.")
+            if path.suffix.lower() in SUFFIXES and path.is_file():
                 yield path
 
 
@@ -222,46 +234,3 @@ def _parse(name: str) -> tuple[str, int | None]:
     if int(size[:9]) > LARGEST_SIZE:
         raise UserError(f"data set {name!r}: {size[:20]} pixels are too many; choose a size of at most {LARGEST_SIZE}.")
     return path, int(size)
-
-
-def _labels(name: str, folder: Path, files: Sequence[Path]) -> tuple[list[int], tuple[str, ...]]:
-    relative = [path.relative_to(folder) for path in files]
-    if (folder / LABELS).is_file():
-        given = _given_labels(name, folder / LABELS)
-        missing = [path.as_posix() for path in relative if path.as_posix() not in given]
-        if missing:
-            raise UserError(f"data set {name!r}: {LABELS} has no label for {missing[0]!r}; add a line for it.")
-        texts = [given[path.as_posix()] for path in relative]
-        if all(text.isdecimal() for text in texts):
-            largest = max(texts, key=lambda text: (len(text.lstrip("0")), text.lstrip("0")))
-            if len(largest.lstrip("0")) > _LABEL_DIGITS:
-                raise UserError(f"data set {name!r}: {LABELS} has the label {largest[:20]}; number classes from 0.")
-            labels = [int(text) for text in texts]
-            return labels, tuple(str(label) for label in range(max(labels) + 1))
-    else:
-        texts = [path.parts[0] if len(path.parts) > 1 else UNLABELLED for path in relative]
-    names = tuple(sorted(set(texts)))
-    return [names.index(text) for text in texts], names
-
-
-def _given_labels(name: str, file: Path) -> dict[str, str]:
-    """The labels in a ``labels.csv``, by file."""
-    try:
-        if file.stat().st_size > _LABEL_BYTES:
-            raise ValueError(f"it has more than {_LABEL_BYTES:,} bytes")
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            return {row[0]: row[1].strip() for row in csv.reader(stream) if len(row) >= 2}
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"data set {name!r}: {LABELS} cannot be read ({one_line(error)}); mend that line.") from error
-
-
-def _cropped(image: Image.Image, size: int | None, margin: float) -> Image.Image:
-    """The shorter side to size/margin, bicubic, then the centre."""
-    if size is None:
-        return image
-    scale = round(size / margin) / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    if width * height > PIXELS:
-        raise ValueError(f"brought to {size} pixels, the shorter side makes it {width} × {height}")
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))

@@ -22,7 +22,6 @@ from advlab.engine.actors import Actors, PoolOptions
 from advlab.engine.scheduler import Failure, Scheduler
 from advlab.engine.worker import Unit
 from advlab.errors import UserError, one_line
-from advlab.models import external
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +66,6 @@ class ActorPool:
         Raises:
             UserError: it cannot travel.
         """
-        for module in external.loaded_files:  # the file may be missing where actors run
-            ray.cloudpickle.register_pickle_by_value(module)
         try:
             self._shared[key] = ray.put(value)
         except RayError as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
 import pkgutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -22,8 +25,8 @@ _CODE = ("file", "python")
 
 RANDOM = "random"
 """In place of a name of weights: torchvision's architecture as initialised with seed 0."""
-loaded_files: list[ModuleType] = []
-"""Modules made from ``file:`` models; whoever ships such a model pickles these by value: the files stay behind."""
+_siblings: dict[Path, list[Path]] = {}
+"""By file of a ``file:`` model, those of its own folder that it imported, in order."""
 
 
 def is_external(name: str) -> bool:
@@ -51,7 +54,11 @@ def identity(name: str) -> str:
     """What besides its weights makes a model what it is: the source of its file, or its library's version."""
     scheme, rest = name.split(":", 1)
     if scheme == "file":
-        return hashlib.sha256(Path(rest.rpartition(":")[0]).expanduser().read_bytes()).hexdigest()
+        path = Path(rest.rpartition(":")[0]).expanduser().resolve()
+        if path not in _siblings:
+            load(name)
+        imported = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in _siblings[path])
+        return hashlib.sha256(path.read_bytes() + imported).hexdigest()
     if scheme == "python":
         origin = getattr(importlib.util.find_spec(rest.rpartition(":")[0]), "origin", None)
         return f"{name} {hashlib.sha256(Path(origin).read_bytes()).hexdigest() if origin else ''}"
@@ -148,13 +155,73 @@ def _file(name: str, rest: str) -> nn.Module:
     if spec is None or spec.loader is None:
         raise UserError(f"model {name!r}: {path} is no Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    loaded_files.append(module)
     try:
-        spec.loader.exec_module(module)
-        network = getattr(module, factory)()
+        with _importing_from(path.parent) as imported:
+            sys.modules[module_name] = module
+            spec.loader.exec_module(module)
+            network = getattr(module, factory)()
     except Exception as error:  # whatever the user's file raises
-        raise UserError(f"model {name!r}: {type(error).__name__}: {error}.") from error
+        mend = "; what it imports must lie beside it or on PYTHONPATH" if isinstance(error, ImportError) else ""
+        raise UserError(f"model {name!r}: {type(error).__name__}: {one_line(error)}{mend}.") from error
     if not isinstance(network, nn.Module):
         raise UserError(f"model {name!r}: {factory}() returned {type(network).__name__}, not a torch nn.Module.")
+    _siblings[path] = sorted(imported - {path})
+    for source in [path, *_siblings[path]]:
+        _require_early_imports(name, source, path.parent)
     return network
+
+
+def _require_early_imports(name: str, source: Path, folder: Path) -> None:
+    """Raise a UserError where a method imports what lies in a folder, which is out of reach once the model runs."""
+    if folder in {Path(place).resolve() for place in sys.path}:
+        return
+    classes = [node for node in ast.walk(ast.parse(source.read_bytes())) if isinstance(node, ast.ClassDef)]
+    methods = [each for node in classes for each in node.body if getattr(each, "name", "__init__") != "__init__"]
+    for node in (node for method in methods for node in ast.walk(method)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name
+            if getattr(node, "level", 0) or module.partition(".")[0] in _names_in(folder):
+                what = f"line {node.lineno} of {source} imports {module or 'a file beside it'} when the model runs"
+                raise UserError(f"model {name!r}: {what}; import it at the top of the file, so that it can travel.")
+
+
+def _names_in(folder: Path) -> set[str]:
+    """The modules that Python would find in a folder; the standard library and this package are found before."""
+    entries = [path for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    return {path.stem for path in entries} - {*sys.stdlib_module_names, __name__.partition(".")[0]}
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[set[Path]]:
+    """Let the block import what lies in a folder, as if Python ran a file of it; yields the files that it did import.
+
+    Afterwards they are not in ``sys.modules``: two folders may have files of one name, and what cloudpickle does not
+    find there it sends by value, so that the files may stay behind.
+    """
+    names = _names_in(folder)
+    elsewhere = {
+        name: module
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] in names and not _source_below(folder, module)
+    }
+    for name in elsewhere:
+        del sys.modules[name]
+    path, before, found = list(sys.path), set(sys.modules), set[Path]()
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield found
+    finally:
+        sys.path[:] = path
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] not in before and (source := _source_below(folder, module)):
+                del sys.modules[name]
+                found.update([source] if source.is_file() else [])
+        sys.modules.update(elsewhere)
+
+
+def _source_below(folder: Path, module: ModuleType) -> Path | None:
+    """Where a module comes from, if that is a folder's own code: not what was installed there."""
+    source = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    path = Path(source).resolve() if isinstance(source, str) else None
+    return path if path and path.is_relative_to(folder) and "site-packages" not in path.parts else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -125,3 +126,111 @@ def test_imagenet_is_train_and_val(tmp_path: Path) -> None:
         data.load(f"imagenet:{tmp_path}", "p1")
     with pytest.raises(UserError, match=f"there is no folder {tmp_path}/val/train"):
         data.load(f"imagenet:{tmp_path}/val")
+
+
+def test_links_are_followed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    subset = tmp_path_factory.mktemp("subset")
+    write(subset / "cow/own.png", (9, 9, 9))
+    (subset / "dog").symlink_to(photos / "dog")
+    (subset / "cat").mkdir()
+    (subset / "cat/below").symlink_to(photos / "cat")
+    (subset / "cat/file.png").symlink_to(photos / "cat/two.png")
+    loaded = data.load(f"folder:{subset}", size=8)
+    assert loaded.class_names == ("cat", "cow", "dog")
+    assert loaded.labels.tolist() == [0, 0, 1, 2, 2]
+    assert loaded.images.shape == (5, 3, 8, 8)
+
+
+@pytest.mark.parametrize("target", ["gone", "..", "../dog", "."])
+def test_links_that_lead_nowhere_or_round_in_circles_are_refused(photos: Path, target: str) -> None:
+    (photos / "dog/link").symlink_to(target)
+    with pytest.raises(UserError, match=r"the link .*/dog/link leads nowhere, or back to itself; remove it"):
+        data.load(f"folder:{photos}")
+
+
+def test_folders_that_link_to_each_other_are_refused(tmp_path: Path) -> None:
+    for own, other in (("a", "b"), ("b", "a")):
+        write(tmp_path / own / "0.png", (0, 0, 0))
+        (tmp_path / own / "link").symlink_to(tmp_path / other)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/class").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match="back to itself"):
+        data.load(f"folder:{tmp_path}/photos")
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [".ipynb_checkpoints/0.png", ".cache/deep/0.png", "__MACOSX/cat/0.png", "cat/._two.png", "cat/.trash/0.png",
+     "cat/@eaDir/0.jpg", "$RECYCLE.BIN/0.png", ".0.png"],
+)  # fmt: skip
+def test_hidden_files_and_those_of_operating_systems_are_left_out(photos: Path, hidden: str) -> None:
+    path = photos / hidden
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"not an image")
+    loaded = data.load(f"folder:{photos}", size=8)
+    assert loaded.class_names == ("cat", "dog")
+    assert loaded.images.shape[0] == 3
+
+
+def test_what_may_not_be_looked_into_is_told(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may look into everything, so the system's answer is made up."""
+    scan = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"/dog cannot be read \(Permission denied\); mend its permissions"):
+        data.load(f"folder:{photos}")
+
+
+def test_an_empty_class_keeps_its_number(photos: Path) -> None:
+    (photos / "cow").mkdir()
+    (photos / "cow/Thumbs.db").write_bytes(b"")
+    loaded = data.load(f"folder:{photos}")
+    assert loaded.class_names == ("cat", "cow", "dog")
+    assert loaded.labels.tolist() == [0, 2, 2]
+
+
+def test_a_class_that_only_another_split_has_keeps_its_number(tmp_path: Path) -> None:
+    for folder in ("train/ant", "train/bee", "train/cat", "test/cat", "test/ant"):
+        write(tmp_path / folder / "0.png", (0, 0, 0))
+    (tmp_path / "train/notes.txt").write_text("")
+    train, test = (data.load(f"folder:{tmp_path}", split) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ("ant", "bee", "cat")
+    assert test.labels.tolist() == [0, 2]
+    for split, label in (("train", "ant,bee,cat"), ("test", "cat,ant")):
+        files = sorted((tmp_path / split).rglob("*.png"))
+        lines = [f"{f.relative_to(tmp_path / split)},{each}" for f, each in zip(files, label.split(","), strict=True)]
+        (tmp_path / split / "labels.csv").write_text("\n".join(["file,label", *lines]))
+    assert data.load(f"folder:{tmp_path}", "test").labels.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("add", "told"),
+    [
+        ("notes/a.txt", "the folder .*/notes, which would be a class, has files and no images"),
+        ("stray.png", "stray.png lies beside the folders of classes; move it into its own"),
+    ],
+)
+def test_folders_whose_classes_are_in_doubt_are_refused(photos: Path, add: str, told: str) -> None:
+    (photos / add).parent.mkdir(exist_ok=True)
+    (photos / add).write_bytes(b"")
+    with pytest.raises(UserError, match=told):
+        data.load(f"folder:{photos}")
+
+
+def test_splits_are_not_classes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(tmp_path / split / "cat/0.png", (0, 0, 0))
+    with pytest.raises(UserError, match="has no split 'test'; choose one of train, val"):
+        data.load(f"folder:{tmp_path}", "test")
+
+
+def test_labels_of_a_split_lie_in_its_folder(tmp_path: Path) -> None:
+    write(tmp_path / "test/a.png", (0, 0, 0))
+    (tmp_path / "labels.csv").write_text("test/a.png,3\n")
+    with pytest.raises(UserError, match=r"labels.csv says nothing of .*/test; give that folder its own"):
+        data.load(f"folder:{tmp_path}", "test")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 from advlab import models
@@ -88,6 +93,124 @@ def test_bad_files(tmp_path: Path) -> None:
     (tmp_path / "model.txt").write_text(FACTORIES)
     with pytest.raises(UserError, match="is no Python file"):
         models.load(f"file:{tmp_path}/model.txt:make")
+
+
+HELPER = """
+from torch import nn
+WIDTH = 2
+
+class Block(nn.Linear):
+    def forward(self, images):
+        return super().forward(images) + WIDTH
+"""
+LAYOUTS = {
+    "a name": ("from torch import nn\nfrom helper import Block\n", "Block(4, 2)", {"helper.py": HELPER}),
+    "a module": ("from torch import nn\nimport helper\n", "helper.Block(4, 2)", {"helper.py": HELPER}),
+    "a package": (
+        "from torch import nn\nimport parts.blocks\n", "parts.blocks.Block(4, 2)",
+        {"parts/__init__.py": "from .blocks import WIDTH\n", "parts/blocks.py": HELPER},
+    ),
+    "no __init__": (
+        "from torch import nn\nfrom parts.blocks import Block\n", "Block(4, 2)", {"parts/blocks.py": HELPER},
+    ),
+    "by way of another": (
+        "from torch import nn\nfrom first import made\n", "made()",
+        {"first.py": "import helper\ndef made(): return helper.Block(4, 2)\n", "helper.py": HELPER},
+    ),
+    "in the factory": (
+        "from torch import nn\n", "__import__('helper').Block(4, 2)", {"helper.py": HELPER},
+    ),
+    "a folder added to the path": (
+        "import pathlib, sys\nfrom torch import nn\nsys.path.append(str(pathlib.Path(__file__).parent / 'src'))\n"
+        "from helper import Block\n", "Block(4, 2)", {"src/helper.py": HELPER},
+    ),
+    "named like an installed package": (
+        "from torch import nn\nfrom rich import Block\n", "Block(4, 2)", {"rich.py": HELPER},
+    ),
+}  # fmt: skip
+
+
+def repository(folder: Path, layout: str) -> str:
+    """Files of a model and of what it imports; the model's name."""
+    head, expression, files = LAYOUTS[layout]
+    files = files | {"nets.py": f"{head}def net(): return nn.Sequential(nn.Flatten(), {expression})\n"}
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return f"file:{folder}/nets.py:net"
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models of all layouts with images and logits, pickled as Ray does; their files are gone since."""
+    folder = tmp_path_factory.mktemp("shipped")
+    for layout in LAYOUTS:
+        model = models.load(repository(folder / layout, layout))
+        images = torch.rand(3, 1, 2, 2)
+        (folder / f"{layout}.pickle").write_bytes(ray.cloudpickle.dumps((model, images, model(images))))
+        (folder / layout).rename(folder / f"gone {layout}")
+    return folder
+
+
+def test_a_file_may_import_what_lies_beside_it_and_the_model_goes_without_them(shipped: Path) -> None:
+    """As when Python runs it; another process has none of its files."""
+    program = """
+import pathlib, pickle, sys, ray, torch
+for file in pathlib.Path(sys.argv[1]).glob("*.pickle"):
+    model, images, logits = pickle.loads(file.read_bytes())
+    print(torch.equal(model(images), logits), file.stem)
+"""
+    ran = subprocess.run([sys.executable, "-c", program, str(shipped)], text=True, stdout=subprocess.PIPE, cwd="/")
+    assert sorted(ran.stdout.splitlines()) == sorted(f"True {layout}" for layout in LAYOUTS)
+
+
+def test_imports_of_a_file_leave_no_trace(tmp_path: Path) -> None:
+    rich = importlib.import_module("rich")
+    path, modules = list(sys.path), dict(sys.modules)
+    for layout in LAYOUTS:
+        models.load(repository(tmp_path / layout, layout))
+    assert sys.path == path
+    assert sys.modules["rich"] is rich
+    assert sys.modules == modules
+
+
+def test_files_of_one_name_beside_two_models_stay_apart(tmp_path: Path) -> None:
+    names = [repository(tmp_path / folder, "a module") for folder in "ab"]
+    (tmp_path / "b/helper.py").write_text(HELPER.replace("WIDTH = 2", "WIDTH = 30"))
+    first, second = map(models.load, names)
+    images = torch.rand(3, 4)
+    for model, shift in ((first, 2), (second, 30)):
+        torch.testing.assert_close(model(images), torch.nn.functional.linear(images, *model.parameters()) + shift)
+
+
+def test_what_a_model_imports_is_part_of_its_identity(tmp_path: Path) -> None:
+    name = repository(tmp_path, "by way of another")
+    before = external.identity(name)
+    assert external.identity(name) == before
+    (tmp_path / "helper.py").write_text(HELPER + "# changed\n")
+    assert external.identity(name) != before
+    alone = tmp_path / "alone.py"
+    alone.write_text(FACTORIES)
+    assert external.identity(f"file:{alone}:make") == hashlib.sha256(alone.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("import nowhere_at_all\n", "No module named 'nowhere_at_all'; what it imports must .* on PYTHONPATH"),
+        ("from .helper import Block\n", "attempted relative import .*; what it imports must lie beside it"),
+        (
+            "from torch import nn\nclass Lazy(nn.Module):\n    def forward(self, x):\n"
+            "        from helper import WIDTH\n        return x * WIDTH\ndef net(): return Lazy()\n",
+            "line 4 of .*nets.py imports helper when the model runs; import it at the top of the file",
+        ),
+    ],
+)
+def test_imports_that_cannot_be_had_are_told(source: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text(HELPER)
+    (tmp_path / "nets.py").write_text(source)
+    with pytest.raises(UserError, match=told):
+        models.load(f"file:{tmp_path}/nets.py:net")
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet1", "torchvision:resnet18@NO_SUCH_WEIGHTS", "torchvision:"])

@@ -49,6 +49,12 @@ def colour_study(tmp_path: Path) -> TransferStudy:
 
 
 @pytest.fixture
+def two_colour_models(tmp_path: Path) -> TransferStudy:
+    """A study of photos with two models."""
+    return write_study(tmp_path / "colours", data.load("cifar10", "test"), MODELS)
+
+
+@pytest.fixture
 def one_model_study(tmp_path: Path, mnist_train: Dataset) -> TransferStudy:
     """A study of a single model, the test's own to change."""
     return write_study(tmp_path / "one", mnist_train, MODELS[:1])

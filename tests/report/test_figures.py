@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from advlab.report import canvas
 from advlab.report.palette import heat
-from advlab.studies.transfer import figures
+from advlab.studies.transfer import figures, show
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.summary import read_matrix, short
 
@@ -69,6 +72,52 @@ def test_photos_get_figure_5_with_the_change_shifted_to_grey(
     assert len(tiles) == 2 * across
     assert f"{examples['rms'].to_numpy()[moved].mean():.6f}" in title
     assert "0.006508" in title
+
+
+def _unfooled(monkeypatch: pytest.MonkeyPatch, sources: Sequence[str]) -> None:
+    """Let no example of these models fool them."""
+    examples = TransferStudy.examples
+
+    def failed(self: TransferStudy, source: str, *arguments: Any, **options: Any) -> pa.Table:
+        table = examples(self, source, *arguments, **options)
+        if source not in sources or "success" not in table.column_names:
+            return table
+        return table.set_column(table.column_names.index("success"), "success", pa.array([False] * len(table)))
+
+    monkeypatch.setattr(TransferStudy, "examples", failed)
+
+
+def test_figure_5_is_of_the_first_model_that_is_fooled(
+    two_colour_models: TransferStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two_colour_models.targets
+    _unfooled(monkeypatch, [first])
+    assert figures.figure_5(two_colour_models, first) is None
+    assert figures.figure_5(two_colour_models) == figures.figure_5(two_colour_models, second)
+
+
+def test_a_report_of_models_that_nothing_fools_is_whole_without_figure_5(
+    colour_study: TransferStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _unfooled(monkeypatch, colour_study.targets)
+    files = show.render(colour_study)
+    assert "figures/figure_5.png" not in files
+    assert {"report.html", "figures/figure_7.png", "figures/distortion_curves.png"} <= set(files)
+
+
+def test_figure_5_shows_a_change_of_a_single_pixel(
+    colour_study: TransferStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = TransferStudy.images
+
+    def sparse(self: TransferStudy, table: pa.Table) -> np.ndarray:
+        changed = self.clean_images(table["index"].to_numpy()).copy()
+        changed[:, :, 3, 4] = images(self, table)[:, :, 3, 4]
+        changed[:, 0, 3, 4] = 1 - changed[:, 0, 3, 4]
+        return changed
+
+    monkeypatch.setattr(TransferStudy, "images", sparse)
+    assert figures.figure_5(colour_study) is not None
 
 
 def test_headings_leave_out_where_a_model_comes_from() -> None:

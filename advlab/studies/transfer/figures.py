@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.patches import Rectangle
 
-from advlab.errors import UserError
 from advlab.report import canvas
 from advlab.report.numbers import percent
 from advlab.report.palette import INK, MUTED, RULE, heat, hue
@@ -36,8 +35,8 @@ def draw(study: TransferStudy) -> dict[str, bytes]:
         "distortion_curves": distortion_curves(study),
         "figure_7": figure_7(study),
     }
-    if study.dataset.subset(slice(1)).images.shape[1] == _COLOURS:
-        drawn["figure_5"] = figure_5(study)
+    if study.dataset.subset(slice(1)).images.shape[1] == _COLOURS and (photos := figure_5(study)) is not None:
+        drawn["figure_5"] = photos
     return drawn
 
 
@@ -191,7 +190,7 @@ def figure_7(study: TransferStudy, sources: Sequence[str] | None = None, rows: i
         return canvas.png(figure, bbox_inches="tight", pad_inches=0.06)
 
 
-def figure_5(study: TransferStudy, source: str | None = None, rows: int = 5) -> bytes:
+def figure_5(study: TransferStudy, source: str | None = None, rows: int = 5) -> bytes | None:
     """The paper's Figure 5: photos read rightly, what changes in them, adversarial examples.
 
     The change is magnified tenfold, shifted by 128 of 255 and clamped, as in the paper; where that leaves nothing to be
@@ -199,23 +198,26 @@ def figure_5(study: TransferStudy, source: str | None = None, rows: int = 5) -> 
 
     Args:
         study: a study of images of three colours.
-        source: the attacked model; the study's first by default.
+        source: the attacked model; by default the study's first that an example fools.
         rows: photos, at most.
 
-    Raises:
-        UserError: no example of this model fools it.
+    Returns:
+        A PNG; None where no example fools its model.
     """
-    source = study.targets[0] if source is None else source
+    if source is None:
+        attacked = (figure_5(study, row.source, rows) for row in read_matrix(study).models)
+        return next((figure for figure in attacked if figure is not None), None)
     table = study.examples(source, limit=_SCANNED)
     size = table["rms"].to_numpy()
     fooled = (size > 0) & table["success"].to_numpy(zero_copy_only=False)
     if not fooled.any():
-        raise UserError(f"no example fools {source!r}; attack with a larger budget, or show another model.")
+        return None
     shown = table.take(np.flatnonzero(fooled)[:rows])
     after = np.moveaxis(study.images(shown), 1, -1)
     before = np.moveaxis(study.clean_images(shown["index"].to_numpy()), 1, -1)
     change = after - before
-    visible = 10 ** np.floor(np.log10(_VISIBLE / np.quantile(np.abs(change), 0.99)))
+    moved = np.abs(change[change != 0])  # an attack may leave most pixels as they are
+    visible = 10 ** np.floor(np.log10(_VISIBLE / np.quantile(moved, 0.99)))
     factors = [canvas.MAGNIFIED, visible] if visible > canvas.MAGNIFIED else [canvas.MAGNIFIED]
     middle = [(128 / 255 + factor * change).clip(0, 1) for factor in factors]
     columns = ["photo", *(f"change × {factor:,.0f}" for factor in factors), "adversarial"]
