@@ -18,13 +18,13 @@ from PIL import Image
 from ray.exceptions import RayError
 from rich.console import Console
 
-from advlab.data import folder
+from advlab.data import labels
 from advlab.errors import UserError, one_line
 from advlab.store import Store
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "PPM": ".ppm"}
 """File names' ends by format, of those that a folder of images may hold."""
-KEYS = tuple(suffix.removeprefix(".") for suffix in folder.SUFFIXES)
+KEYS = tuple(suffix.removeprefix(".") for suffix in labels.SUFFIXES)
 """Where a WebDataset sample has its image, unless ``--image`` says it."""
 BATCH = 64
 NUMBER_DIGITS = 4
