@@ -1,12 +1,13 @@
-"""What every command of ``sweeps/`` shares: its common options, and how it ends."""
+"""The common options of all commands, their exit codes, and how their errors are printed."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import tyro
 from rich.console import Console
@@ -45,29 +46,60 @@ def listed(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
+def option_names(options: Any) -> set[str]:
+    """Names of a command line's options: the fields of its class, and those of the classes nested in it."""
+    names: set[str] = set()
+    for name, hint in get_type_hints(options).items():
+        groups = [kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)]
+        names = names.union([] if groups else [name], *map(option_names, groups))
+    return names
+
+
+def with_flags(text: str, names: set[str]) -> str:
+    """Replace every `` `name` `` that is one of the options ``names`` by its flag, as `` `batch_size` `` by
+    --batch-size.
+
+    Code below the commands is called from Python too, so its messages give arguments in backquotes.
+    """
+    return re.sub(r"`(\w+)`", lambda found: f"--{found[1].replace('_', '-')}" if found[1] in names else found[0], text)
+
+
+class _FlagFormatter(SafeFormatter):
+    """Log lines with flags in place of argument names."""
+
+    def __init__(self, names: set[str]) -> None:
+        super().__init__("%(message)s")
+        self.names = names
+
+    def format(self, record: logging.LogRecord) -> str:
+        return with_flags(super().format(record), self.names)
+
+
 def run(description: str, options: type[Options], main: Callable[[Options], None]) -> None:
     """Parse the command line into ``options``, call ``main`` with it, and exit as users expect.
 
-    A ``UserError`` is printed as one sentence and exits with status 2; a refusal of the system (disk full, storage
-    out of reach) with 1; Ctrl-C with 130; anything else is a defect and keeps its traceback. Whatever is told, no
-    secret and no control character of a file's is in it.
+    A ``UserError`` is printed as one sentence and exits with status 2, an error of the operating system (disk full,
+    storage out of reach) exits with 1, Ctrl-C with 130; anything else is a defect and prints its traceback. Secrets
+    and control characters are removed from all that is printed.
     """
+    names = option_names(options)
     handler = logging.StreamHandler()
-    handler.setFormatter(SafeFormatter("%(message)s"))
+    handler.setFormatter(_FlagFormatter(names))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         extensions.load()
         main(tyro.cli(options, description=description, config=(tyro.conf.OmitArgPrefixes,)))
     except UserError as error:
-        console.print("[bold red]error:[/]", escape(masked(one_line(error))))
+        message = with_flags(masked(one_line(error)), names)
+        console.print("[bold red]error:[/]", escape(message))
         sys.exit(2)
     except OSError as error:
-        told = escape(masked(one_line(error)))
-        console.print(f"[bold red]error:[/] the system refused: {told}; what is finished is kept.")
+        message = escape(masked(one_line(error)))
+        console.print(f"[bold red]error:[/] the operating system reports: {message}; finished work is kept.")
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print("\nstopped; what is finished is kept: the same command goes on from there.")
+        console.print("\nstopped; finished work is kept: the same command continues from there.")
         sys.exit(130)
     except Exception:
         logging.exception("a defect of advlab:")

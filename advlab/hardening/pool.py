@@ -61,11 +61,11 @@ class Pool:
 
     def __init__(self, capacity: int, replacement: Replacement = "random", max_age: int | None = None) -> None:
         if capacity < 1:
-            raise UserError(f"a pool of {capacity} examples is impossible; choose a --capacity of at least 1.")
+            raise UserError(f"`capacity` {capacity} is impossible; choose at least 1 example.")
         if replacement not in REPLACEMENTS:
             raise UserError(f"unknown replacement {replacement!r}; choose one of {', '.join(REPLACEMENTS)}.")
         if max_age is not None and max_age < 1:
-            raise UserError(f"--max-age {max_age} is impossible; choose at least 1 step.")
+            raise UserError(f"`max_age` {max_age} is impossible; choose at least 1 step.")
         self.capacity, self.replacement, self.max_age = capacity, replacement, max_age
         self.layers: dict[int, Batch] = {}
         self._loss: dict[int, Tensor] = {}

@@ -72,20 +72,22 @@ class Settings:
             self.require_levels(len(self.hidden) + 1)
         elif self.dropout:
             raise UserError(
-                f"dropout of {self.dropout:g} is for the network that --hidden describes, and {self.network!r} drops "
-                "what it drops; leave out --dropout, and dropout among the --variants."
+                f"`dropout` {self.dropout:g} is for the network that `hidden` describes; {self.network!r} has its own: "
+                "leave out `dropout`, and the variant of that name among the `variants`."
             )
         if self.attack not in NAMES:
             raise UserError(f"unknown attack {self.attack!r}; choose one of {', '.join(NAMES)}.")
         if min(self.epochs, self.batch_size, self.refresh) < 1:
-            raise UserError("--epochs, --batch-size and --refresh must each be at least 1; raise them.")
+            raise UserError("`epochs`, `batch_size` and `refresh` must each be at least 1; raise them.")
 
     def require_levels(self, count: int) -> None:
         """Raise a UserError unless a network of so many levels has those in use, and each its size and weight."""
         if self.levels and not all(0 <= level < count for level in self.levels):
             raise UserError(f"levels {self.levels} are not all there; this network has levels 0 to {count - 1}.")
         if self.levels and min(len(self.sizes), len(self.mixing)) < count:
-            raise UserError(f"{len(self.sizes)} sizes for {count} levels; give one --sizes and --mixing per level.")
+            raise UserError(
+                f"{len(self.sizes)} sizes for {count} levels; give one of `sizes` and of `mixing` per level."
+            )
 
     def decisive(self) -> dict[str, Any]:
         """Plain values that tell this run from others; the network is among them where it is named."""

@@ -90,7 +90,7 @@ def read(store: Store, folder: str) -> tuple[Pool, dict[str, Any]]:
     uri = store.path(folder)
     for attempt in range(ATTEMPTS):
         if not store.exists(_in(folder, POINTER)):
-            raise UserError(f"--pool {uri!r} holds no pool: there is no {POINTER} in it; name the folder of one.")
+            raise UserError(f"`pool` {uri!r} holds no pool: there is no {POINTER} in it; name the folder of one.")
         pointer = _pointer(store, folder)
         try:
             tables = {level: store.read_table(_in(folder, name)) for level, name in pointer["files"].items()}
@@ -98,11 +98,11 @@ def read(store: Store, folder: str) -> tuple[Pool, dict[str, Any]]:
             break
         except FileNotFoundError as error:
             if attempt == ATTEMPTS - 1:
-                raise UserError(f"--pool {uri!r} lacks a file that its {POINTER} names; make the pool anew.") from error
+                raise UserError(f"`pool` {uri!r} lacks a file that its {POINTER} names; make it again.") from error
         except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(
-                f"--pool {uri!r}: a file of step {pointer['step']} is damaged ({one_line(error)[:200]}); remove "
-                f"{POINTER} and make the pool anew."
+                f"`pool` {uri!r}: a file of step {pointer['step']} is damaged ({one_line(error)[:200]}); remove "
+                f"{POINTER} and make the pool again."
             ) from error
     return pool, pointer
 
@@ -126,8 +126,8 @@ def _pointer(store: Store, folder: str) -> dict[str, Any]:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OSError, UserError) as error:
         raise UserError(
-            f"--pool {uri!r}: its {POINTER} is torn, or not written by this program ({one_line(error)[:200]}); remove "
-            "it and make the pool anew."
+            f"`pool` {uri!r}: its {POINTER} is incomplete, or not written by advlab ({one_line(error)[:200]}); remove "
+            "it and make the pool again."
         ) from error
     return {**found, "files": names}
 

@@ -121,13 +121,13 @@ def cut(network: nn.Module, settings: Settings, dataset: Dataset) -> tuple[Level
     except RuntimeError as error:
         shape = " × ".join(map(str, dataset.images.shape[1:]))
         raise UserError(
-            f"--network {settings.network!r} cannot read the {shape} images of {dataset.name} ({one_line(error)}); "
+            f"`network` {settings.network!r} does not take the {shape} images of {dataset.name} ({one_line(error)}); "
             "choose one that does."
         ) from error
     network.train(was_training)
     if logits != (dataset.num_classes,):
         raise UserError(
-            f"--network {settings.network!r} gives answers of shape {list(logits)}, and {dataset.name} has "
+            f"`network` {settings.network!r} returns logits of shape {list(logits)}, and {dataset.name} has "
             f"{dataset.num_classes} classes; choose one with as many."
         )
     return levels, shapes

@@ -55,7 +55,7 @@ def expand(names: list[str], trusted: Collection[str] = ()) -> tuple[list[str], 
         for own, model in models.items():
             same = own in found and found[own].checkpoint.fingerprint == model.checkpoint.fingerprint
             if (own in expanded and not same) or own in names:
-                raise UserError(f"--models names two models {own!r}, one of them in {name!r}; leave one of them out.")
+                raise UserError(f"`models` names two models {own!r}, one of them in {name!r}; leave one of them out.")
             found.setdefault(own, model)
         code = _code(name, trusted) if name.startswith(SCHEME) else []
         expanded |= dict.fromkeys([*models, *code] or [name])
@@ -153,7 +153,7 @@ def _trusted(name: str, trusted: Collection[str]) -> str:
         return name
     code = name.removeprefix(UNTRUSTED)
     if code not in trusted:
-        raise UserError(f"{code!r} is code that a study names; read it, and repeat it with --trust-code to run it.")
+        raise UserError(f"{code!r} is code that a study names; read it, and name it in `trust_code` to run it.")
     return code
 
 
@@ -165,7 +165,9 @@ def _code(text: str, trusted: Collection[str]) -> list[str]:
     named = [name for name in named if fnmatchcase(name, chosen.get("name", "*")) and "best" not in chosen]
     for name in named:
         if name not in trusted:
-            logger.warning("%s also names %r: code, not run; read it, and repeat it with --trust-code", text, name)
+            logger.warning(
+                "%s also names %r: code, not run; read it, and name it in `trust_code` to run it", text, name
+            )
     return [name for name in named if name in trusted]
 
 

@@ -49,7 +49,7 @@ def expand(names: str) -> list[str]:
     for name in (part.strip() for part in names.split(",")):
         found |= dict.fromkeys(PAPER if name == "paper" else [name] if name else [])
     if not found:
-        raise UserError("--models names no model; give e.g. 'paper' or 'softmax1e-4,fc100-100-10'.")
+        raise UserError("`models` names no model; give e.g. 'paper' or 'softmax1e-4,fc100-100-10'.")
     return list(found)
 
 

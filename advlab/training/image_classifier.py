@@ -133,8 +133,8 @@ def share(total: int, held_out: int, examples: int | None) -> tuple[Tensor, Tens
     rest = total - held_out
     if rest < 1 or not 1 <= (examples or 1) <= rest:
         raise UserError(
-            f"--examples {examples or rest} beside --held-out {held_out} is impossible: there are {total} training "
-            "images; choose fewer."
+            f"`examples` {examples or rest} and `held_out` {held_out} are impossible together: there are {total} "
+            "training images; choose fewer."
         )
     end = total if examples is None else held_out + examples
     return order[held_out:end].sort().values, order[:held_out].sort().values

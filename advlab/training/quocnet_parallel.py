@@ -115,7 +115,7 @@ def build(
         UserError: a mesh that does not fit the processes, or the network.
     """
     if kind == "fsdp" and space != 1:
-        raise UserError(f"--parallelism fsdp cuts batches alone; give --data-parallel {data * space} --space 1.")
+        raise UserError(f"`parallelism` fsdp only splits batches; give `data_parallel` {data * space} and `space` 1.")
     mesh = row_parallel.mesh(data, space, device.type)
     if kind == "spatial":
         network = row_parallel.build(shape, mesh["space"], seed=seed, device=device)

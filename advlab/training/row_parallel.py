@@ -35,8 +35,8 @@ def mesh(data: int, space: int, device: str) -> DeviceMesh:
     """
     if data * space != dist.get_world_size():
         raise UserError(
-            f"--data-parallel {data} × --space {space} asks for {data * space} processes, there are "
-            f"{dist.get_world_size()}; start as many."
+            f"`data_parallel` {data} × `space` {space} needs {data * space} processes, and there are "
+            f"{dist.get_world_size()}; start as many as it needs."
         )
     return init_device_mesh(device, (data, space), mesh_dim_names=("data", "space"))
 
@@ -65,7 +65,7 @@ def build(shape: QuocNetShape, space: DeviceMesh, *, seed: int, device: torch.de
         for rows in (stage.rows, stage.pool.rows):
             if any(first == last for first, last in shares(rows, ranks)):
                 raise UserError(
-                    f"--space {ranks} leaves a process without any of the {rows} rows of a map of stage {number}; "
+                    f"`space` {ranks} leaves a process without any of the {rows} rows of a map of stage {number}; "
                     "choose fewer."
                 )
     for stage in network.chain():

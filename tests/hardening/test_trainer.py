@@ -134,12 +134,12 @@ def test_without_a_pool_yet_the_trainer_goes_on_with_clean_images(thousand: Data
 def test_mistakes_are_named(short: Settings) -> None:
     with pytest.raises(UserError, match="levels 0 to 2"):
         replace(short, levels=(0, 3))
-    with pytest.raises(UserError, match="--sizes"):
+    with pytest.raises(UserError, match="`sizes`"):
         replace(short, sizes=(0.1,))
     for unknown in ("best", "layer-0", "layer-x"):
         with pytest.raises(UserError, match=f"unknown variant '{unknown}'"):
             variant(unknown, short)
-    with pytest.raises(UserError, match="'conv' drops what it drops"):
+    with pytest.raises(UserError, match="'conv' has its own: leave out `dropout`"):
         variant("dropout", replace(short, levels=(), network="conv"), 3)
 
 
@@ -149,10 +149,10 @@ def test_mistakes_are_named(short: Settings) -> None:
         ("ae30-10", "AutoencoderClassifier is no nn.Sequential"),
         ("convolutional", "unknown model 'convolutional'"),
         ("fc20-7", "has 7 outputs; mnist has 10 classes"),
-        ("python:advlab.models.alexnet:random", "cannot read the 1 × 28 × 28 images of mnist"),
+        ("python:advlab.models.alexnet:random", "does not take the 1 × 28 × 28 images of mnist"),
         ("python:advlab.models.convnet:ConvNet", None),
         ("python:torch.nn:Flatten", "Flatten is no nn.Sequential"),
-        ("python:torch.nn:Sequential", r"answers of shape \[1, 28, 28\], and mnist has 10 classes"),
+        ("python:torch.nn:Sequential", r"logits of shape \[1, 28, 28\], and mnist has 10 classes"),
     ],
 )
 def test_a_network_is_tried_before_it_is_trained(

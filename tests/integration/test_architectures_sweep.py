@@ -84,5 +84,5 @@ def test_ctrl_c_says_what_to_do(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the driver and all its children
     _, told = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "the same command goes on from there" in told
+    assert "the same command continues from there" in told
     assert "Traceback" not in told

@@ -141,7 +141,7 @@ def with_code(tmp_path: Path) -> str:
 
 def test_code_of_a_study_is_shown_and_left_out(with_code: str, caplog: pytest.LogCaptureFixture) -> None:
     assert study_models.expand([with_code])[0] == ["conv"]
-    assert "also names 'file:/tmp/planted.py:make': code, not run; read it, and repeat it with" in caplog.text
+    assert "also names 'file:/tmp/planted.py:make': code, not run; read it, and name it in `trust_code`" in caplog.text
 
 
 def test_code_of_a_study_is_used_once_its_name_is_repeated(with_code: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -92,7 +92,7 @@ def test_expand() -> None:
 
 @pytest.mark.parametrize("names", ["", " , "])
 def test_expand_refuses_nothing(names: str) -> None:
-    with pytest.raises(UserError, match="--models names no model"):
+    with pytest.raises(UserError, match="`models` names no model"):
         zoo.expand(names)
 
 

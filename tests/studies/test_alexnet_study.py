@@ -99,7 +99,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
         ({"data": "imagenet:/nowhere"}, {}, "there is no folder /nowhere/train"),
         ({"width": -1.0}, {}, "a width of -1; choose more than 0"),
         ({"examples": 30}, {}, "--batch-size 128 is more than the 30 images to learn from"),
-        ({"held_out": 50_000}, {}, "--held-out 50000 is impossible: there are 50000 training images"),
+        ({"held_out": 50_000}, {}, "`held_out` 50000 are impossible together: there are 50000 training images"),
         ({"batch_size": 4}, {"workers": 5}, "--batch-size 4 cannot be cut into 5 parts"),
         ({}, {"workers": 2, "min_workers": 3}, "--min-workers 3 is more than --workers 2"),
         ({}, {"workers": 2, "alone": True}, "--alone is one process; leave --workers 2 or --alone out"),

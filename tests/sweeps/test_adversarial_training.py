@@ -202,7 +202,10 @@ def test_a_baseline_is_tuned_in_what_it_is_about() -> None:
         (HardeningConfig(variants="layer-2", training=Settings(hidden=(50,))), "levels 0 to 1"),
         (HardeningConfig(variants="layer-3", training=Settings(network="conv")), "levels 0 to 2"),
         (HardeningConfig(variants="all", training=Settings(network="ae400-10")), "is no nn.Sequential"),
-        (HardeningConfig(training=Settings(network="conv")), "leave out --dropout, and dropout among the --variants"),
+        (
+            HardeningConfig(training=Settings(network="conv")),
+            "leave out `dropout`, and the variant of that name among the `variants`",
+        ),
     ],
 )
 def test_mistakes_are_told_before_any_work(config: HardeningConfig, told: str) -> None:

@@ -147,7 +147,7 @@ def test_ctrl_c_says_what_to_do_and_exits_130(small: list[str], command_line: Co
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "the same command goes on from there" in printed
+    assert "the same command continues from there" in printed
     assert "Traceback" not in printed
 
 

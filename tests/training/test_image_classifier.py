@@ -147,9 +147,9 @@ def test_rates_follow_the_recipe() -> None:
 def test_parts_of_the_training_set_do_not_overlap() -> None:
     rows, held_out = image_classifier.share(100, 20, 50)
     assert (len(rows), len(held_out), len(set(rows.tolist()) | set(held_out.tolist()))) == (50, 20, 70)
-    with pytest.raises(UserError, match="--examples 90 beside --held-out 20 is impossible: there are 100"):
+    with pytest.raises(UserError, match="`examples` 90 and `held_out` 20 are impossible together: there are 100"):
         image_classifier.share(100, 20, 90)
-    with pytest.raises(UserError, match="--held-out 100"):
+    with pytest.raises(UserError, match="`held_out` 100"):
         image_classifier.share(100, 100, None)
 
 

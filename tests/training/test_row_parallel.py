@@ -241,9 +241,9 @@ def test_attacks_go_through_all_processes(four: list[list[dict[str, Any]]], fold
 def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
-        with pytest.raises(UserError, match="2 × --space 2 asks for 4 processes, there are 1; start as many"):
+        with pytest.raises(UserError, match="2 × `space` 2 needs 4 processes, and there are 1; start as many"):
             quocnet_parallel.build("spatial", SHAPE, data=2, space=2, seed=0, device=torch.device("cpu"))
-        with pytest.raises(UserError, match="fsdp cuts batches alone; give --data-parallel 2 --space 1"):
+        with pytest.raises(UserError, match="fsdp only splits batches; give `data_parallel` 2 and `space` 1"):
             quocnet_parallel.build("fsdp", SHAPE, data=1, space=2, seed=0, device=torch.device("cpu"))
     finally:
         dist.destroy_process_group()

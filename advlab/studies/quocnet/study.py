@@ -39,7 +39,7 @@ def prepare(config: QuocNetConfig, layout: Layout) -> None:
         raise UserError(f"--batch-size {config.batch_size} cannot be cut into {groups} parts; choose a multiple.")
     if layout.parallelism == "fsdp" and layout.space > 1:
         workers = groups * layout.space
-        raise UserError(f"--parallelism fsdp cuts batches alone; give --data-parallel {workers} --space 1.")
+        raise UserError(f"--parallelism fsdp only splits batches; give --data-parallel {workers} --space 1.")
     if layout.alone and groups * layout.space > 1:
         raise UserError("--alone is one process; leave --space and --data-parallel out, or --alone.")
     dataset = images(config, "train")
