@@ -1,6 +1,6 @@
 """A distributed laboratory for adversarial examples and their transfer.
 
-Models go in; every model is attacked once; every attacked example is shown to every model; the answers lie in
+Every model is attacked once, and every adversarial example is classified by every model; the predictions are stored in
 Parquet, one row per (source, target, example).
 """
 

@@ -1,6 +1,6 @@
 """Training with the upper frame bounds of the layers in the loss, as a later version of section 4.3 suggests.
 
-Two penalties. ``lipschitz`` is Σ over layers of (λ₊ - target)₊², λ₊ by power iteration that goes on from step to step
+Two penalties. ``lipschitz`` is Σ over layers of (λ₊ - target)₊², λ₊ by power iteration that continues across steps
 (Yoshida & Miyato 2017, with the layer's own stride and padding). ``parseval`` is Σ of ‖W Wᵀ - 1‖² / rows over kernels
 as matrices (Cisse et al. 2017), which drives all singular values to 1, not only the largest.
 """
@@ -27,8 +27,8 @@ class LipschitzPenalty:
     Args:
         network: its linear layers and convolutions are penalised, each with its own stride and padding.
         shape: of an image, [C, H, W].
-        target: upper frame bound that costs nothing.
-        iterations: power iterations per call; one is enough, since they go on from the call before.
+        target: upper frame bound below which there is no penalty.
+        iterations: power iterations per call; one is enough, since each call continues from the one before.
         seed: of the first vectors.
     """
 
@@ -45,7 +45,7 @@ class LipschitzPenalty:
         self._vectors = [torch.randn(1, *shape, generator=generator) for _, shape in self.layers]
 
     def norms(self) -> Tensor:
-        """λ₊ of each layer as far as the power iteration has got, [layers], from below."""
+        """Current estimates of λ₊ of each layer, [layers], by power iteration; never above the true values."""
         norms: list[Tensor] = []
         for position, (layer, _) in enumerate(self.layers):
             vector = self._vectors[position].to(layer.weight)
@@ -98,8 +98,8 @@ def fit(
     Args:
         penalty: factor of the penalty.
         kind: ``lipschitz`` or ``parseval``.
-        target: of ``lipschitz``: upper frame bound that costs nothing.
-        The others are as in ``advlab.training.minibatch.fit``.
+        target: for ``lipschitz``: upper frame bound below which there is no penalty.
+        Other arguments: as in ``advlab.training.minibatch.fit``.
 
     Returns:
         What ``minibatch.fit`` returns, and ``penalty`` and ``largest_norm``, of the finished network.

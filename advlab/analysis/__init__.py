@@ -1,4 +1,4 @@
-"""What a network's layers do: singular spectra and Lipschitz bounds (section 4.3), units and directions (section 3)."""
+"""Analysis of layers: singular spectra and Lipschitz bounds (section 4.3), units and directions (section 3)."""
 
 from advlab.analysis.frames import FrameBounds, frame_bounds, singular_spectrum
 

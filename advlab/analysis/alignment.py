@@ -1,7 +1,7 @@
-"""Why examples transfer: the three measures of Demontis et al. 2019, "Why do adversarial attacks transfer?", section 4.
+"""The three measures of transferability of Demontis et al. 2019, "Why do adversarial attacks transfer?", section 4.
 
-Size of the target's input gradients (S), their alignment with the source's (R), and how much the source's loss varies
-with what it was trained on (V).
+Size of the target's input gradients (S), their alignment with the source's (R), and the variability of the source's
+loss over training runs (V).
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ def gradient_alignment(source: Gradients, target: Gradients) -> float:
 
 
 def loss_variability(replicas: Sequence[Gradients]) -> float:
-    """V: variance of the loss over replicas of a model, mean over images (their equation 15); needs two or more."""
+    """V: variance of the loss over replicas of a model, averaged over images (their equation 15); needs two or more."""
     return float(torch.stack([replica.loss for replica in replicas]).double().var(0).mean())
 
 
 @dataclass(frozen=True, slots=True)
 class Regression:
-    """A least-squares fit of one number per pair from several.
+    """A least-squares fit of one response per (source, target) pair from several predictors.
 
     Attributes:
         weights: by predictor, the change of the response, in its standard deviations, per standard deviation.
-        p: by predictor, two-sided t-test of a weight of 0.
+        p: by predictor, of the two-sided t-test that its weight is 0.
         r2: share of the variance explained.
         left_out_r2: the same when each source's pairs are predicted from those of the other sources.
     """
@@ -74,7 +74,7 @@ class Regression:
 
 
 def regress(predictors: Mapping[str, np.ndarray], response: np.ndarray, sources: Sequence[str]) -> Regression:
-    """Fit ``response`` [P] by predictors [P] each, over pairs whose sources are given.
+    """Fit ``response`` [P] by predictors [P] over pairs; ``sources`` names the source of each pair.
 
     Raises:
         ValueError: no more pairs than predictors.

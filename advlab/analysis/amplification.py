@@ -1,4 +1,4 @@
-"""How much networks do amplify, to set beside how much they may: Jacobians by power iteration, and pairs of images."""
+"""Measured amplification of networks: Jacobian norms by power iteration, and gains on pairs of images."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Map = Callable[[Tensor], Tensor]
 
 
 def jacobian_norms(function: Map, images: Tensor, *, iterations: int = 20, seed: int = 0) -> Tensor:
-    """The largest singular value of the Jacobian at each image, from below.
+    """A lower bound of the largest singular value of the Jacobian at each image, tight as the iterations converge.
 
-    Power iteration on JᵀJ; what is returned is ‖Jv‖ for a unit v, so it never exceeds the local Lipschitz constant.
+    Power iteration on JᵀJ; returns ‖Jv‖ for a unit v, so it never exceeds the local Lipschitz constant.
 
     Args:
-        function: images [B, …] → values [B, …], each row on its own, differentiable.
+        function: images [B, …] → values [B, …], rows independent of each other, differentiable.
         images: [B, …].
         iterations: each costs two forward passes and a backward pass.
         seed: of the first directions.
@@ -36,7 +36,7 @@ def jacobian_norms(function: Map, images: Tensor, *, iterations: int = 20, seed:
 
 
 def layer_norm(layer: nn.Module, shape: tuple[int, ...], *, iterations: int = 100, seed: int = 0) -> float:
-    """The operator norm of a linear layer as it is, its own padding included, from below, by power iteration.
+    """A lower bound, by power iteration, of the operator norm of a linear layer with its own padding.
 
     Args:
         layer: ``nn.Linear`` or a convolution; its bias is left out.
@@ -73,6 +73,6 @@ def pair_gains(function: Map, images: Tensor, others: Tensor) -> Tensor:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """Rows [B, …] of norm 1, those that are 0 as they are."""
+    """Rows [B, …] scaled to norm 1; rows of zeros stay zero."""
     norms = vectors.flatten(1).norm(dim=1).clamp(min=torch.finfo(vectors.dtype).tiny)
     return vectors / norms.view(-1, *[1] * (vectors.ndim - 1))

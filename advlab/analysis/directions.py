@@ -55,11 +55,12 @@ class Moments:
 def directions(basis: str, count: int, moments: Moments, seed: int) -> np.ndarray:
     """At most ``count`` unit vectors of a basis, [D, n] float32.
 
-    Units that never vary rank no image above another and are left out of the natural basis.
+    Units that never vary cannot rank images and are left out of the natural basis.
 
     Args:
         basis: one of ``BASES``.
-        count: how many; a layer of fewer dimensions (or live units) has fewer, but for random directions.
+        count: how many; fewer are returned for a layer of fewer dimensions (or live units), except of random
+            directions.
         moments: of the layer's features over the image set.
         seed: of the choice and of the random bases.
 
@@ -72,7 +73,7 @@ def directions(basis: str, count: int, moments: Moments, seed: int) -> np.ndarra
     generator = np.random.default_rng([seed, BASES.index(basis)])
     live = np.flatnonzero(moments.high > moments.low)
     if not len(live):
-        raise UserError("no unit of that layer varies over the image set; choose another --layer.")
+        raise UserError("no unit of that layer varies over the image set; choose another `layer`.")
     match basis:
         case "natural":
             chosen = np.sort(generator.permutation(live)[:count])
@@ -81,13 +82,13 @@ def directions(basis: str, count: int, moments: Moments, seed: int) -> np.ndarra
             vectors = generator.standard_normal((count, dimension))
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         case "rotation":
-            # orthonormalised Gaussian columns, signs made those of the Gaussian's: the first of a uniform rotation
+            # orthonormalised Gaussian columns with the signs of the Gaussian: the first columns of a uniform rotation
             columns, upper = np.linalg.qr(generator.standard_normal((dimension, min(count, dimension))))
             vectors = (columns * np.sign(np.diag(upper))).T
         case "pca":
             _, vectors = np.linalg.eigh(moments.covariance)
             vectors = vectors.T[::-1][: min(count, len(live))]
-            # a component's sign is arbitrary: its largest coordinate is made positive
+            # the sign of a component is arbitrary: make its largest coordinate positive
             largest = np.abs(vectors).argmax(1)
             vectors = vectors * np.sign(vectors[np.arange(len(vectors)), largest])[:, None]
     return vectors.astype(np.float32)

@@ -1,9 +1,8 @@
 """Smallest and largest singular value over all blocks of a layer, accurate to 1e-9 relative.
 
-Few blocks need to be diagonalised. Whether any eigenvalue of a Gram matrix G lies above τ is told by a Cholesky
-decomposition of τ1 - G, an order of magnitude cheaper; so blocks are diagonalised in random order and those that
-cannot beat the best so far are struck out. The expected number left is the logarithm of the number of blocks, and
-nothing is approximated.
+Few blocks need to be diagonalised. A Cholesky decomposition of τ1 - G, an order of magnitude cheaper, decides whether
+any eigenvalue of a Gram matrix G exceeds τ; so blocks are diagonalised in random order, and those that cannot beat the
+best so far are discarded. The expected number left is the logarithm of the number of blocks. Nothing is approximated.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from advlab.analysis.symbol import CHUNK, BlockSymbol
 EPSILON, SINGLE_EPSILON = torch.finfo(torch.float64).eps, torch.finfo(torch.float32).eps
 
 DIRECT = 512
-"""Largest side whose Gram matrix is diagonalised; above, Lanczos finds the two ends alone."""
+"""Largest side whose Gram matrix is diagonalised; for larger ones Lanczos finds the two extremes only."""
 LANCZOS_TOLERANCE = 1e-10
-"""Relative, of the eigenvalues σ² that Lanczos finds; σ is then good to half of it."""
+"""Relative tolerance of the eigenvalues σ² that Lanczos finds; σ then has half of that error."""
 GOOD_ENOUGH = 5e-10
-"""Relative error of σ² at which the smallest eigenvalue of a Gram matrix is taken as it is."""
+"""Relative error of σ² below which the smallest eigenvalue of a Gram matrix is accepted."""
 OBLONG = 1.5
 """Ratio of sides above which the Gram matrix of a large block is tried before its QR decomposition: half the work."""
 
@@ -32,8 +31,8 @@ OBLONG = 1.5
 def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, float]:
     """Smallest and largest singular value; the smallest of min(outputs, inputs) per block.
 
-    A Gram matrix gives the largest to machine precision and the smallest with an absolute error in σ². So blocks that
-    may hold the smallest are decomposed once more, as they are.
+    A Gram matrix gives the largest to machine precision, and the smallest with an absolute error in σ². So blocks that
+    may hold the smallest are decomposed again, by an SVD of the block itself.
 
     Args:
         symbol: the layer.
@@ -68,7 +67,7 @@ def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, fl
 
 
 class _Blocks:
-    """Gram matrices [N, side, side] of groups x frequencies; for the largest value alone in double only on demand."""
+    """Gram matrices [N, side, side] of groups x frequencies; if only the largest is wanted, double on demand."""
 
     def __init__(self, symbol: BlockSymbol, angles: Tensor, *, need_lower: bool = True) -> None:
         self.symbol, self.angles, self.need_lower = symbol, angles, need_lower
@@ -89,7 +88,7 @@ class _Blocks:
         return self.symbol.grams(self.angles[used])[groups, which]
 
     def squares(self, row: int) -> tuple[float, float]:
-        """The smallest (0 where it was not asked for) and the largest eigenvalue of one Gram matrix."""
+        """The smallest (0 if it was not asked for) and the largest eigenvalue of one Gram matrix."""
         if self.symbol.side > DIRECT:
             block = _block(self.symbol, *self.place(row))
             low, high = _ends_of(block) if self.need_lower else (0.0, _norm_of(block))
@@ -125,18 +124,18 @@ class _Search:
 
     def sink_low(self, blocks: _Blocks) -> None:
         def may_undercut(rows: Tensor) -> Tensor:
-            # no eigenvalue lies below 0, so nothing undercuts a low that is 0 but for rounding
+            # no eigenvalue is negative, so nothing undercuts a lowest value that is 0 up to rounding
             return _unproven(blocks, rows, 1, self.low, self.error) if self.low > self.error else rows[:0]
 
         self._look(blocks, may_undercut)
 
     def near_low(self, blocks: _Blocks) -> list[int]:
-        """The blocks whose smallest eigenvalue is the lowest but for rounding."""
+        """The blocks whose smallest eigenvalue is the lowest, up to rounding."""
         near = ~_is_definite(blocks.grams(torch.arange(len(blocks))), -self.low - 2 * self.error)
         return near.nonzero()[:, 0].tolist()
 
     def _look(self, blocks: _Blocks, may_beat: Callable[[Tensor], Tensor]) -> None:
-        """Diagonalise blocks at random until none is left that may beat the best; batches double: few are retested."""
+        """Diagonalise random blocks until none may beat the best; batches double, so few are tested twice."""
         order = torch.randperm(len(blocks), generator=self._random)
         first, size = 0, 1
         while first < len(order):
@@ -153,14 +152,14 @@ class _Search:
 
 
 def _block(symbol: BlockSymbol, group: int, angle_d: Tensor) -> Tensor:
-    """One block [F, P]; real where all of it is."""
+    """One block [F, P]; of real dtype if its imaginary part is zero."""
     one = BlockSymbol(symbol.taps_GQFP[group, None], symbol.offsets_Qd, symbol.grid)
     block = one.blocks(angle_d[None])[0, 0]
     return block if block.imag.any() else block.real.contiguous()  # a view would be copied by every product
 
 
 def _ends_of(block: Tensor) -> tuple[float, float]:
-    """Smallest and largest singular value of one block, not squared on the way."""
+    """Smallest and largest singular value of one block, computed without squaring it."""
     if min(block.shape) > DIRECT:
         return _lanczos(block)
     values = torch.linalg.svdvals(block)
@@ -177,7 +176,7 @@ def _norm_of(block: Tensor) -> float:
 
 def _unproven(blocks: _Blocks, rows: Tensor, sign: int, best: float, error: float) -> Tensor:
     """The rows that may have an eigenvalue beyond the best by more than the error: above it (-1) or below it (+1)."""
-    # single precision settles most: shifted by its rounding error, its decomposition proves as much as one in double
+    # single precision settles most: shifted by its rounding error, its decomposition proves the same as one in double
     rounding = error * (1 + blocks.symbol.terms / blocks.symbol.side) * SINGLE_EPSILON / EPSILON
     if rounding < best:
         rows = rows[~_is_definite(sign * blocks.single[rows], -sign * best - rounding)]
@@ -193,7 +192,7 @@ def _is_definite(matrices: Tensor, shift: float) -> Tensor:
 
 
 def all_values(symbol: BlockSymbol) -> tuple[np.ndarray, np.ndarray]:
-    """Every singular value, ascending, and how often it occurs, for plots.
+    """All distinct singular values, ascending, with their multiplicities, for plots.
 
     The absolute error is 1e-8 of the largest, and 1e-3 above ``DIRECT``, where single precision halves the time.
     """
@@ -225,7 +224,7 @@ def _chunks(symbol: BlockSymbol) -> tuple[Tensor, ...]:
 
 
 def _lanczos(block: Tensor) -> tuple[float, float]:
-    """The ends of one large block: Lanczos on R*R and its inverse; its triangular R keeps the condition number."""
+    """The extremes of one large block: Lanczos on R*R and its inverse; R is triangular and as well conditioned."""
     tall = block if block.shape[0] >= block.shape[1] else block.mH
     if tall.shape[0] > OBLONG * tall.shape[1] and not tall.is_complex():
         array = tall.numpy()

@@ -1,4 +1,4 @@
-"""A layer's features φ(x), how strongly images stimulate directions of them, and the images that do so most."""
+"""Features φ(x) of a layer, the responses of directions to images, and the images of largest response."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from advlab.errors import UserError
 
 BATCH = 250
 THUMBNAIL = 16
-"""Height and width to which images are brought before their pixels are compared."""
+"""Height and width to which images are resized before their pixels are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Features:
 
     Args:
         model: images [B, …] → logits [B, k].
-        layer: the name of a module whose output is meant; empty for the input of the last linear layer, the features
+        layer: the name of the module whose output is used; empty for the input of the last linear layer, the features
             that the classifier sees.
         device: where to compute.
 
@@ -69,7 +69,7 @@ class Features:
         else:
             linear = [module for module in modules.values() if isinstance(module, nn.Linear)]
             if not linear:
-                raise UserError("the model has no linear layer; name a --layer.")
+                raise UserError("the model has no linear layer; name a `layer`.")
             self.module, self.takes_input = linear[-1], True
 
     @torch.no_grad()
@@ -97,11 +97,11 @@ class Features:
 
 
 def stimulation(features_BnL: Tensor, directions_Dn: Tensor) -> Tensor:
-    """max over positions of ⟨φ(x), v⟩, [B, D]: a spatial layer's unit is a channel, wherever it responds most."""
+    """max over positions of ⟨φ(x), v⟩, [B, D]: a unit of a spatial layer is a channel, wherever it responds most."""
     return torch.einsum("bnl,dn->bdl", features_BnL, directions_Dn).amax(2)
 
 
 def thumbnails(images: Tensor) -> Tensor:
-    """Grey images of 16 x 16 pixels, flat, [B, 256], to compare pixels by."""
+    """Grey images of 16 x 16 pixels, flattened to [B, 256], for comparing pixels."""
     grey = images.mean(1, keepdim=True)
     return torch.nn.functional.adaptive_avg_pool2d(grey, THUMBNAIL).flatten(1)

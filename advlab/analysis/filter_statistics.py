@@ -1,4 +1,4 @@
-"""Are filters localised edges? Two numbers per filter, which noise, spots and edges have in different measure."""
+"""Two statistics per filter that tell localised edges from spots and noise: localisation and orientation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _SPECTRUM = 32
 
 
 def localisation(filters: Tensor) -> Tensor:
-    """[n]: the share of a filter's energy in the best window of half its side; noise has little more than a quarter.
+    """[n]: the share of a filter's energy in the best window of half its side; for noise it is little more than a
+    quarter.
 
     Args:
         filters: [n, C, K, K].
@@ -24,8 +25,8 @@ def localisation(filters: Tensor) -> Tensor:
 def orientation(filters: Tensor) -> Tensor:
     """[n]: how far a filter's spectrum P lies along one orientation, |Σ P exp(2iθ)| / Σ P; a round spot has 0, bars 1.
 
-    Of the spatial profile of its first singular pair, colours × places, so that opponent colours count as one edge.
-    The mean and frequencies above half a cycle per pixel, which exist along diagonals alone, are left out.
+    Measured on the spatial profile of the first singular pair of colours × positions, so that opponent colours count as
+    one edge. The mean, and frequencies above half a cycle per pixel, which exist only along diagonals, are left out.
 
     Args:
         filters: [n, C, K, K].

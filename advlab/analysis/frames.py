@@ -22,13 +22,13 @@ Padding = Literal["circular", "zeros", "layer"]
 
 @dataclass(frozen=True, slots=True)
 class FrameBounds:
-    """The ends of a linear map's singular spectrum.
+    """The extreme singular values of a linear map.
 
     Attributes:
-        lower: the smallest of the min(outputs, inputs) singular values; 0.0 where only an upper bound was asked for.
+        lower: the smallest of the min(outputs, inputs) singular values; 0.0 if only an upper bound was asked for.
         upper: the largest, the operator norm; an upper bound of it for ``padding`` other than ``circular``.
-        injective: whether there are at least as many outputs as inputs. Without that no lower frame bound
-            A‖x‖ ≤ ‖Wx‖ above 0 exists, and ``lower`` is a singular value all the same, as in Table 5's FC. 1.
+        injective: whether there are at least as many outputs as inputs. If not, there is no lower frame bound
+            A‖x‖ ≤ ‖Wx‖ with A > 0, and ``lower`` is still the smallest singular value, as for FC. 1 in Table 5.
     """
 
     lower: float
@@ -46,20 +46,20 @@ def frame_bounds(
 ) -> FrameBounds:
     """The smallest and the largest singular value of a layer's linear map (its bias is left out).
 
-    With ``circular`` padding both are exact, to 1e-9 relative: an input whose size is no multiple of the stride is
-    taken as the next multiple. The other two give a rigorous upper bound of the layer on images: it is a piece of the
-    circular one on a torus large enough for the padding, and a piece of a map has no larger norm.
+    With ``circular`` padding both are exact, to 1e-9 relative; an input size that is not a multiple of the stride is
+    rounded up to the next one. The other two paddings give a rigorous upper bound for the layer on images: the layer is
+    a restriction of the circular one on a torus large enough for the padding, and a restriction has no larger norm.
 
     Args:
         layer: ``nn.Linear``, or ``nn.Conv1d``, ``Conv2d``, ``Conv3d`` of any stride, dilation and groups.
         input_size: the input's height and width (one number per spatial axis, or one for all); not for ``nn.Linear``.
-        padding: ``circular``; ``zeros``, the layer with zeros around its input, as wide as ``layer.padding`` says;
-            or ``layer``, whatever its ``padding_mode`` is.
-        upper_only: leave the smallest out (0.0), for two to six times the speed; implied by the other two paddings.
-        paper_literal: the formula as section 4.3 prints it, for comparison: see docs/ERRATA.md.
+        padding: ``circular``; ``zeros``, the layer with zeros around its input, as wide as ``layer.padding``;
+            or ``layer``, its own ``padding_mode``.
+        upper_only: skip the smallest (0.0), which is two to six times faster; implied by the other two paddings.
+        paper_literal: use the formula as printed in section 4.3, for comparison; see docs/ERRATA.md.
 
     Raises:
-        UserError: another kind of layer, a missing or impossible ``input_size``, an unknown ``padding``, or weights
+        UserError: an unsupported layer, a missing or impossible ``input_size``, an unknown ``padding``, or weights
             that are not finite.
 
     Source: section 4.3.
@@ -67,7 +67,7 @@ def frame_bounds(
     if padding not in ("circular", "zeros", "layer"):
         raise UserError(f"padding {padding!r} is unknown; choose circular, zeros or layer.")
     if paper_literal and padding != "circular":
-        raise UserError(f"the printed formula knows no padding {padding!r}; leave it circular.")
+        raise UserError(f"the printed formula has no padding {padding!r}; leave it circular.")
     if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         raise UserError(f"a {type(layer).__name__} has no frame bounds; pass an nn.Linear or an nn.Conv1d, 2d or 3d.")
     if not layer.weight.isfinite().all():
@@ -87,7 +87,7 @@ def frame_bounds(
 
 
 def singular_spectrum(layer: nn.Module, input_size: int | Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """All singular values of a layer with circular padding, ascending, and how often each occurs, for plots.
+    """All distinct singular values of a layer with circular padding, ascending, with their multiplicities, for plots.
 
     Args and errors as in ``frame_bounds``. The absolute error is 1e-8 of the largest; for layers of more than 512
     channels on the smaller side 1e-3.
@@ -100,7 +100,7 @@ def singular_spectrum(layer: nn.Module, input_size: int | Sequence[int] | None =
 
 
 def torus(layer: Convolution, size: Sequence[int]) -> BlockSymbol:
-    """The symbol of a convolution on the smallest torus that holds ``size`` and that the stride divides."""
+    """The symbol of a convolution on the smallest torus that contains ``size`` and is divisible by the stride."""
     grid = tuple(-(-n // s) for n, s in zip(size, layer.stride, strict=True))
     return polyphase(layer.weight, layer.stride, layer.dilation, layer.groups, grid)
 
@@ -123,7 +123,7 @@ def _sizes(layer: Convolution, input_size: int | Sequence[int] | None) -> tuple[
 
 
 def _padded(layer: Convolution, size: tuple[int, ...], padding: Padding) -> tuple[tuple[int, ...], float]:
-    """The torus that holds a layer's padded input, and the norm of the map that pads it."""
+    """The torus that contains a layer's padded input, and the norm of the map that pads."""
     if padding == "circular":
         return size, 1.0
     reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
@@ -142,7 +142,7 @@ def _padded(layer: Convolution, size: tuple[int, ...], padding: Padding) -> tupl
     divides = all(n == s * step for n, s, step in zip(size, layer.stride, steps, strict=True))
     if layer.padding_mode == "circular" and divides:
         return size, 1.0  # it is the torus itself
-    # Padding repeats each entry a number of times along each axis; their product's root is its norm.
+    # Padding repeats each entry a number of times along each axis; the root of the product of these is its norm.
     copies = {
         "circular": lambda n, pad: 1 + -(-2 * pad // n),
         "reflect": lambda n, pad: 2 if 2 * pad < n - 1 else 3,

@@ -1,4 +1,4 @@
-"""A network as a graph of layers: which there are, on what sizes they work, and the network up to one of them."""
+"""A network as a graph of layers with their input shapes, and the sub-network up to any of them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Layer:
     """A linear layer or convolution at its place in a network.
 
     Attributes:
-        name: where it is in the network.
-        module: the layer itself; for a functional call a module of the same weights and settings.
+        name: its module name in the network.
+        module: the layer itself; for a functional call, a module of the same weights and settings.
         shape: of its input, without the batch.
         node: its node in the graph.
     """
@@ -46,13 +46,13 @@ class Network:
         shape: of one image.
 
     Raises:
-        UserError: what the model does cannot be traced, or it does not take images of that shape.
+        UserError: the model cannot be traced, or does not take images of that shape.
     """
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         try:
             self.module = fx.symbolic_trace(model)
-        except Exception as error:  # whatever the model's own code raises when it meets a proxy
+        except Exception as error:  # the model's own code may raise anything on a proxy
             raise UserError(
                 f"the {type(model).__name__} cannot be traced by torch.fx ({one_line(error).rstrip('.')}); "
                 "pass a model whose forward pass does not depend on values."
@@ -64,7 +64,7 @@ class Network:
         except RuntimeError as error:
             raise UserError(
                 f"the {type(model).__name__} does not take images of shape {list(shape)} "
-                f"({one_line(error.__cause__ or error)[:200].rstrip('.')}); give its --input-size."
+                f"({one_line(error.__cause__ or error)[:200].rstrip('.')}); give its `input_size`."
             ) from error
         self.layers = [layer for node in self.nodes if (layer := self._layer(node)) is not None]
 
@@ -86,7 +86,7 @@ class Network:
         return torch.as_tensor(argument)
 
     def until(self, node: fx.Node) -> Callable[[Tensor], Tensor]:
-        """The network from the image to what a node computes."""
+        """The sub-network from the image to the output of a node."""
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
         for each in self.nodes:
@@ -107,19 +107,19 @@ class Network:
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
         values = dict(zip(names, node.args, strict=False)) | node.kwargs
         weight = self.constant(values["weight"])
-        if weight is None:  # computed from the image: no linear layer
+        if weight is None:  # computed from the image: not a linear layer
             return None
         name = str(getattr(values["weight"], "target", node.name)).removesuffix(".weight")
         return Layer(name, _module(node.target, weight, values), shape_of(values["input"]), node)
 
 
 def shape_of(node: Any) -> tuple[int, ...]:
-    """Of what a node computes, without the batch."""
+    """Shape of a node's output, without the batch axis."""
     return tuple(node.meta["tensor_meta"].shape[1:])
 
 
 def _module(function: Any, weight: Tensor, values: dict[str, Any]) -> nn.Module:
-    """A layer that does what a functional call does."""
+    """A layer equivalent to a functional call."""
     if function in CONVOLUTIONS:
         groups = values.get("groups", 1)
         settings = {

@@ -1,4 +1,4 @@
-"""One row of Table 5, with what the paper leaves out: the other paddings, and what the network does in fact amplify."""
+"""One row of Table 5, extended by other paddings and by the measured amplification of the network."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class LayerRow:
     """Frame bounds of one layer, and gains of the network from the image to the layer's output.
 
     Attributes:
-        name: place in the network.
+        name: module name in the network.
         kind: its class.
         size: ``3 x 11 x 11 x 96``, inputs per group first.
         stride: of its first axis; 1 for a linear layer.
         input_size: of its input without channels, such as ``227 x 227``.
         lower, upper: smallest and largest singular value, circular padding.
-        upper_padded: rigorous upper bound with the layer's own padding.
-        norm_measured: its operator norm with its own padding by power iteration, from below.
-        printed_lower, printed_upper: by the formula as printed in section 4.3.
+        upper_padded: rigorous upper bound of the norm with the layer's own padding.
+        norm_measured: lower bound of the same norm, by power iteration.
+        printed_lower, printed_upper: values of the formula as printed in section 4.3.
         injective: whether ``lower`` is a frame bound rather than the smallest of min(outputs, inputs) values.
-        jacobian_gain: largest ‖J‖₂ over the images, from below.
+        jacobian_gain: largest ‖J‖₂ over the images (a lower bound).
         adversarial_gain: largest ‖φ(x') - φ(x)‖ / ‖x' - x‖ over the adversarial examples.
         spectrum: [QUANTILES] quantiles of the singular values, circular padding.
     """
@@ -57,13 +57,13 @@ class LayerRow:
 def measure_layer(
     network: Network, layer: Layer, images: Tensor, adversarial: Tensor, *, iterations: int, seed: int
 ) -> LayerRow:
-    """Everything about one layer.
+    """Measure all columns of one layer's row.
 
     Args:
         network: traced.
         layer: one of ``network.layers``.
         images: [B, C, H, W] to take Jacobians at.
-        adversarial: [B, C, H, W], an adversarial example of each.
+        adversarial: [B, C, H, W], one adversarial example of each image.
         iterations: of the power iterations on Jacobians.
         seed: of their first directions.
     """
@@ -96,7 +96,7 @@ def measure_layer(
 
 
 def layer_size(module: nn.Module) -> str:
-    """As Table 5 writes it: inputs, kernel, outputs."""
+    """The size in the notation of Table 5: inputs, kernel, outputs."""
     weight: Tensor = module.weight  # type: ignore[assignment]
     return " x ".join(map(str, (weight.shape[1], *weight.shape[2:], weight.shape[0])))
 
@@ -108,5 +108,5 @@ def _quantiles(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def probes(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
-    """Images of uniform noise in [0, 1], for models that come without data."""
+    """Images of uniform noise in [0, 1], for models without a data set."""
     return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))

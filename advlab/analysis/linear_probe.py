@@ -1,4 +1,4 @@
-"""Does a feature vector tell one class from all others? A logistic regression on features that stay as they are."""
+"""A linear probe: logistic regression of one class against all others on fixed features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Detection:
 
     Attributes:
         auc: the probability that a positive has the higher score (Hanley & McNeil 1982, with their interval).
-        balanced_accuracy: the mean of the shares of positives and of negatives read rightly, at score 0.
+        balanced_accuracy: the mean of the true positive and the true negative rate, at score 0.
         positives, negatives: how many.
     """
 
@@ -37,7 +37,7 @@ class Detection:
 def fit(features: Tensor, positive: Tensor, decay: float = 1e-3) -> tuple[Tensor, Tensor]:
     """Weight [F] and bias [] of the logistic regression, by L-BFGS to convergence.
 
-    Both classes count the same, however many they have. The decay (λ/2)‖w‖² is of weights on standardised features.
+    Both classes have the same total weight. The decay (λ/2)‖w‖² applies to weights of standardised features.
 
     Args:
         features: [N, F].
@@ -69,7 +69,7 @@ def fit(features: Tensor, positive: Tensor, decay: float = 1e-3) -> tuple[Tensor
 
 
 def detection(score: Tensor, positive: Tensor) -> Detection:
-    """Judge scores [N] against the truth [N] bool."""
+    """Evaluate scores [N] against the truth [N] bool."""
     ranks, is_positive = rankdata(score.double().numpy()), positive.numpy()
     m, n = int(is_positive.sum()), int((~is_positive).sum())
     auc = float((ranks[is_positive].sum() - m * (m + 1) / 2) / (m * n))

@@ -1,4 +1,4 @@
-"""A Lipschitz bound of a whole network: the product of its layers' (section 4.3), carried along its graph."""
+"""A Lipschitz bound of a whole network: the product of its layers' bounds along its graph (section 4.3)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ CONTRACTIONS: set[Any] = {
 def product_bounds(network: Network, known: Mapping[str, float] = MappingProxyType({})) -> dict[fx.Node, float]:
     """For every node an upper bound of the Lipschitz constant of the network from the image to it, in L2.
 
-    A chain of layers multiplies their factors; a sum of branches adds their bounds, a concatenation is their root sum
-    of squares. A batch norm right after a convolution is taken together with it. Where an operation has no known
-    factor (a product of two branches), the bound is infinite from there on.
+    A chain of layers multiplies their factors; a sum of branches adds their bounds; a concatenation takes the root of
+    the sum of squares. A batch norm right after a convolution is fused with it. After an operation without a known
+    factor, such as a product of two branches, the bound is infinite.
 
     Args:
         network: traced, in evaluation mode.
-        known: upper frame bounds with the layers' own padding, by the layer's name, where they are known already.
+        known: upper frame bounds with the layers' own padding that are known already, by layer name.
     """
     layers = {layer.node: layer for layer in network.layers}
     bounds: dict[fx.Node, float] = {}
@@ -83,7 +83,7 @@ def product_bounds(network: Network, known: Mapping[str, float] = MappingProxyTy
 
 
 def _operation(network: Network, node: fx.Node, bound: Callable[[Any], float]) -> float:
-    """The bound at a function's or a method's result."""
+    """The bound at the result of a function or a method."""
     target, arguments = node.target, node.args
     if "tensor_meta" not in node.meta:  # a size or another plain value
         return 0.0
@@ -112,7 +112,7 @@ def _operation(network: Network, node: fx.Node, bound: Callable[[Any], float]) -
 
 
 def _scaled(network: Network, node: fx.Node, bound: Callable[[Any], float]) -> float:
-    """A product with, or quotient by, what does not depend on the image."""
+    """A product with, or quotient by, a constant of the image."""
     left, right = (network.constant(argument) for argument in node.args[:2])
     if node.target in (operator.truediv, torch.div, "div"):
         return UNBOUNDED if right is None else bound(node.args[0]) / float(right.abs().min())

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 UNBOUNDED = math.inf
-"""The factor of what has none, or none that is known."""
+"""The factor of operations that have none, or none that is known."""
 CONTRACTIVE = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Identity, nn.Flatten, nn.Unflatten, nn.Softplus, nn.Softsign,
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Softmax, nn.LogSigmoid,
     nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d,
 )  # fmt: skip
-"""Factor 1: the derivative never exceeds 1, dropout is the identity in evaluation, padding by constants keeps norms."""
+"""Layers of factor 1: slopes of at most 1, dropout (the identity in evaluation), padding by constants (keeps norms)."""
 SMOOTH = {nn.Sigmoid: 0.25, nn.SiLU: 1.0998394, nn.GELU: 1.1289042, nn.Mish: 1.0885, nn.Hardswish: 1.5}
 """Largest slopes, rounded up."""
 
@@ -25,7 +25,7 @@ def layer_factor(layer: nn.Module, shape: Sequence[int]) -> float:
     """An upper bound of a layer's Lipschitz constant in evaluation mode; infinite where none is known.
 
     Args:
-        layer: any module but linear layers and convolutions, whose factor is their upper frame bound.
+        layer: any module except linear layers and convolutions, whose factor is their upper frame bound.
         shape: of its input, [C, …] without the batch.
     """
     if isinstance(layer, CONTRACTIVE):
@@ -40,16 +40,16 @@ def layer_factor(layer: nn.Module, shape: Sequence[int]) -> float:
 
 
 def max_pool_factor(kernel: Any, stride: Any, dilation: Any, axes: int) -> float:
-    """√(windows that hold an entry), the most there can be: 1 without overlap, 2 for AlexNet's 3 x 3 with stride 2.
+    """√(largest number of windows that contain an entry): 1 without overlap, 2 for AlexNet's 3 x 3 with stride 2.
 
-    An entry can be the maximum of all its windows, so section 4.3's "contractive" holds without overlap only.
+    An entry can be the maximum of all its windows, so section 4.3's "contractive" only holds without overlap.
     """
     sizes = zip(_each(kernel, axes), _each(stride, axes), _each(dilation, axes), strict=True)
     return math.sqrt(math.prod(-(-k // (s // math.gcd(s, d))) for k, s, d in sizes))
 
 
 def local_response_factor(size: int, beta: float, k: float) -> float:
-    """k^-β (1 + 2β√n · β^β/(β+1)^(β+1)) bounds x_i / (k + α/n Σ_j x_j²)^β over n neighbours, whatever α.
+    """k^-β (1 + 2β√n · β^β/(β+1)^(β+1)) bounds x_i / (k + α/n Σ_j x_j²)^β over n neighbours, for any α.
 
     With D the bracket, the Jacobian is D^-β on its diagonal, at most k^-β, less 2β(α/n) x_i x_j D^(-β-1) on n
     neighbours. As α/n times |x_i|·‖x_neighbours‖ is at most D - k, the latter maps v to entries of at most
@@ -61,7 +61,7 @@ def local_response_factor(size: int, beta: float, k: float) -> float:
 
 
 def averaging_factor(pool: Callable[[Tensor], Tensor], sizes: Sequence[int]) -> float:
-    """The norm of average pooling: a product over axes of the explicit matrices' norms.
+    """The norm of average pooling: the product over axes of the norms of explicit matrices.
 
     Args:
         pool: pools the last axis of [1, n, n] as the layer pools each of its axes.
@@ -72,7 +72,7 @@ def averaging_factor(pool: Callable[[Tensor], Tensor], sizes: Sequence[int]) -> 
 
 
 def adaptive_averaging_factor(sizes: Sequence[int], outputs: Sequence[int]) -> float:
-    """The norm of adaptive average pooling from these sizes to those, axis by axis."""
+    """The norm of adaptive average pooling from ``sizes`` to ``outputs``, axis by axis."""
     pairs = zip(sizes, outputs, strict=True)
     return math.prod(averaging_factor(nn.AdaptiveAvgPool1d(out), [n]) for n, out in pairs)
 

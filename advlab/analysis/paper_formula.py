@@ -1,4 +1,4 @@
-"""Section 4.3's matrix A(ω) as printed: unnormalised, with aliases π/Δ apart. Kept to show what it gives."""
+"""Section 4.3's matrix A(ω) as printed: unnormalised, with aliases π/Δ apart; for comparison."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def printed_extremes(
 ) -> tuple[float, float]:
     """Infimum and supremum over ω of the extreme singular values of A(ω)_f = (ŵ_cf(ω + lπ/Δ)), l in (0…Δ-1)^d.
 
-    ω runs over a period of the printed matrix in as many steps as the output has pixels, which for stride 1 are the
-    frequencies of the layer. With aliases 2π/Δ apart, those that a stride folds together, the result is Δ^(d/2) times
-    the truth, and the period ends at 2π/Δ.
+    ω runs over a period of the printed matrix in as many steps as the output has pixels; for stride 1 these are the
+    frequencies of the layer. With aliases 2π/Δ apart, the ones that a stride folds together, the result is Δ^(d/2)
+    times the correct one, and the period is 2π/Δ.
 
     Args:
         weight: [F·G, C, k1, …, kd].

@@ -1,4 +1,4 @@
-"""Do the images that stimulate a direction belong together, more for one basis than another? (Section 3, made a test.)
+"""Permutation tests of whether the top images of one basis are more alike than those of another (section 3).
 
 The unit of observation is a direction: its k images give one number per statistic. Bases are compared by permuting
 directions between them, which assumes nothing about distributions; the random image sets show what chance gives.
@@ -20,10 +20,10 @@ class Comparison:
     """Two bases by one statistic.
 
     Attributes:
-        difference: mean of the first less mean of the second.
+        difference: mean of the first minus mean of the second.
         ci_low, ci_high: of the difference, 95%, by bootstrap over directions.
         hedges_g: the difference in pooled standard deviations, corrected for small samples; 0 where nothing varies.
-        cliffs_delta: share of pairs in which the first is larger, less share in which it is smaller.
+        cliffs_delta: share of pairs in which the first is larger, minus the share in which it is smaller.
         p: two-sided permutation test of equal means.
     """
 
@@ -82,7 +82,7 @@ def compare(first: np.ndarray, second: np.ndarray, seed: int) -> Comparison:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """P-values adjusted so that one false alarm among all of them has the probability they state (Holm 1979)."""
+    """P-values adjusted for the family-wise error rate (Holm 1979)."""
     order = np.argsort(p_values)
     scaled = p_values[order] * np.arange(len(p_values), 0, -1)
     adjusted = np.empty_like(p_values)
@@ -93,7 +93,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 def compare_all(
     samples: Mapping[str, Mapping[str, np.ndarray]], reference: str, chance: str, seed: int
 ) -> list[dict[str, float | str]]:
-    """Every other basis against ``reference``, and every basis against ``chance``, by every statistic.
+    """Compare every other basis with ``reference``, and every basis with ``chance``, by every statistic.
 
     Args:
         samples: by basis and statistic, one value per direction.
@@ -103,7 +103,7 @@ def compare_all(
 
     Returns:
         Rows with the names ``first``, ``second`` and ``statistic``, both means, the fields of ``Comparison`` and
-        ``p_holm``, adjusted over all comparisons with the same second sample's kind (bases, or chance).
+        ``p_holm``, adjusted over all comparisons of the same kind (with bases, or with chance).
     """
     others = [basis for basis in samples if basis not in (reference, chance)]
     families = ([(reference, basis) for basis in others], [(basis, chance) for basis in samples if basis != chance])
@@ -129,7 +129,7 @@ def verdict(rows: list[dict[str, float | str]], reference: str, level: float = 0
     if not told:
         return (
             f'The paper\'s "no distinction" holds here: none of {len(against)} comparisons of units with random '
-            f"directions differs at p < {level:g} (Holm); the intervals say how large a difference could be missed."
+            f"directions differs at p < {level:g} (Holm); the intervals show how large a difference could be missed."
         )
     row = max(told, key=lambda row: abs(float(row["hedges_g"])))
     return (

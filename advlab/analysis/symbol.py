@@ -48,9 +48,10 @@ class BlockSymbol:
 
     @cached_property
     def frequencies(self) -> tuple[Tensor, Tensor]:
-        """Angles [W, d] in radians that between them have all blocks, and how many blocks each stands for [W].
+        """Angles [W, d] in radians, one for each set of blocks with equal singular values, and the sizes of these sets
+        [W].
 
-        Real kernels have conjugate blocks at ω and -ω, and along an axis with a single tap all blocks are alike.
+        Real kernels have conjugate blocks at ω and -ω, and along an axis with a single tap all blocks are equal.
         """
         varying = [len(self.offsets_Qd[:, axis].unique()) > 1 for axis in range(len(self.grid))]
         sizes = torch.tensor([size if varies else 1 for size, varies in zip(self.grid, varying, strict=True)])
@@ -69,8 +70,8 @@ class BlockSymbol:
     def grams(self, angles_Wd: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         """The smaller of A(ω)* A(ω) and A(ω) A(ω)*, [G, W, side, side], complex of the precision asked for.
 
-        Both ways of computing it give the same: products of blocks, or the transform of the taps' correlations, which
-        costs few operations where the taps are few beside the channels.
+        Computed as products of blocks, or as the transform of the taps' correlations, which is cheaper where there are
+        few taps compared with channels.
         """
         if self._correlations is None:
             blocks = self.blocks(angles_Wd, dtype)
@@ -80,12 +81,12 @@ class BlockSymbol:
 
     @property
     def terms(self) -> int:
-        """How many matrices a Gram matrix is summed from, each a little rounded."""
+        """The number of rounded matrices that a Gram matrix is the sum of."""
         return len(self.offsets_Qd if self._correlations is None else self._correlations[1])
 
     @cached_property
     def _correlations(self) -> tuple[Tensor, Tensor] | None:
-        """Taps [G, L, side, side] of the Gram matrix and their lags [L, d]; None where blocks are cheaper."""
+        """Taps [G, L, side, side] of the Gram matrix and their lags [L, d]; None if products of blocks are cheaper."""
         groups, taps, outputs, inputs = self.taps_GQFP.shape
         side, other = self.side, max(outputs, inputs)
         frequencies = len(self.frequencies[0])
@@ -132,7 +133,7 @@ def polyphase(
 
 
 def _transform(phase_WQ: Tensor, taps_GQmn: Tensor) -> Tensor:
-    """Σ_q taps_q e^{iφ}, [G, W, m, n], as precise as the taps: so few that a matrix product beats an FFT."""
+    """Σ_q taps_q e^{iφ}, [G, W, m, n], in the taps' precision; with so few taps a matrix product beats an FFT."""
     groups, taps, m, n = taps_GQmn.shape
     flat = taps_GQmn.reshape(groups, taps, m * n)
     cosine, sine = phase_WQ.cos().to(flat), phase_WQ.sin().to(flat)
