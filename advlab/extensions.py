@@ -1,4 +1,4 @@
-"""Load what installed packages add to advlab: the entry points of the group ``advlab``.
+"""Extensions by installed packages: the entry points of the group ``advlab``.
 
 Each names a function without arguments that registers models, attacks, data sets, controls or studies
 (`advlab.models.zoo.register` and its like). Commands call it in the driver, and every actor before it works.
@@ -24,8 +24,8 @@ def load() -> None:
     for point in entry_points(group=GROUP):
         try:
             point.load()()
-        except Exception as error:  # whatever somebody else's code raises
+        except Exception as error:  # foreign code may raise anything
             raise UserError(
                 f"the extension {point.name!r} ({point.value}) fails with {type(error).__name__}: {one_line(error)}; "
-                "mend or uninstall it."
+                "fix or uninstall it."
             ) from error

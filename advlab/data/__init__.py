@@ -18,7 +18,7 @@ __all__ = ["DATASETS", "SPLITS", "Dataset", "ImageFolder", "cache_dir", "load"]
 
 
 def cache_dir() -> Path:
-    """Where data sets and trained models are kept: ``$ADVLAB_CACHE``, or the user's cache folder."""
+    """The folder of cached data sets and trained models: ``$ADVLAB_CACHE``, or the user's cache folder."""
     override = os.environ.get("ADVLAB_CACHE")
     return Path(override).expanduser() if override else platformdirs.user_cache_path("advlab")
 
@@ -39,10 +39,10 @@ def load(
             ``advlab.data.folder``).
         split: one of ``SPLITS``: ``train`` (60,000; CIFAR-10 has 50,000), ``test`` (10,000), ``validation`` (the
             last 10,000 of train), ``fit`` (the others), ``p1`` and ``p2`` (disjoint random halves of train;
-            ``p1@3`` as seed 3 draws them).
-        seed: draws ``p1`` and ``p2`` where their name does not; the other splits do not depend on it.
-        size: height and width that the images of a folder are brought to.
-        margin: share of the resized shorter side that is kept of them; 1 keeps all of it.
+            ``p1@3`` is the draw of seed 3).
+        seed: of ``p1`` and ``p2`` without a seed in the name; the other splits do not depend on it.
+        size: height and width that the images of a folder are resized to.
+        margin: share of the resized shorter side that is kept; 1 keeps all of it.
         root: a directory to use in place of ``cache_dir() / "data"``; the files lie in ``root/name``.
 
     Raises:
@@ -55,7 +55,7 @@ def load(
     directory = (cache_dir() / "data" if root is None else Path(root).expanduser()) / name
     pixels, classes = (torch.from_numpy(idx.parse(content)) for content in fetch.read(entry, files, directory))
     index = splits.positions(split, len(classes))
-    # Rows are taken as bytes: as float32 the whole file would cost four times the memory.
+    # Select rows while they are bytes: as float32 the whole file would take four times the memory.
     images = pixels[index].to(torch.float32).div_(255)
     images = images.unsqueeze(1) if images.ndim == 3 else images
     return Dataset(name, split, images, classes[index].long(), index, entry.class_names)

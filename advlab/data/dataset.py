@@ -1,4 +1,4 @@
-"""Labelled images that know where in their file they came from."""
+"""Labelled images with their positions in the file they come from."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, whether or not all of them occur here."""
+        """Number of classes of the data set, of which not all need to occur here."""
         return len(self.class_names)
 
     @cached_property
@@ -57,7 +57,7 @@ class Dataset:
         return digest.hexdigest()
 
     def to(self, device: torch.device) -> Dataset:
-        """The same, on a device."""
+        """This data set on a device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), index=self.index.to(device))
 
     def subset(self, rows: Tensor | slice) -> Dataset:

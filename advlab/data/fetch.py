@@ -22,11 +22,11 @@ _logger = logging.getLogger(__name__)
 def read(entry: Entry, wanted: Sequence[RawFile], directory: Path) -> list[NDArray[np.uint8]]:
     """The content of the ``wanted`` files, each [bytes] uint8, verified against size and SHA-256.
 
-    When one of them is missing or damaged, every missing or damaged file of the data set is fetched first.
-    Several processes may do so at once: each writes under a name of its own and renames the finished file.
+    If one of them is missing or damaged, all missing and damaged files of the data set are fetched first. Several
+    processes may do so at once: each writes under its own temporary name and renames the finished file.
 
     Raises:
-        UserError: no source delivers, or the directory cannot be read or written.
+        UserError: no source provides the files, or the directory cannot be read or written.
     """
     try:
         contents = [_read_verified(directory / file.name, file) for file in wanted]
@@ -35,10 +35,10 @@ def read(entry: Entry, wanted: Sequence[RawFile], directory: Path) -> list[NDArr
             contents = [_read_verified(directory / file.name, file) for file in wanted]
     except OSError as error:
         what = f"the data directory {directory} ({error.strerror or error})"
-        raise UserError(f"Cannot use {what}: set ADVLAB_CACHE to a writable one.") from error
+        raise UserError(f"Cannot use {what}: set ADVLAB_CACHE to a writable folder.") from error
     sound = [content for content in contents if content is not None]
     if len(sound) < len(wanted):
-        raise UserError(f"The files just written to {directory} are damaged already: check the disk.")
+        raise UserError(f"The files just written to {directory} are already damaged: check the disk.")
     return sound
 
 
@@ -62,7 +62,7 @@ def _fetch(entry: Entry, directory: Path) -> None:
     lacking = [file for file in entry.files if _read_verified(directory / file.name, file) is None]
     for path in (directory / file.name for file in lacking):
         if path.exists():
-            _logger.warning("%s is damaged (size or SHA-256 differs): fetching it again", path)
+            _logger.warning("%s is damaged (its size or SHA-256 differs): fetching it again", path)
     reasons = []
     for source in entry.sources():
         _logger.info("fetching %s from %s", entry.name, source.name)

@@ -23,7 +23,7 @@ def parse(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
         content: [bytes] uint8, the whole uncompressed file.
 
     Raises:
-        IdxError: a wrong magic number, another element type, or a length that differs from the header's.
+        IdxError: a wrong magic number, another element type, or a length that differs from the one in the header.
     """
     magic = bytes(content[:_AXIS_BYTES])
     if len(magic) < _AXIS_BYTES or magic[:2] != b"\0\0":
@@ -40,5 +40,5 @@ def parse(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
         raise IdxError(f"IDX file has {len(content)} bytes where its header {shape} asks for {expected}.")
     try:
         return content[header:].reshape(shape)
-    except ValueError as error:  # no values, along axes whose sizes are beyond any array's
+    except ValueError as error:  # no values along axes whose sizes no array can have
         raise IdxError(f"IDX header {shape} describes no array.") from error

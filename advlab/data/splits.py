@@ -1,4 +1,4 @@
-"""Which examples of the train or test file make up a split."""
+"""Splits: the examples of the train or test file that each consists of."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ HALVES = ("p1", "p2")
 
 
 def full_name(split: str, seed: int = 0) -> str:
-    """The name that says all about a split: ``p1@3`` is the first half of the training set as seed 3 draws it.
+    """The unique name of a split: ``p1@3`` is the first half of the training set as drawn by seed 3.
 
-    Halves drawn by seed 0 keep their plain names; the other splits depend on no seed.
+    Halves drawn by seed 0 keep their plain names; the other splits do not depend on a seed.
 
     Raises:
-        UserError: an unknown split, or a seed that is none.
+        UserError: an unknown split, or an invalid seed.
     """
     base, at, given = split.partition("@")
     if base not in SPLITS or (at and base not in HALVES):
@@ -59,6 +59,6 @@ def positions(split: str, total: int) -> Tensor:
 
 
 def _permutation(total: int, seed: int) -> Tensor:
-    # NumPy promises the same raw stream of a bit generator in every version, but not the same shuffle.
+    # NumPy guarantees the same raw stream of a bit generator in every version, but not the same shuffle.
     keys = np.random.PCG64(seed).random_raw(total)
     return torch.from_numpy(np.argsort(keys, kind="stable"))

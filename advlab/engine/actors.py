@@ -1,4 +1,4 @@
-"""The actors of a pool: how large each is, and how many there are as the cluster grows and shrinks."""
+"""The actors of a pool: their size, and their number as the cluster grows and shrinks."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ class PoolOptions:
     """Size of the pool."""
 
     actors: int | None = None
-    """Most actors to use; as many as there is work for and the cluster has, or can get, room for when absent."""
+    """Largest number of actors; by default as many as there is work for and the cluster has, or can get, room for."""
 
     num_cpus: float = 1.0
-    """CPUs per actor, and threads that PyTorch uses in it."""
+    """CPUs per actor, and number of threads that PyTorch uses in it."""
 
     num_gpus: float = 0.0
     """GPUs per actor; 0.25 lets four actors share one."""
 
     memory: float = 0.0
-    """GiB of main memory per actor, so that no machine gets more actors than fit; no matter when 0."""
+    """GiB of main memory per actor: no machine gets more actors than fit; 0 for no limit."""
 
     def __post_init__(self) -> None:
         if self.actors is not None and self.actors < 1:
             raise UserError(f"--actors {self.actors} is impossible; choose at least 1.")
         if min(self.num_cpus, self.num_gpus, self.memory) < 0:
-            raise UserError(f"{self.size}: none of them may be negative.")
+            raise UserError(f"{self.size} is impossible; none of these may be negative.")
 
     @property
     def size(self) -> str:
-        """The size of an actor, as the command line has it."""
+        """The size of an actor as options of the command line."""
         memory = f" --memory {self.memory:g}" if self.memory else ""
         return f"--num-cpus {self.num_cpus:g} --num-gpus {self.num_gpus:g}{memory}"
 
     @property
     def demand(self) -> dict[str, float]:
-        """What an actor asks of its machine, by Ray's names; memory in bytes."""
+        """The resources that an actor needs, by Ray's names; memory in bytes."""
         wanted = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory * 2**30}
         return {resource: amount for resource, amount in wanted.items() if amount}
 
@@ -55,11 +55,11 @@ class PoolOptions:
 class Actors:
     """The actors, by number.
 
-    An actor whose machine vanishes is started again by Ray wherever there is room. On an elastic cluster more actors
-    are asked for than there is room for: those that wait are what an autoscaler goes by.
+    Ray restarts an actor whose machine vanishes, wherever there is room. On an elastic cluster more actors are
+    requested than there is room for: pending actors are the demand that an autoscaler sees.
 
     Args:
-        options: size of the actors, and the most there may be.
+        options: size of the actors, and their largest number.
         elastic: whether machines can join.
 
     Raises:
@@ -75,7 +75,7 @@ class Actors:
         self._alive: set[int] = set()
         self._proven = False
         self._unfit: dict[str, str] = {}
-        self._stillborn = 0
+        self._init_failures = 0
         actor: dict[str, Any] = {
             "num_cpus": options.num_cpus,
             "num_gpus": options.num_gpus,
@@ -83,7 +83,7 @@ class Actors:
             "max_restarts": -1,
             "max_task_retries": 0,
             "scheduling_strategy": "SPREAD",
-            "concurrency_groups": {"status": 1},  # so that an actor can be asked how far it is while it works
+            "concurrency_groups": {"status": 1},  # so that an actor can report its progress while it works
         }
         self._class: Any = ray.remote(**actor)(_Worker)
         if not elastic and not self.room():
@@ -94,7 +94,7 @@ class Actors:
             )
 
     def require_file(self, folder: str, name: str) -> None:
-        """From now on leave out machines that do not see this file of a folder."""
+        """From now on, exclude machines that do not see this file of a folder."""
         self.required_file = (folder, name)
         self.file_seen = self._sees_file()
 
@@ -102,7 +102,7 @@ class Actors:
         return self.required_file is not None and Store(self.required_file[0]).exists(self.required_file[1])
 
     def room(self) -> int:
-        """How many actors the machines alive have room for; those that cannot work have none."""
+        """Number of actors that the live and usable machines have room for."""
         return sum(
             min(
                 (int(node["Resources"].get(name, 0) / amount) for name, amount in self.options.demand.items()),
@@ -113,31 +113,31 @@ class Actors:
         )
 
     def wanted(self, units: int) -> int:
-        """How many actors there should be for so many units."""
-        room = self.room() - self._stillborn
+        """Number of actors wanted for a number of units."""
+        room = self.room() - self._init_failures
         most = 2 * room if self.elastic else room
         if self.options.actors:
             most = self.options.actors if self.elastic else min(most, self.options.actors)
         return min(max(1, most), units)
 
     def waiting(self) -> list[int]:
-        """The actors that wait to be started, or started again."""
+        """The actors that wait to be started or restarted."""
         return [actor for actor in self.actors if actor not in self._alive]
 
-    def hire(self, number: int) -> list[int]:
-        """Start that many actors; they come to life when there is room."""
+    def start(self, number: int) -> list[int]:
+        """Create actors; Ray starts each when there is room."""
         elsewhere = {"ray.io/node-id": f"!in({','.join(self._unfit)})"} if self._unfit else None
-        hired = [next(self._numbers) for _ in range(number)]
-        self.actors |= {actor: self._class.options(label_selector=elsewhere).remote() for actor in hired}
-        return hired
+        started = [next(self._numbers) for _ in range(number)]
+        self.actors |= {actor: self._class.options(label_selector=elsewhere).remote() for actor in started}
+        return started
 
-    def dismiss(self, actors: Iterable[int]) -> None:
-        """Kill these actors, whatever they are at."""
+    def kill(self, actors: Iterable[int]) -> None:
+        """Kill these actors, even at work."""
         for actor in list(actors):
             ray.kill(self.actors.pop(actor))
 
     def ready(self, actor: int, shared: dict[str, ray.ObjectRef]) -> ray.ObjectRef:
-        """Ask an actor to report for work; the call is lost while Ray is about to start it again."""
+        """Ask an actor whether it can work; the call is lost if Ray is about to restart it."""
         conditions = Conditions(
             threads=max(1, int(self.options.num_cpus)),
             use_gpu=self.options.num_gpus > 0,
@@ -147,40 +147,40 @@ class Actors:
         return self.actors[actor].ready.remote(shared, conditions)
 
     def reported(self, actor: int, node: str, address: str, complaint: str) -> None:
-        """An actor is alive; if its machine cannot do the work, no actor will be sent there any more.
+        """Record that an actor is alive; a machine that cannot do the work gets no further actors.
 
         Raises:
-            UserError: there is no other machine, nor will there be; or the file that it lacks is gone.
+            UserError: no machine can do the work and none will join, or the required file is gone.
         """
         if not complaint:
             self._alive.add(actor)
             self._proven = True
             return
-        self.dismiss([actor])
+        self.kill([actor])
         if node not in self._unfit:
             self._unfit[node] = complaint
-            what, _, mend = complaint.rpartition("; ")
-            told = f"the machine at {address} {what}"
+            what, _, fix = complaint.rpartition("; ")
+            problem = f"the machine at {address} {what}"
             if self.file_seen and not self._sees_file():
                 raise UserError(
-                    f"{'/'.join(self.required_file or ())!r} was removed while its study was under way; what is "
-                    "finished is kept beside it: bring the file back, and run the same command again."
+                    f"{'/'.join(self.required_file or ())!r} was removed while its study was running; finished "
+                    "work is kept beside it: restore the file, and run the same command again."
                 )
             if not self.room() and not (self._proven and self.elastic):
-                raise UserError(f"{told}, and there is no other; {mend}.")
-            logger.warning("%s and is left out; %s.", told, mend)
+                raise UserError(f"{problem}, and there is no other machine; {fix}.")
+            logger.warning("%s and is not used; %s.", problem, fix)
 
     def lost(self, actor: int) -> None:
-        """An actor died; Ray is about to start it again."""
+        """Record that an actor died; Ray is about to restart it."""
         self._alive.discard(actor)
 
-    def stillborn(self, actor: int, reason: str) -> None:
-        """An actor died of an error in its creation, which Ray does not repeat.
+    def init_failed(self, actor: int, reason: str) -> None:
+        """Record that an actor failed in its constructor, which Ray does not retry.
 
         Raises:
             UserError: so did all others.
         """
         self.actors.pop(actor)
-        self._stillborn += 1
+        self._init_failures += 1
         if not self._proven and not self.actors:
-            raise UserError(f"no actor can be started ({reason}); mend the Python environment of the cluster.")
+            raise UserError(f"no actor can be started ({reason}); fix the Python environment of the cluster.")

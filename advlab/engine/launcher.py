@@ -1,4 +1,4 @@
-"""Where the workers of a training run are launched: on Ray Train, or as this process alone."""
+"""Launchers of the workers of a training run: Ray Train, or this process without Ray."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from advlab.store import Store, Study
 
 logger = logging.getLogger(__name__)
 FAILURES = 3
-"""Deaths of workers from which training goes on."""
+"""Failures of workers after which training still continues."""
 _NOTES = "checkpoint_manager_snapshot.json"
 ALONE = "alone"
 """Folder of the checkpoints of a run without Ray."""
@@ -34,16 +34,16 @@ Work = Callable[[Any, Any, Store, "Launcher"], None]
 
 
 class Launcher(Protocol):
-    """Where a worker runs; ``torch.distributed`` is initialised."""
+    """The environment of one worker; ``torch.distributed`` is initialised."""
 
     rank: int
     device: torch.device
 
     def newest(self) -> AbstractContextManager[str | None]:
-        """The folder of the checkpoint to go on from, if there is one."""
+        """The folder of the checkpoint to continue from, if there is one."""
 
-    def report(self, told: dict[str, Any], folder: str | None) -> None:
-        """Progress, and a folder with this worker's part of a checkpoint, to be kept."""
+    def report(self, metrics: dict[str, Any], folder: str | None) -> None:
+        """Report progress, and store a folder with this worker's part of a checkpoint if there is one."""
 
 
 class OnRay:
@@ -57,12 +57,12 @@ class OnRay:
         checkpoint = ray.train.get_checkpoint()
         return nullcontext() if checkpoint is None else checkpoint.as_directory()
 
-    def report(self, told: dict[str, Any], folder: str | None) -> None:
-        ray.train.report(told, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
+    def report(self, metrics: dict[str, Any], folder: str | None) -> None:
+        ray.train.report(metrics, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
 
 
 class Alone:
-    """A `Launcher`: this process by itself. A checkpoint is there once it has its final name."""
+    """A `Launcher`: this process without Ray. A checkpoint is complete once it has its final name."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.rank, self.device, self.folder = 0, device, folder
@@ -71,11 +71,11 @@ class Alone:
         found = sorted(self.folder.glob("step-*"))
         return nullcontext(str(found[-1]) if found else None)
 
-    def report(self, told: dict[str, Any], folder: str | None) -> None:
+    def report(self, metrics: dict[str, Any], folder: str | None) -> None:
         if folder is None:
             return
         earlier = list(self.folder.glob("step-*"))
-        final = self.folder / f"step-{told['step']:08d}"
+        final = self.folder / f"step-{metrics['step']:08d}"
         partial = self.folder / f".{final.name}"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(folder, partial)
@@ -86,7 +86,7 @@ class Alone:
 
 @contextmanager
 def one_process(backend: str) -> Iterator[None]:
-    """A process group of this process."""
+    """A process group of this one process, while the block runs."""
     with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
         dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
         try:
@@ -144,10 +144,10 @@ def _work(given: dict[str, Any]) -> None:
 
 
 def require_resources(workers: int, gpus: bool, accelerator: str | None, *, elastic: bool) -> None:
-    """See that the cluster has room for so many workers, or can get it; Ray must be connected.
+    """Check that the cluster has room for the workers, or can grow; Ray must be connected.
 
     Raises:
-        UserError: it has not, and no machine can join.
+        UserError: there is no room, and no machine can join.
     """
     total, kind = ray.cluster_resources(), "GPU" if gpus else "CPU"
     has = total.get(kind, 0)
@@ -156,11 +156,11 @@ def require_resources(workers: int, gpus: bool, accelerator: str | None, *, elas
     wanted = f"{workers} {kind}{'s' * (workers > 1)}" + (f" of kind {accelerator}" if accelerator else "")
     if not elastic:
         raise UserError(
-            f"{workers} worker{'s' * (workers > 1)} would need {wanted}, and this machine has {has:g} {kind}s"
+            f"{workers} worker{'s' * (workers > 1)} need {wanted}, and this machine has {has:g} {kind}s"
             f"{' of other kinds' if has >= workers else ''}; ask for less, or name a cluster with --address."
         )
     logger.warning(
-        "waiting for %s; the cluster has %g %ss now, and training begins when machines join", wanted, has, kind
+        "waiting for %s: the cluster has %g %ss now, and training starts when machines join", wanted, has, kind
     )
 
 
@@ -178,20 +178,20 @@ def fit(
     """Run ``work(given)`` in workers of Ray Train, their checkpoints in the study; Ray must be connected.
 
     Args:
-        study: whose newest checkpoint the workers go on from.
-        work: what every worker does.
+        study: the workers continue from its newest checkpoint.
+        work: the function that every worker runs.
         given: its argument.
-        workers: how many; or the least and the most, as the cluster has room.
-        gpus: whether each has a GPU and speaks NCCL, or a CPU and gloo.
-        accelerator: the kind of GPU that they ask for, as Ray names it; any when None.
-        restart: whether to go on after a worker's death, `FAILURES` times.
+        workers: their number; or the smallest and the largest, as the cluster has room.
+        gpus: whether each has a GPU and uses NCCL, or a CPU and gloo.
+        accelerator: the kind of GPU, as Ray names it; any when None.
+        restart: whether to continue after a worker's failure, up to `FAILURES` times.
         folder: of the checkpoints, within the study.
 
     Raises:
-        UserError: workers kept failing; what is finished is kept. Or Ray Train's notes name checkpoints elsewhere.
+        UserError: workers kept failing; finished work is kept. Or Ray Train's notes name checkpoints elsewhere.
     """
     _require_own_checkpoints(study.store, folder)
-    spread: Any = workers  # Ray's types know of one number alone
+    spread: Any = workers  # Ray's types only know a single number
     trainer = TorchTrainer(
         work,
         train_loop_config=given,
@@ -209,20 +209,20 @@ def fit(
     except ray.train.TrainingFailedError as error:
         reason = str(error).strip().splitlines()
         raise UserError(
-            f"training ended early ({reason[-1] if reason else 'no reason given'}); what is finished is kept in "
-            f"{study.store.uri!r}: mend that and run the same command again."
+            f"training ended early ({reason[-1] if reason else 'no reason given'}); finished work is kept in "
+            f"{study.store.uri!r}: fix the cause and run the same command again."
         ) from error
     _delete_orphans(result)
 
 
 def require_local(study: Study, *, alone: bool) -> None:
-    """Raise a UserError when a run without Ray would have its checkpoints on an object store."""
+    """Raise a UserError if a run without Ray would have its checkpoints on an object store."""
     if alone and not study.store.is_local:
         raise UserError(f"--alone needs a folder on this machine, not {study.store.uri!r}; choose another --out.")
 
 
 def _require_own_checkpoints(store: Store, folder: str) -> None:
-    """Raise a UserError where Ray Train's notes name folders that are not its own: it reads and deletes those."""
+    """Raise a UserError if Ray Train's notes name folders other than its own: Ray Train reads and deletes those."""
     notes = f"{folder}/{_NOTES}"
     if not store.exists(notes):
         return
@@ -239,7 +239,7 @@ def _require_own_checkpoints(store: Store, folder: str) -> None:
 
 
 def _checkpoint_names(notes: Any, key: str = "") -> Iterator[Any]:
-    """All values that stand under a key that names checkpoints."""
+    """All values under keys that name checkpoints."""
     if isinstance(notes, dict):
         for inner, value in notes.items():
             yield from _checkpoint_names(value, inner)
@@ -251,7 +251,7 @@ def _checkpoint_names(notes: Any, key: str = "") -> Iterator[Any]:
 
 
 def _delete_orphans(result: ray.train.Result) -> None:
-    """Remove checkpoints that workers wrote just before they died, so that Ray Train never heard of them."""
+    """Remove checkpoints that workers wrote just before they died, so that Ray Train does not know them."""
     kept = {checkpoint.path: checkpoint.filesystem for checkpoint, _ in result.best_checkpoints or ()}
     if not kept:
         return

@@ -1,8 +1,8 @@
-"""A pool of actors that pulls units of work and outlives the death of any of them.
+"""A pool of actors that process units of work and tolerates the loss of any of them.
 
-A unit's answer is small; what it produces it writes to files, whole or not at all. So a unit may run twice without
-harm: units lost with an actor are given to another, and late ones to a second one. Calls are never retried by Ray
-itself: that would pin them to the dead actor while others idle.
+A unit is a piece of work that writes files atomically and returns a small answer, so it may safely run twice: units
+lost with an actor are given to another, and late ones to a second actor as well. Calls are never retried by Ray itself,
+which would bind them to the dead actor while others are idle.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from advlab.errors import UserError, one_line
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 5.0
-"""How often the cluster is asked for its size, and long units for how far they are."""
+"""Seconds between two looks at the size of the cluster and at the progress of long units."""
 WAIT_SECONDS = 0.2
-"""How long Ray is waited for at a time: meanwhile it lets no Ctrl-C through."""
+"""Longest wait for Ray in one call: during it, Ctrl-C has no effect."""
 DRAIN_SECONDS = 10.0
-"""How long units under way may go on after Ctrl-C."""
+"""Seconds that running units have to finish after Ctrl-C."""
 ASKED_AT_ONCE = 3
-"""How many of the actors that have been at their units for longest are asked how far they are."""
+"""Number of actors, those with the longest-running units, that are asked for their progress."""
 OnResult = Callable[[Unit, Any], Iterable[Unit]]
 
 
 class ActorPool:
-    """Actors of one size, sharing objects by reference; they are started when there is work, and end with the block.
+    """Actors of one size that share objects by reference; started when there is work, killed at the end of the block.
 
     Args:
-        options: size of the actors, and the most there may be.
+        options: size of the actors, and their largest number.
         elastic: whether the cluster can grow and shrink; the pool then follows it.
-        max_attempts: losses after which a unit counts as the cause. Machines that vanish under it count too, so few
-            would fail long units on spot machines that have done no wrong.
+        max_attempts: losses after which a unit counts as their cause. Machines that vanish count too, so too few would
+            fail long units on spot machines for no fault of theirs.
 
     Raises:
-        UserError: not one actor fits a cluster that cannot grow.
+        UserError: no actor fits a cluster that cannot grow.
     """
 
     def __init__(self, options: PoolOptions, *, elastic: bool, max_attempts: int = 5) -> None:
@@ -58,13 +58,13 @@ class ActorPool:
         return self
 
     def __exit__(self, *_raised: object) -> None:
-        self._actors.dismiss(self._actors.actors)
+        self._actors.kill(self._actors.actors)
 
     def share(self, key: str, value: Any) -> None:
-        """Put an object where every unit of the next ``run`` can get it by ``key``; it travels once to each machine.
+        """Share an object with all units of the next ``run`` under ``key``; it is sent once to each machine.
 
         Raises:
-            UserError: it cannot travel.
+            UserError: it cannot be sent.
         """
         try:
             self._shared[key] = ray.put(value)
@@ -73,18 +73,18 @@ class ActorPool:
                 f"{key} does not fit the object store ({_reason(error)}); free memory on this machine, or start Ray "
                 "with a larger --object-store-memory."
             ) from error
-        except Exception as error:  # whatever its pickling raises; Ray adds a page of its own
+        except Exception as error:  # pickling may raise anything; Ray adds a page of its own
             raise UserError(
                 f"{key} cannot be sent to other processes ({_reason(error.__cause__ or error)}); "
-                "keep locks, open files, generators and the like out of it."
+                "remove locks, open files, generators and the like from it."
             ) from error
 
     def require_file(self, folder: str, name: str) -> None:
-        """From now on leave out machines that do not see this file of a folder."""
+        """From now on, exclude machines that do not see this file of a folder."""
         self._actors.require_file(folder, name)
 
     def unshare(self, *keys: str) -> None:
-        """Let go of shared objects."""
+        """Stop sharing objects."""
         for key in keys:
             del self._shared[key]
 
@@ -97,24 +97,24 @@ class ActorPool:
         on_status: Callable[[str], None] = lambda _: None,
         depth: int = 2,
     ) -> list[Failure]:
-        """Do all units and those that ``on_result`` returns in answer to finished ones.
+        """Process all units, and those that ``on_result`` returns for finished ones.
 
-        The first Ctrl-C stops giving out units and leaves those under way a few seconds to finish, the second leaves
+        After the first Ctrl-C no unit is started, and running ones have a few seconds to finish; the second one stops
         at once.
 
         Args:
             units: the work to begin with, done roughly in this order.
-            on_result: called in this process, once for each unit that is done, as ``on_result(unit, answer)``; the
-                units it returns are done next.
-            inputs: called when a unit is given out: what is handed over with it, small or a reference to an object.
-            on_status: called every few seconds with what the units under way have to say.
-            depth: units queued on an actor at a time: 2, so that it never waits for this process, or 1 for units so
-                long that one should not wait behind another.
+            on_result: called in this process as ``on_result(unit, answer)``, once for each finished unit; the units it
+                returns are processed next.
+            inputs: called when a unit is assigned; returns its input: a small value or a reference to an object.
+            on_status: called every few seconds with the progress of the running units.
+            depth: units queued on an actor: 2, so that it never waits for this process, or 1 for units so long that
+                none should wait behind another.
 
         Returns:
-            The units that failed: at once when they raised, after ``max_attempts`` losses otherwise. The others are
-            finished all the same, unless the system refuses one after another (a full disk): then what was not begun
-            is given up.
+            The units that failed: those that raised, or were lost ``max_attempts`` times. The others are still
+            finished, unless one after another fails with an error of the operating system (a full disk): then units
+            that have not started are given up.
 
         Raises:
             KeyboardInterrupt: Ctrl-C.
@@ -139,19 +139,19 @@ class ActorPool:
         return scheduler.failures
 
     def _resize(self, scheduler: Scheduler) -> None:
-        """Follow the cluster's size and the amount of work; only actors that wait for room are let go."""
+        """Adapt to the cluster's size and the amount of work; only actors that wait for room are removed."""
         surplus = len(self._actors.actors) - self._actors.wanted(scheduler.open)
         if surplus > 0:
-            self._actors.dismiss(self._actors.waiting()[-surplus:])
-        for actor in self._actors.hire(-surplus):
+            self._actors.kill(self._actors.waiting()[-surplus:])
+        for actor in self._actors.start(-surplus):
             self._probe(scheduler, actor)
 
     def _probe(self, scheduler: Scheduler, actor: int) -> None:
-        """Ask an actor to report once it is alive; until then it gets no work."""
+        """Ask an actor to answer once it is alive; until then it gets no work."""
         scheduler.record(self._actors.ready(actor, self._shared), actor, None, time.monotonic())
 
     def _receive(self, scheduler: Scheduler, on_result: OnResult) -> None:
-        """Wait a moment for calls to come to an end."""
+        """Wait a moment for calls to end, and process their results."""
         ready, _ = ray.wait(list(scheduler.calls), num_returns=1, timeout=WAIT_SECONDS)
         for ref in ready:
             call, now = scheduler.calls[ref], time.monotonic()
@@ -175,10 +175,10 @@ class ActorPool:
     def _lost(self, scheduler: Scheduler, actor: int, error: RayError) -> None:
         scheduler.lost(actor, _reason(error), time.monotonic(), has_answer=_has_answer)
         self._actors.lost(actor)
-        if actor not in self._actors.actors:  # it was dismissed
+        if actor not in self._actors.actors:  # it was killed here
             return
         if isinstance(error, ActorDiedError) and error.actor_init_failed:
-            self._actors.stillborn(actor, str(error).strip().splitlines()[-1])
+            self._actors.init_failed(actor, str(error).strip().splitlines()[-1])
         else:
             self._probe(scheduler, actor)
 
@@ -201,7 +201,7 @@ class ActorPool:
         scheduler.record(ref, actor, unit, time.monotonic())
 
     def _status(self, scheduler: Scheduler) -> str:
-        """What the units that have been under way for longest have to say, those of them that answer at once."""
+        """The progress of the longest-running units, of those that answer at once."""
         running = scheduler.running()[:ASKED_AT_ONCE]
         if not running:
             return f"waiting for an actor of {self._actors.options.size}"
@@ -210,12 +210,12 @@ class ActorPool:
         return "; ".join(note for ref in answered if _has_answer(ref) and (note := ray.get(ref)))
 
     def _drain(self, scheduler: Scheduler, on_result: OnResult, interrupts: list[int]) -> None:
-        """Let the units under way finish, unless that takes long or Ctrl-C is pressed again."""
+        """Let running units finish, unless that takes too long or Ctrl-C is pressed again."""
         for ref in scheduler.waiting():
             ray.cancel(ref)
         deadline = time.monotonic() + DRAIN_SECONDS
         logger.info(
-            "\nstopping: %d units under way may go on for %.0f seconds; Ctrl-C again leaves at once",
+            "\nstopping: %d running units have %.0f seconds to finish; Ctrl-C again stops at once",
             len(scheduler.running()),
             DRAIN_SECONDS,
         )
@@ -225,7 +225,7 @@ class ActorPool:
 
 @contextmanager
 def _noted_interrupts() -> Iterator[list[int]]:
-    """A list that every Ctrl-C adds to: raised inside Ray or a callback, a KeyboardInterrupt can get lost."""
+    """Collect every Ctrl-C in a list: a KeyboardInterrupt raised inside Ray or a callback can get lost."""
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield noted
@@ -238,7 +238,7 @@ def _noted_interrupts() -> Iterator[list[int]]:
 
 
 def _has_answer(ref: Any) -> bool:
-    """Whether a call came to an end of its own, good or bad, rather than being lost or still under way."""
+    """Whether a call has returned or raised, and was neither lost nor is still running."""
     if not ray.wait([ref], timeout=0)[0]:
         return False
     try:
@@ -258,7 +258,7 @@ def _reason(error: BaseException) -> str:
 
 
 def require_success(failures: list[Failure], uri: str) -> None:
-    """Raise a UserError that names the first of the units that failed, if any did, and where the others lie."""
+    """Raise a UserError that names the first failed unit, if any failed, and the folder of the finished ones."""
     if failures:
         first = failures[0]
         raise UserError(

@@ -1,4 +1,4 @@
-"""Progress of long work in the terminal."""
+"""Progress bars of long work in the terminal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from advlab.store import Store
 from advlab.text import printable
 
 OnProgress = Callable[..., None]
-"""Told the numbers of a study as they come: ``on_progress({name: value}, step=…)``; the step may be left out."""
+"""Called with the metrics of a study as they arrive: ``on_progress({name: value}, step=…)``; the step is optional."""
 
 
 class Stage:
-    """One bar: what is being done, how much of it is done, how fast, and how long the rest will take.
+    """One progress bar: the work, how much of it is done, its rate, and the estimated time left.
 
-    Where standard error is no terminal, a line is printed whenever another tenth is done, or a minute has passed.
+    If standard error is not a terminal, a line is printed whenever another tenth is done, or a minute has passed.
     """
 
     QUIET_SECONDS = 60.0
@@ -52,7 +52,7 @@ class Stage:
         return self
 
     def advance(self, latest: str, count: int = 1) -> None:
-        """So many more are done, and the last was ``latest``."""
+        """Record that ``count`` more are done; ``latest`` describes the last one."""
         before = 10 * self.done // self.total
         self.done += count
         self._bar.update(self._task, completed=self.done, latest=printable(latest), pace=self.pace())
@@ -60,7 +60,7 @@ class Stage:
             self._print(latest)
 
     def reach(self, done: int, total: int, latest: str) -> None:
-        """So many of a total are done; the first call tells where an earlier command had left it."""
+        """Record that ``done`` of ``total`` are done; the first call gives the state an earlier command left."""
         if not self._reached:
             self._already, self._began, self._reached = done, time.monotonic(), True
         self.total = total
@@ -71,13 +71,13 @@ class Stage:
             self.say(latest)
 
     def say(self, status: str) -> None:
-        """Nothing more is done yet; this is what is under way."""
+        """Show what is running; nothing more is done yet."""
         self._bar.update(self._task, latest=printable(status), pace=self.pace())
         if time.monotonic() - self._spoke > self.QUIET_SECONDS:
             self._print(status)
 
     def pace(self) -> str:
-        """How fast it goes and how long the rest will take at that rate; nothing while nothing is done."""
+        """The rate and the time left at that rate; empty while nothing is done."""
         done, seconds = self.done - self._already, time.monotonic() - self._began
         if not done or not seconds:
             return ""
@@ -90,20 +90,20 @@ class Stage:
         self._spoke = time.monotonic()
         if not self.console.is_terminal:
             pace = f", {pace}" if (pace := self.pace()) else ""
-            told = f"{self.title}: {self.done} of {self.total}{pace} ({printable(status)})"
-            self.console.print(told, highlight=False, soft_wrap=True, markup=False)
+            line = f"{self.title}: {self.done} of {self.total}{pace} ({printable(status)})"
+            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def __exit__(self, *_raised: object) -> None:
         self._bar.stop()
 
 
 LIVE = "progress.json"
-"""Where workers that are not asked say how far they are."""
+"""File in which workers report their progress."""
 LIVE_SECONDS = 3.0
 
 
 class Reporter:
-    """Writes how far a training is, every few seconds at most: it costs a worker next to nothing.
+    """Writes the progress of a training run, every few seconds at most, at next to no cost.
 
     Args:
         store: the study's folder.
@@ -114,7 +114,7 @@ class Reporter:
         self.store, self.total, self._wrote = store, total, 0.0
 
     def step(self, done: int, **numbers: float) -> None:
-        """So many steps are done; numbers of the latest, already on the host."""
+        """Report that ``done`` steps are done, with metrics of the latest, already on the host."""
         now = time.monotonic()
         if done == self.total or now - self._wrote > LIVE_SECONDS:
             self._wrote = now
@@ -125,13 +125,13 @@ class Reporter:
 def following(
     store: Store, title: str, rows: Callable[[], Iterable[dict[str, Any]]], on_progress: OnProgress
 ) -> Iterator[None]:
-    """Show how far workers are that write into a study's folder, while the block runs.
+    """Show the progress that workers write into a study's folder, while the block runs.
 
     Args:
         store: the study's folder, where a `Reporter` writes.
         title: of the bar.
-        rows: what is finished so far, each with its ``step``.
-        on_progress: told each of them, once.
+        rows: returns the finished rows so far, each with its ``step``.
+        on_progress: called with each of them, once.
     """
     told: set[int] = set()
     ended = threading.Event()
@@ -149,7 +149,7 @@ def following(
 
         def watch() -> None:
             while not ended.wait(LIVE_SECONDS):
-                with suppress(OSError, ValueError, KeyError, TypeError):  # a file half there is read at the next look
+                with suppress(OSError, ValueError, KeyError, TypeError):  # an incomplete file is read next time
                     look()
 
         watcher = threading.Thread(target=watch, daemon=True)

@@ -1,4 +1,4 @@
-"""Which unit is where: the bookkeeping of a pool, which knows nothing of Ray."""
+"""The scheduler of a pool: which unit runs where; independent of Ray."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from statistics import median
 from advlab.engine.worker import Unit
 
 PATIENCE_SECONDS = 2.0
-"""How long a unit may wait behind another, or run, before an idle actor is given it too."""
+"""Seconds a unit may wait behind another, or run, before an idle actor gets it as well."""
 STRAGGLER_FACTOR = 2.0
 """A unit is late when it takes this many times the median of its kind."""
 PERSISTENT = 3
-"""Refusals by the system in a row, and at least one for each actor, after which it is not asked again."""
+"""Consecutive errors of the operating system (and at least one per actor) after which no further unit is started."""
 MIN_SAMPLES = 3
-"""Units of a kind that must be done before its median counts."""
+"""Finished units of a kind from which its median counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,15 @@ class Failure:
 
 @dataclass(slots=True)
 class Call:
-    """Something that an actor was asked.
+    """A call to an actor.
 
     Attributes:
-        actor: who was asked.
-        probe: whether it is the question if the actor is alive.
-        unit: the unit to do. None for a probe, and for a unit whose answer is no longer wanted: until such a call
-            comes to its end the actor gets no work.
-        given: when it was asked, in seconds.
-        started: when the actor came to it; None while it waits behind another.
+        actor: the actor called.
+        probe: whether the call only asks if the actor is alive.
+        unit: the unit to process. None for a probe, and for a unit whose answer is no longer wanted: until such a call
+            ends the actor gets no work.
+        given: time of the call, in seconds.
+        started: when the actor started it; None while it waits behind another.
     """
 
     actor: int
@@ -48,14 +48,14 @@ class Call:
 
 
 class Scheduler:
-    """Units to do, calls under way, and how often and for how long each was tried.
+    """Units to do, running calls, and the number and the duration of the attempts.
 
-    Calls are named by whatever is hashable. Of the copies of a unit the first answer counts, the others are ignored.
+    Calls are identified by any hashable. If a unit runs twice, the first answer counts and the other is ignored.
 
     Attributes:
-        todo: units to give out, in this order.
-        open: number of units that neither are done nor have failed.
-        calls: calls under way, oldest first.
+        todo: units to assign, in this order.
+        open: number of units that are neither done nor failed.
+        calls: running calls, oldest first.
         failures: units that could not be done.
     """
 
@@ -71,19 +71,19 @@ class Scheduler:
         self._seconds: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=100))
 
     def record(self, ref: Hashable, actor: int, unit: Unit | None, now: float) -> None:
-        """An actor was given a unit, or asked whether it is alive."""
+        """Record that an actor was given a unit, or a probe (None)."""
         queue = self._queues[actor]
         self.calls[ref] = Call(actor, unit is None, unit, given=now, started=None if queue else now)
         queue.append(ref)
 
     def add(self, units: Iterable[Unit]) -> None:
-        """More units, to be done next."""
+        """Add units, to be processed next."""
         more = list(units)
         self.todo.extendleft(reversed(more))
         self.open += len(more)
 
     def vacancies(self, actors: Iterable[int]) -> Iterator[int]:
-        """The actors that can take a unit, once for each, the least loaded first."""
+        """The actors that can take units, once per unit, the least loaded first."""
         loads = {actor: self._load(actor) for actor in actors}
         for level in range(self._depth):
             yield from (actor for actor, load in loads.items() if load <= level)
@@ -97,7 +97,7 @@ class Scheduler:
         return self._depth if any(self.calls[ref].unit is None for ref in queue) else len(queue)
 
     def answered(self, ref: Hashable, now: float) -> Unit | None:
-        """A call was answered; the unit that is thereby done, if any."""
+        """Record an answer; returns the unit that is now done, if any."""
         call = self._end(ref, now)
         if call.unit is None:
             return None
@@ -110,30 +110,30 @@ class Scheduler:
         return call.unit
 
     def raised(self, ref: Hashable, reason: str, now: float, *, retry: bool = False) -> None:
-        """A call raised; so its unit has failed, unless a copy of it is under way or it is worth another attempt."""
+        """Record that a call raised: its unit has failed, unless a copy of it is running or ``retry`` is set."""
         unit = self._end(ref, now).unit
         if unit is not None:
             self._attempts[unit.name] += 1
             self._do_again(unit, reason, last=not retry)
 
     def refused(self) -> None:
-        """What was raised last came of the system, such as a full disk; when it persists, give up what is not begun."""
+        """Record that the last error came from the operating system; if they persist, give up what has not started."""
         self._refusals += 1
         if self._refusals >= max(PERSISTENT, len(self._queues)):
-            self.failures += [Failure(unit, "not begun") for unit in self.todo]
+            self.failures += [Failure(unit, "not started") for unit in self.todo]
             self.open -= len(self.todo)
             self.todo.clear()
 
     def withdrawn(self, ref: Hashable, now: float) -> None:
-        """A call was taken back before the actor came to it."""
+        """Record that a call was cancelled before the actor started it."""
         unit = self._end(ref, now).unit
         if unit is not None:
             self._do_again(unit, "withdrawn")
 
     def lost(self, actor: int, reason: str, now: float, *, has_answer: Callable[[Hashable], bool]) -> None:
-        """An actor died; what it was given and has not answered is to be done by others.
+        """Record that an actor died; units that it has not answered are processed by others.
 
-        Only the oldest of it, the unit the actor was at, can have been the cause.
+        Only the oldest of these, the unit that was running, can have been the cause.
         """
         unanswered = [ref for ref in self._queues[actor] if not has_answer(ref)]
         for place, ref in reversed(list(enumerate(unanswered))):
@@ -143,7 +143,7 @@ class Scheduler:
                 self._do_again(unit, reason)
 
     def _do_again(self, unit: Unit, reason: str, *, last: bool = False) -> None:
-        """Put back a unit of which no copy is left, or give it up."""
+        """Queue a unit again if no copy of it is running, or record its failure."""
         attempts = self._attempts[unit.name]
         if self._copies(unit):
             return
@@ -158,7 +158,7 @@ class Scheduler:
         return [ref for ref, call in self.calls.items() if call.unit is not None and call.started is None]
 
     def running(self) -> list[tuple[float, int, Unit]]:
-        """Since when which actor has been at which unit, longest first."""
+        """(start, actor, unit) of the running units, oldest first."""
         running = [
             (call.started, call.actor, call.unit)
             for call in self.calls.values()
@@ -167,11 +167,11 @@ class Scheduler:
         return sorted(running, key=lambda entry: entry[:2])
 
     def relief(self, now: float) -> tuple[Unit, Hashable | None] | None:
-        """What an idle actor can do for the others when nothing is left to give out.
+        """Work that an idle actor can take over from the others when no unit is left to assign.
 
         Returns:
-            A unit that waits behind another, and the call to withdraw: its answer is no longer wanted. Or a second
-            copy of the oldest unit that is late. Or None.
+            A unit that waits behind another, and its call, to be cancelled: that answer is no longer wanted. Or a
+            second copy of the oldest unit that is late, and None. Or None.
         """
         if self.todo:
             return None

@@ -1,4 +1,4 @@
-"""Being connected to Ray: a local one, or the cluster one is on."""
+"""The connection to Ray: a local instance, or an existing cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from advlab.errors import UserError, one_line
 
 _LONGEST_FOLDER = 20
-"""Characters of the folder for temporary files: the sockets below it have 83 more, and there may be 103 in all."""
+"""Characters in the path for temporary files: sockets below it add 83, and a path may have 103 in all."""
 
 
 @contextmanager
@@ -29,8 +29,8 @@ def session(address: str | None) -> Iterator[None]:
     """Connect to Ray while the block runs.
 
     Args:
-        address: None for a Ray of one's own on this machine, ``auto`` for the cluster this machine belongs to, or
-            the address of one.
+        address: None for a local Ray, ``auto`` for the cluster that this machine belongs to, or the address of a
+            cluster.
 
     Raises:
         UserError: no cluster answers at ``address``, or none can be started here.
@@ -56,19 +56,19 @@ def _start(folder: str) -> None:
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
-            _temp_dir=os.path.join(folder, "r"),  # which Ray opens to all, as the folder around it does not
+            _temp_dir=os.path.join(folder, "r"),  # Ray opens this folder to all users; the one around it does not
         )
-    except Exception as error:  # on a busy machine Ray raises just that
+    except Exception as error:  # on a busy machine Ray raises a plain Exception
         ray.shutdown()
         raise UserError(
-            f"Ray did not start on this machine ({one_line(error)[:300].rstrip('.')}); see that it has memory, disk "
-            "and processes to spare, and run the same command again."
+            f"Ray did not start on this machine ({one_line(error)[:300].rstrip('.')}); make sure that memory, disk "
+            "and processes are free, and run the same command again."
         ) from error
 
 
 @contextmanager
 def _own_folder() -> Iterator[str]:
-    """A folder for Ray's sockets, logs and spilled objects that no other user may enter; Ray itself lets all in."""
+    """A folder for Ray's sockets, logs and spilled objects that no other user may enter; Ray's own is open to all."""
     base = tempfile.gettempdir()
     try:
         folder = tempfile.mkdtemp(prefix="advlab-", dir=base if len(base) <= _LONGEST_FOLDER else "/tmp")
@@ -82,10 +82,10 @@ def _own_folder() -> Iterator[str]:
 
 @contextmanager
 def _own_rules(folder: str) -> Iterator[None]:
-    """Ray's settings for a cluster of this process alone: the loopback interface, and a token that this user can read.
+    """Restrict Ray to this user and machine: the loopback interface, and a token that only this user can read.
 
-    Without them it listens on all interfaces, and versions before 2.59 run what anybody sends who connects. The token
-    is made for the session: one in the home folder opens all clusters of the user, and that folder may be read-only.
+    Without this it listens on all interfaces, and versions before 2.59 run whatever a client sends. The token is made
+    for the session: one in the home folder would open all clusters of the user, and that folder may be read-only.
     """
     token = Path(folder) / "token"
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -93,7 +93,7 @@ def _own_rules(folder: str) -> Iterator[None]:
     loopback = "lo" if sys.platform == "linux" else "lo0"
     wanted = {
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": None,  # it would come before the file
+        "RAY_AUTH_TOKEN": None,  # it would take precedence over the file
         "RAY_AUTH_TOKEN_PATH": str(token),
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", loopback),
@@ -101,7 +101,7 @@ def _own_rules(folder: str) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in wanted}
     can_join = ray_constants.ENABLE_RAY_CLUSTER
     _set(wanted)
-    ray_constants.ENABLE_RAY_CLUSTER = False  # read when Ray was imported; a node's address is then 127.0.0.1
+    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray read it on import; now a node's address is 127.0.0.1
     try:
         yield
     finally:
@@ -135,5 +135,5 @@ def _connect(address: str) -> None:
 
 
 def host_count() -> int:
-    """Machines alive in the cluster."""
+    """Number of live machines in the cluster."""
     return sum(bool(node["Alive"]) for node in ray.nodes())

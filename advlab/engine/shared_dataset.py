@@ -1,4 +1,4 @@
-"""Data sets on their way to the actors."""
+"""A data set in the form in which it is sent to actors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from advlab.data import Dataset
 
 @dataclass(frozen=True, slots=True)
 class SharedDataset:
-    """A data set on its way through the object store: arrays are read there in place, tensors would be unpickled."""
+    """A data set as arrays: actors read arrays in place in the object store, tensors would be unpickled."""
 
     name: str
     split: str
@@ -23,11 +23,11 @@ class SharedDataset:
 
     @classmethod
     def of(cls, dataset: Dataset) -> SharedDataset:
-        """A data set, without copying it."""
+        """Wrap a data set without copying it."""
         images, labels, index = (tensor.numpy() for tensor in (dataset.images, dataset.labels, dataset.index))
         return cls(dataset.name, dataset.split, images, labels, index, dataset.class_names)
 
     def dataset(self) -> Dataset:
-        """A copy: what lies in the object store is read-only, and PyTorch cannot know."""
+        """A copy: arrays in the object store are read-only, which PyTorch cannot know."""
         images, labels, index = (torch.tensor(array) for array in (self.images, self.labels, self.index))
         return Dataset(self.name, self.split, images, labels, index, self.class_names)

@@ -1,7 +1,7 @@
-"""What every use of Ray Tune has in common: it says nothing of its own and writes none of its own logs.
+"""Common settings of all uses of Ray Tune: no output and no log files of its own.
 
-Tune's notes for going on are pickles, which could run code of whoever wrote a folder. They are never read: what is done
-stands in the rows and models of the study, and Tune is begun with what is not.
+Tune resumes from pickles, which could run code of whoever wrote the folder. They are never read: finished trials are in
+the rows and models of the study, and Tune is started with the others only.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from advlab.engine.actors import PoolOptions
 from advlab.store import Study
 
 ATTEMPTS_AFTER_LOSS = 2
-"""How often Tune begins a trial anew whose worker or machine was lost."""
+"""How often Tune restarts a trial whose worker or machine was lost."""
 _SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files: results lie in Parquet
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # reports on the way may lack a metric
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends this command as it ends the others
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # seconds between notes that nobody reads
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files: results are in Parquet
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # intermediate reports may lack a metric
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends this command like the others
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # seconds between writing state that is never read
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
 
 def be_quiet() -> None:
-    """To be called before a ``Tuner`` is made; what goes wrong is for the caller to tell."""
+    """Silence Tune; to be called before a ``Tuner`` is made. The caller reports errors."""
     os.environ.update(_SETTINGS)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def notes_folder(study: Study, name: str) -> Path:
-    """A new folder for Tune: in the study's, or, where that is remote, in the cache of this machine."""
+    """A new folder for Tune: in the study's folder, or in the cache of this machine if that is remote."""
     cached = data.cache_dir() / "tune" / study.manifest["identity"][:16]
     return (Path(study.store.path("tune")) if study.store.is_local else cached) / f"{name}-{uuid.uuid4().hex[:8]}"
 
 
 def warmed(space: Any, objectives: dict[str, str], known: list[optuna.trial.FrozenTrial], seed: int) -> dict[str, Any]:
-    """Arguments of a link to Optuna that goes on from trials that are known.
+    """Arguments of ``OptunaSearch`` for a search that continues from known trials.
 
     Args:
-        space: what Optuna chooses from, see ``OptunaSearch``.
+        space: the search space, see ``OptunaSearch``.
         objectives: ``min`` or ``max``, by metric.
         known: the trials.
-        seed: of the first command; one that goes on draws other points than those drawn before.
+        seed: of the first command; a continued search draws other points.
     """
     storage, name = optuna.storages.InMemoryStorage(), "advlab"
     to = {"min": optuna.study.StudyDirection.MINIMIZE, "max": optuna.study.StudyDirection.MAXIMIZE}
@@ -77,13 +77,13 @@ def tuner(
     param_space: dict[str, Any] | None,
     **search: Any,
 ) -> tune.Tuner:
-    """Tune's own driver.
+    """Tune's driver.
 
     Args:
-        trainable: what a trial does.
-        folder: for its notes, see ``notes_folder``.
+        trainable: the function of a trial.
+        folder: for Tune's state, see ``notes_folder``.
         options: CPUs and GPUs of a trial, and how many at a time.
-        listener: told of trials.
+        listener: called on results and ends of trials.
         param_space: see Tune.
         search: number of samples, search algorithm, scheduler and so on, see ``TuneConfig``.
     """
@@ -106,5 +106,5 @@ def tuner(
 
 
 def _trial_folder(trial: Any) -> str:
-    """The name of a trial's folder there; Tune's own would hold all its settings."""
+    """A short name for a trial's folder; Tune's own name contains all settings."""
     return str(trial.trial_id)

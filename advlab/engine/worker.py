@@ -1,4 +1,4 @@
-"""What runs on an actor: units of work, and what they find there."""
+"""The actor of a pool, and the interface of units of work."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ import ray
 if TYPE_CHECKING:
     import torch
 
-# The class below travels by value and imports what is large when asked whether it is ready, so that an actor on a
-# machine that lacks the project lives long enough to say so.
+# The class below is sent by value and imports large modules only in `ready`, so that an actor on a machine without the
+# project lives long enough to report that.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class Resources(Protocol):
-    """What a unit finds on the actor that runs it."""
+    """The resources of the actor that runs a unit."""
 
     device: torch.device
     input: Any
-    """What was handed over with the unit."""
+    """The input of the unit."""
 
     def get(self, key: str) -> Any:
-        """The shared object put under ``key``, fetched once per machine and kept by the actor."""
+        """The object shared under ``key``, fetched once per machine and kept by the actor."""
 
     def memo(self, key: str, make: Callable[[], Any]) -> Any:
-        """The value of ``make()``, remembered under ``key`` by the actor while it is among the latest in use."""
+        """The value of ``make()``, cached by the actor under ``key`` (least recently used are dropped)."""
 
     def note(self, text: str) -> None:
-        """Say how far the unit is, for those who watch."""
+        """Report the progress of the unit."""
 
 
 class Unit(Protocol):
@@ -41,25 +41,25 @@ class Unit(Protocol):
 
     @property
     def name(self) -> str:
-        """Unique, and fit for messages."""
+        """A unique name, used in messages."""
 
     @property
     def kind(self) -> str:
         """Units of one kind take about the same time."""
 
     def run(self, resources: Resources) -> Any:
-        """Do it on an actor; the answer must be small."""
+        """Process the unit on an actor; the answer must be small."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What an actor is told, and what its machine must meet to take part.
+    """Settings of an actor, and requirements on its machine.
 
     Attributes:
         threads: for PyTorch to use.
         use_gpu: whether the work is for a GPU.
-        code: fingerprint of the project's source; rows must not depend on which machine made them.
-        file: a folder and the name of a file in it that must be there.
+        code: fingerprint of the project's source, which must be the same on all machines.
+        file: a folder, and the name of a file in it that the machine must see.
     """
 
     threads: int
@@ -84,7 +84,7 @@ class _Worker:
         """Prepare for work on these shared objects.
 
         Returns:
-            The id and the address of the machine, and what is wrong with it and what mends that, if anything is.
+            The id and the address of the machine, and a problem with its fix, or an empty string.
         """
         machine = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
         try:
@@ -94,19 +94,19 @@ class _Worker:
             provenance = importlib.import_module("advlab.store.provenance")
             store = importlib.import_module("advlab.store.files")
             importlib.import_module("advlab.extensions").load()
-        except Exception as error:  # whatever a broken installation raises
-            told = " ".join(f"{type(error).__name__}: {error}".split())
-            return *machine, f"cannot run advlab ({told}); install the project there, for the Python that runs Ray"
+        except Exception as error:  # a broken installation may raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            return *machine, f"cannot run advlab ({reason}); install the project there, for the Python that runs Ray"
         if provenance.code() != conditions.code:
-            return *machine, "has another version of advlab; bring all machines to the same one"
+            return *machine, "has another version of advlab; install the same one on all machines"
         if conditions.use_gpu and not torch.cuda.is_available():
-            return *machine, "has no GPU that PyTorch can use; mend its driver, or leave --num-gpus out"
+            return *machine, "has no GPU that PyTorch can use; fix its driver, or leave out --num-gpus"
         if conditions.file is not None and not store.Store(conditions.file[0]).exists(conditions.file[1]):
             return *machine, f"does not see {'/'.join(conditions.file)!r}; choose an --out that all machines share"
-        # Small batched tensor work loses an order of magnitude when threads outnumber the actor's cores.
+        # Work on small tensors becomes ten times slower when there are more threads than cores of the actor.
         torch.set_num_threads(conditions.threads)
         self.device = torch.device("cuda" if conditions.use_gpu else "cpu")
-        if shared != self._shared:  # what is remembered may come of what was shared before
+        if shared != self._shared:  # cached values may be derived from earlier shared objects
             self._memo.clear()
         self._shared = shared
         self._fetched = {key: held for key, held in self._fetched.items() if shared.get(key) == held[0]}
@@ -143,7 +143,7 @@ class _Worker:
 
 
 def _can_travel(error: BaseException) -> bool:
-    """Whether the driver would get this error as it is, and not one of Ray in its place."""
+    """Whether the driver would receive this error itself, and not one of Ray in its place."""
     if isinstance(error, KeyboardInterrupt):
         return False
     try:

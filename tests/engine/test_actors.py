@@ -19,9 +19,9 @@ class Lone(Actors):
     def __init__(self, folder: Path, *, elastic: bool) -> None:
         self.options, self.elastic, self.actors = PoolOptions(), elastic, {0: None}
         self.required_file, self.file_seen = (str(folder), "study.json"), True
-        self._alive, self._proven, self._unfit, self._stillborn = {0}, True, {}, 0
+        self._alive, self._proven, self._unfit, self._init_failures = {0}, True, {}, 0
 
-    def dismiss(self, actors: Any) -> None:
+    def kill(self, actors: Any) -> None:
         for actor in list(actors):
             self.actors.pop(actor)
 
@@ -32,15 +32,13 @@ class Lone(Actors):
 @pytest.mark.parametrize("elastic", [False, True])
 def test_a_study_that_was_removed_under_way_is_told(elastic: bool, tmp_path: Path) -> None:
     """No machine sees it any more: waiting for one that does would be for ever."""
-    with pytest.raises(
-        UserError, match=r"study\.json' was removed while its study was under way; .* bring the file back"
-    ):
+    with pytest.raises(UserError, match=r"study\.json' was removed while its study was running; .* restore the file"):
         Lone(tmp_path, elastic=elastic).reported(0, "node", "127.0.0.1", COMPLAINT)
 
 
 def test_the_last_machine_cannot_do_the_work_any_more(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text("{}")
-    with pytest.raises(UserError, match="and there is no other; choose an --out"):
+    with pytest.raises(UserError, match="and there is no other machine; choose an --out"):
         Lone(tmp_path, elastic=False).reported(0, "node", "127.0.0.1", COMPLAINT)
     growing = Lone(tmp_path, elastic=True)
     growing.reported(0, "node", "127.0.0.1", COMPLAINT)

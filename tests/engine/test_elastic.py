@@ -95,7 +95,7 @@ def test_a_machine_that_cannot_take_part_is_named(
     pool = ActorPool(PoolOptions(), elastic=True)
     pool.require_file(str(tmp_path), "study.json")
     wanted = {"code": "has another version of advlab", "file": rf"does not see '{tmp_path}/study.json'"}[lacking]
-    with pool, pytest.raises(UserError, match=f"{wanted}, and there is no other; "):
+    with pool, pytest.raises(UserError, match=f"{wanted}, and there is no other machine; "):
         pool.run([Where("unit")])
     if lacking == "file":
         (tmp_path / "study.json").touch()
@@ -122,4 +122,4 @@ def test_a_machine_without_the_project_is_named_and_left_out(
     assert machines == {good.node_id}
     assert bad.node_id not in machines
     (warning,) = {record.getMessage() for record in caplog.records}
-    assert "cannot run advlab (ModuleNotFoundError: No module named 'advlab') and is left out" in warning
+    assert "cannot run advlab (ModuleNotFoundError: No module named 'advlab') and is not used" in warning

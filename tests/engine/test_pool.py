@@ -319,7 +319,7 @@ def test_work_ends_when_the_system_refuses_one_unit_after_another(pool: ActorPoo
     assert len(answers) == 1
     assert len(failures) == 40
     assert failures[0].endswith("OSError: no room left")
-    assert sum(failure.endswith("not begun") for failure in failures) >= 30
+    assert sum(failure.endswith("not started") for failure in failures) >= 30
 
 
 def test_as_many_actors_as_there_is_work_and_room_for() -> None:

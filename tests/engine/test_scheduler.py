@@ -172,5 +172,5 @@ def test_a_system_that_keeps_refusing_is_not_asked_again() -> None:
     assert len(scheduler.todo) == 4
     scheduler.raised(f"{give(scheduler, 0)}0", "OSError", 2.0)
     scheduler.refused()
-    assert [failure.reason for failure in scheduler.failures] == ["OSError"] * 4 + ["not begun"] * 3
+    assert [failure.reason for failure in scheduler.failures] == ["OSError"] * 4 + ["not started"] * 3
     assert scheduler.open == 0

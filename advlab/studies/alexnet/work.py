@@ -151,7 +151,7 @@ class Layout(TrainLayout):
     """Parts into which a worker cuts its share, to save memory."""
 
     peak_tflops: float | None = None
-    """A worker's peak, by which utilisation is told; when absent that of a large matrix product, measured."""
+    """A worker's peak, from which utilisation is computed; by default that of a large matrix product, measured."""
 
 
 @dataclass(slots=True)
@@ -212,16 +212,16 @@ class _Job:
             taken = tally.take()
             self.epoch.sums = [so_far + now for so_far, now in zip(self.epoch.sums, taken, strict=True)]
             self.epoch.seconds += time.perf_counter() - started
-            told = self._told(done)
-            latest = {name: told[name] for name in ("train_loss", "train_accuracy", "images_per_second")}
-            if not math.isfinite(told["train_loss"]):
+            metrics = self._metrics(done)
+            latest = {name: metrics[name] for name in ("train_loss", "train_accuracy", "images_per_second")}
+            if not math.isfinite(metrics["train_loss"]):
                 raise UserError(f"the loss is no number any more at step {done}; lower --learning-rate.")
             if ends:
-                told |= self._validated()
+                metrics |= self._validated()
                 if self.launcher.rank == 0:
-                    curve.write(self.store, done // per_epoch, told)
+                    curve.write(self.store, done // per_epoch, metrics)
                 self.epoch = _Epoch()
-            self._report(told, saves=saves)
+            self._report(metrics, saves=saves)
             started = time.perf_counter()
 
     def finish(self, recipe: Recipe) -> None:
@@ -248,7 +248,7 @@ class _Job:
         weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
         self.store.write_bytes(weights_file(self.config.name), Checkpoint(recipe, weights, report).to_bytes())
 
-    def _told(self, done: int) -> dict[str, float]:
+    def _metrics(self, done: int) -> dict[str, float]:
         loss, right, seen = self.epoch.sums
         per_second = seen / self.epoch.seconds
         settings = self.run.settings
@@ -279,21 +279,21 @@ class _Job:
         self.epoch = _Epoch(state["sums"], state["seconds"])
         return int(state["step"])
 
-    def _report(self, told: dict[str, float], *, saves: bool) -> None:
+    def _report(self, metrics: dict[str, float], *, saves: bool) -> None:
         """Progress, with a checkpoint from the first worker: all hold the same."""
         if not (saves and self.launcher.rank == 0):
-            self.launcher.report(told, None)
+            self.launcher.report(metrics, None)
             return
         state: dict[str, Any] = {
             "network": self.run.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "step": told["step"],
+            "step": metrics["step"],
             "sums": self.epoch.sums,
             "seconds": self.epoch.seconds,
         }
         with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
             torch.save(state, Path(folder) / STATE)
-            self.launcher.report(told, folder)
+            self.launcher.report(metrics, folder)
 
     def _measured_peak(self) -> float:
         return image_classifier.product_flops(self.run.device, self.run.settings.precision)

@@ -72,7 +72,7 @@ class QuocNetConfig:
     """Type in which the local layers make their products; weights stay float32."""
 
     positive: str = "automobile"
-    """Class that the classifier on the top features tells from all others; none is made where the data lack it."""
+    """Class that the classifier on the top features separates from all others; no classifier if the data lack it."""
 
     attacked: int = 24
     """Held-out images of that class, read rightly, to make adversarial examples of."""
@@ -100,10 +100,10 @@ def work(config: QuocNetConfig, layout: Layout, store: Store, launcher: Launcher
     torch.set_num_threads(layout.threads)
     device = launcher.device
     dataset = images(config, "train")
-    made = _build(config, layout, dataset, device)
-    optimiser = quocnet_parallel.optimiser(config.optimiser, made.network, config.learning_rate)
+    parallel = _build(config, layout, dataset, device)
+    optimiser = quocnet_parallel.optimiser(config.optimiser, parallel.network, config.learning_rate)
     with launcher.newest() as folder:
-        first = 0 if folder is None else quocnet_parallel.load(folder, made.network, optimiser)
+        first = 0 if folder is None else quocnet_parallel.load(folder, parallel.network, optimiser)
     settings = Settings(
         steps=config.steps,
         batch_size=config.batch_size,
@@ -113,17 +113,17 @@ def work(config: QuocNetConfig, layout: Layout, store: Store, launcher: Launcher
         seed=config.seed,
     )
     every = layout.checkpoint_every or config.steps
-    steps = train(made, optimiser, dataset, settings, first=first, device=device)
+    steps = train(parallel, optimiser, dataset, settings, first=first, device=device)
     if launcher.rank == 0:
         steps = _reported(steps, Reporter(store, config.steps))
     while taken := tuple(islice(steps, every)):
-        _keep(taken, made, optimiser, store, launcher, config.batch_size, saving=bool(layout.checkpoint_every))
-    filters = made.filters(SHOWN_PLACES)
+        _keep(taken, parallel, optimiser, store, launcher, config.batch_size, saving=bool(layout.checkpoint_every))
+    filters = parallel.filters(SHOWN_PLACES)
     writing = launcher.rank == 0
     if writing:
         store.write_table(FILTERS, pa.table({"filter": list(filters.flatten(1).numpy())}))
     if config.positive in dataset.class_names:
-        _detect(config, made, dataset, store, device, writing=writing)
+        _detect(config, parallel, dataset, store, device, writing=writing)
 
 
 def _reported(steps: Iterator[Step], reporter: Reporter) -> Iterator[Step]:
@@ -133,7 +133,7 @@ def _reported(steps: Iterator[Step], reporter: Reporter) -> Iterator[Step]:
 
 
 def _build(config: QuocNetConfig, layout: Layout, dataset: Dataset, device: torch.device) -> Parallel:
-    made = quocnet_parallel.build(
+    parallel = quocnet_parallel.build(
         layout.parallelism,
         preset(config.model),
         data=layout.data_parallel,
@@ -142,15 +142,15 @@ def _build(config: QuocNetConfig, layout: Layout, dataset: Dataset, device: torc
         device=device,
         precision=torch.bfloat16 if config.precision == "bfloat16" else None,
     )
-    size = made.network.shape.size
+    size = parallel.network.shape.size
     sample = images_of(dataset, slice(WHITENED_BY // size**2), size)
-    made.network.fit_whitening(sample.to(device))
-    return made
+    parallel.network.fit_whitening(sample.to(device))
+    return parallel
 
 
 def _keep(
     taken: tuple[Step, ...],
-    made: Parallel,
+    parallel: Parallel,
     optimiser: torch.optim.Optimizer,
     store: Store,
     launcher: Launcher,
@@ -163,24 +163,24 @@ def _keep(
     if launcher.rank == 0:
         rows = pa.Table.from_pylist([step._asdict() for step in taken])
         store.write_table(f"losses/part-{taken[0].step:08d}.parquet", rows)
-    told = {
+    metrics = {
         "step": last,
         "loss": float(np.mean([step.loss for step in taken])),
         "images_per_second": batch_size / float(np.median([step.seconds for step in taken])),
     }
     if not saving:
-        launcher.report(told, None)
+        launcher.report(metrics, None)
         return
     with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
-        quocnet_parallel.save(folder, made.network, optimiser, last)
-        launcher.report(told, folder)
+        quocnet_parallel.save(folder, parallel.network, optimiser, last)
+        launcher.report(metrics, folder)
 
 
 def _detect(
-    config: QuocNetConfig, made: Parallel, dataset: Dataset, store: Store, device: torch.device, *, writing: bool
+    config: QuocNetConfig, parallel: Parallel, dataset: Dataset, store: Store, device: torch.device, *, writing: bool
 ) -> None:
     """The classifier on the top features, its scores on held-out images, and adversarial examples for it."""
-    network = made.network
+    network = parallel.network
     network.requires_grad_(False)
     held_out = images(config, "test")
     positive = dataset.class_names.index(config.positive)
@@ -188,8 +188,8 @@ def _detect(
     scores = _features(network, held_out, device) @ weight + bias
     truth = held_out.labels == positive
     if writing:
-        told = {"index": held_out.index.numpy(), "positive": truth.numpy(), "score": scores.numpy()}
-        store.write_table(SCORES, pa.table(told))
+        columns = {"index": held_out.index.numpy(), "positive": truth.numpy(), "score": scores.numpy()}
+        store.write_table(SCORES, pa.table(columns))
     rows = (truth & (scores > 0)).nonzero().squeeze(1)[: config.attacked]
     if not len(rows):
         return
