@@ -30,10 +30,10 @@ def load(
     A zoo model is trained on first use and comes from the cache afterwards.
 
     Args:
-        name: a zoo name, one with a split of its own (``fc100-100-10@p1``), ``torchvision:NAME[@WEIGHTS]``,
+        name: a zoo name, which may name a split (``fc100-100-10@p1``), ``torchvision:NAME[@WEIGHTS]``,
             ``timm:NAME``, ``file:PATH.py:FACTORY``, ``study:DIR?name=NAME`` or the path of a checkpoint
             (``.safetensors``).
-        data: name of the data set to train on, or the ``Dataset`` itself as ``data.load`` gave it.
+        data: name of the data set to train on, or a ``Dataset`` from ``data.load``.
         seed: of the initial weights and of training.
         split: the split to train on, when ``data`` is a name.
         device: where to train and to leave the model.
@@ -48,7 +48,7 @@ def load(
     recipe = zoo.recipe(name, dataset, seed=seed)
     found = checkpoint.find(recipe)
     if found is None:
-        logger.info("training %s on %s (%s), once", name, dataset.name, dataset.split)
+        logger.info("training %s on %s (%s), once; it is cached", name, dataset.name, dataset.split)
         test = load_data(dataset.name, "test")
         found = checkpoint.train(recipe, dataset, test, device=torch.device(device))
         checkpoint.save(found)
@@ -56,14 +56,14 @@ def load(
 
 
 def build(name: str, dataset: Dataset) -> nn.Module:
-    """The network that a name stands for, to be trained on ``dataset`` by something else than its recipe.
+    """The network of a name, to be trained on ``dataset`` by something other than its recipe.
 
     Args:
-        name: as for ``load``; models from elsewhere come with the weights that they have.
-        dataset: whose images it reads and whose classes it tells apart.
+        name: as for ``load``; external models keep their weights.
+        dataset: whose images it classifies.
 
     Raises:
-        UserError: an unknown model, or one of another number of classes.
+        UserError: an unknown model, or one with another number of classes.
     """
     if (given := _from_elsewhere(name)) is not None:
         return given.train().requires_grad_(True)
@@ -71,18 +71,18 @@ def build(name: str, dataset: Dataset) -> nn.Module:
 
 
 def _from_elsewhere(name: str) -> nn.Module | None:
-    """The model of a name that is not the zoo's, in eval mode and frozen."""
+    """The model of a name outside the zoo, in eval mode and frozen; None for zoo names."""
     if study_models.is_stored(name):
         return study_models.one(name).network()
     return external.load(name) if external.is_external(name) else None
 
 
 def _require_whole(dataset: Dataset) -> Dataset:
-    """The data set itself, if it is a split as ``data.load`` gives it: a recipe knows data by that name alone."""
+    """Return the data set if it is a whole split, as recipes identify data by the name of the split only."""
     split = load_data(dataset.name, dataset.split)
     if not torch.equal(dataset.index, split.index):
         raise UserError(
             f"the {len(dataset)} images given are not the {len(split)} images of {dataset.name} {dataset.split}, by "
-            "which name zoo models are kept; pass a whole split, or train by a recipe of your own."
+            "which zoo models are cached; pass a whole split, or train with your own recipe."
         )
     return dataset

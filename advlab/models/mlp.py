@@ -36,9 +36,8 @@ def initialise(network: nn.Module, scheme: str, generator: torch.Generator) -> N
     """Draw the weights of all linear and convolutional layers; biases start at zero.
 
     ``glorot`` is uniform with variance 2/(fan_in + fan_out); ``wide`` is four times as wide, as the slope of a logistic
-    sigmoid is ¼ at most (Deep Learning Tutorials, LISA lab, Montréal, 2008-2013); ``sparse`` gives each unit 15
-    unit-normal incoming weights (Martens 2010, usual when networks were trained by batch methods); ``kaiming`` is for
-    ReLU networks.
+    sigmoid is at most ¼ (Deep Learning Tutorials, LISA lab, Montréal, 2008-2013); ``sparse`` gives each unit 15
+    unit-normal incoming weights (Martens 2010, common for batch methods); ``kaiming`` is for ReLU networks.
     The last layer of a network without hidden layers starts at zero: its loss is convex.
     """
     layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]

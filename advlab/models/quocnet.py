@@ -1,14 +1,14 @@
 """QuocNet: Le, Ranzato, Monga, Devin, Chen, Corrado, Dean & Ng, "Building high-level features using large scale
 unsupervised learning" (2012), arXiv 1112.6209.
 
-Three stages, each of local filters that share no weights, L2 pooling, and local contrast normalisation; learnt without
-labels, all stages at once, by reconstruction ICA: every stage's filters must reconstruct its input while few of its
-pooled units are active. Decoder and encoder are one matrix and its transpose, as in Le, Karpenko, Ngiam & Ng (2011),
-and every filter keeps its length, as in the reconstruction ICA of Stanford's UFLDL tutorial.
+Three stages, each of local filters that share no weights, L2 pooling, and local contrast normalisation. All stages are
+trained at once, without labels, by reconstruction ICA: the filters of a stage must reconstruct its input while few of
+its pooled units are active. The decoder is the transpose of the encoder, as in Le, Karpenko, Ngiam & Ng (2011), and the
+norm of every filter is fixed, as in the reconstruction ICA of Stanford's UFLDL tutorial.
 
 Shapes: B images, C channels or M maps, [H, W] rows and columns. Every step works on the rows of a map that a `Space`
-gives it, so that several processes may each hold some of the rows (`advlab.training.row_parallel`); by itself a network
-holds all of them.
+assigns to it, so that several processes can each hold some of the rows (`advlab.training.row_parallel`); by default a
+network holds all of them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from advlab.errors import UserError
 from advlab.models.local import Fields, LocalLinear
 
 POOLING_FLOOR = 1e-4
-"""ε of the pooled units √(ε + Σ z²): keeps the root's slope finite at zero."""
+"""ε of the pooled units √(ε + Σ z²): keeps the slope of the root finite at zero."""
 SMALLEST_DEVIATION = 0.01
 """c of the local contrast normalisation y = g / max(c, σ) (Le et al. 2012, section 3.3)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageShape:
-    """One stage: side and stride of the receptive fields and of the pooling, maps, width of the normalisation."""
+    """One stage: side and stride of receptive fields and pooling, number of maps, width of the normalisation."""
 
     field: int = 18
     stride: int = 1
@@ -87,7 +87,7 @@ def preset(name: str) -> QuocNetShape:
 
 
 class RowWise(Protocol):
-    """A step from a map to a map: which rows of the former a run of rows of the latter comes from."""
+    """A step from a map to a map, of which each output row depends on an interval of input rows."""
 
     rows_in: int
     rows: int
@@ -97,52 +97,52 @@ class RowWise(Protocol):
 
 
 class Space(Protocol):
-    """Who holds which rows of a map; all methods are differentiable."""
+    """The distribution of a map's rows over processes; all methods are differentiable."""
 
     def share(self, rows: int) -> tuple[int, int]:
-        """The rows [first, last) of a map of so many that this process holds."""
+        """The rows [first, last) of a map of ``rows`` rows that this process holds."""
 
     def enter(self, images: Tensor, step: RowWise) -> Tensor:
-        """From images that every process has in full: the rows that its share of the step's output needs."""
+        """Images that every process has in full → the rows that its share of the step's output needs."""
 
     def fetch(self, mine: Tensor, step: RowWise) -> Tensor:
-        """From the rows of the step's input that this process holds: those that its share of the output needs."""
+        """The rows of the step's input that this process holds → those that its share of the output needs."""
 
     def give_back(self, needed: Tensor, step: RowWise) -> Tensor:
-        """The transpose of ``fetch``: what all processes have to say of the rows that this one holds, summed."""
+        """The transpose of ``fetch``: the sum, over processes, of their values for the rows that this one holds."""
 
     def leave(self, mine: Tensor, rows: int) -> Tensor:
-        """From its own rows of a map of so many: the whole map, in every process."""
+        """This process's rows of a map of ``rows`` rows → the whole map, in every process."""
 
 
 class Whole:
-    """One process holds all rows."""
+    """A `Space` of one process, which holds all rows."""
 
     def share(self, rows: int) -> tuple[int, int]:
-        """All."""
+        """All rows."""
         return 0, rows
 
     def enter(self, images: Tensor, step: RowWise) -> Tensor:  # noqa: ARG002
-        """As they are."""
+        """The images unchanged."""
         return images
 
     def fetch(self, mine: Tensor, step: RowWise) -> Tensor:
-        """All that are used: with a stride, rows at the end may see no field."""
+        """All rows that are used: with a stride, the last ones may be in no field."""
         return mine[:, :, : step.needs(0, step.rows)[1]]
 
     def give_back(self, needed: Tensor, step: RowWise) -> Tensor:
-        """Nothing for the rows that are not used."""
+        """Zeros for the rows that are not used."""
         return functional.pad(needed, (0, 0, 0, step.rows_in - needed.shape[2]))
 
     def leave(self, mine: Tensor, rows: int) -> Tensor:  # noqa: ARG002
-        """As it is."""
+        """The map unchanged."""
         return mine
 
 
 class Whitening(nn.Module):
-    """Images [B, C, H, W] in [0, 1] → centred and whitened by one fixed filter, the same at all places.
+    """Images [B, C, H, W] in [0, 1] → centred and whitened by one fixed filter, the same at all positions.
 
-    Its filter is symmetric ("zero-phase"): edges stay edges. ``fit`` sets it from images; before, it is the identity.
+    The filter is symmetric ("zero-phase"): edges stay edges. It is the identity until ``fit`` sets it from images.
     """
 
     def __init__(self, channels: int, rows: int, side: int, device: Any = None) -> None:
@@ -155,7 +155,7 @@ class Whitening(nn.Module):
         self.filter: Tensor
 
     def reset(self) -> None:
-        """The identity."""
+        """Reset to the identity."""
         self.mean.zero_()
         self.filter.zero_()
         for channel in range(len(self.mean)):
@@ -163,10 +163,10 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor, floor: float = 0.015) -> tuple[Tensor, Tensor]:
-        """Whiten by the principal components of these images' windows, the faint ones left out.
+        """Whiten by the principal components of these images' windows, suppressing those of small variance.
 
-        A component of variance v gets the deviation v² / (v² + (``floor`` · mean variance)²): what is in those below
-        the floor is mostly noise and, in grey photos, exactly nothing, which the learning would take for sparseness.
+        A component of variance v gets the deviation v² / (v² + (``floor`` · mean variance)²): components below the
+        floor are mostly noise and, in grey photos, exactly zero, which training would exploit as sparsity.
 
         Args:
             images: [N, C, H, W].
@@ -196,14 +196,14 @@ class Whitening(nn.Module):
         return max(0, first - self.radius), min(self.rows, last + self.radius)
 
     def forward(self, images: Tensor, first: int, last: int) -> Tensor:
-        """The rows [first, last), from those that they need."""
+        """The rows [first, last) of the output, from the rows that they need."""
         begin, _ = self.needs(first, last)
         filtered = functional.conv2d(images - self.mean.view(-1, 1, 1), self.filter, padding=self.radius)
         return filtered[:, :, first - begin : last - begin]
 
 
 class L2Pool(nn.Module):
-    """Maps [B, M, H, W] → √(ε + Σ z²) over overlapping windows, each map by itself."""
+    """Maps [B, M, H, W] → √(ε + Σ z²) over overlapping windows, each map separately."""
 
     def __init__(self, rows: int, side: int, stride: int) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class L2Pool(nn.Module):
         return self.fields.needs(first, last)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The rows that those given determine."""
+        """The rows that the given ones determine."""
         side = self.fields.side
         energy = functional.avg_pool2d(maps.square(), side, self.fields.stride, divisor_override=1)
         return (energy + POOLING_FLOOR).sqrt()
@@ -224,7 +224,7 @@ class L2Pool(nn.Module):
 class ContrastNormalisation(nn.Module):
     """Maps [B, M, H, W] → minus the local mean, over the local deviation; both over all maps, by a Gaussian window.
 
-    At the border the window is cut off and its weights scaled up, so that constant maps become zero there, too.
+    At the border the window is cropped and its weights are rescaled, so that constant maps become zero there, too.
     """
 
     def __init__(self, rows: int, width: int, side: int, device: Any = None) -> None:
@@ -246,11 +246,11 @@ class ContrastNormalisation(nn.Module):
         self.mass.copy_(functional.conv2d(torch.ones_like(self.mass), self.window, padding=self.radius))
 
     def needs(self, first: int, last: int) -> tuple[int, int]:
-        """See `RowWise`: the deviation at a place comes from means around it, so twice the radius."""
+        """See `RowWise`: the deviation at a position uses means around it, hence twice the radius."""
         return max(0, first - 2 * self.radius), min(self.rows, last + 2 * self.radius)
 
     def forward(self, maps: Tensor, first: int, last: int) -> Tensor:
-        """The rows [first, last), from those that they need."""
+        """The rows [first, last) of the output, from the rows that they need."""
         begin, end = self.needs(first, last)
         mass = self.mass[:, :, begin:end]
         centred = maps - self._blur(maps.mean(1, keepdim=True)) / mass
@@ -270,8 +270,8 @@ class Objective(NamedTuple):
     Attributes:
         error: Σ ‖WᵀWx − x‖².
         activity: Σ of the pooled units.
-        energy: Σ ‖x‖², to set the error against.
-        images: how many.
+        energy: Σ ‖x‖², the reference for the error.
+        images: their number.
     """
 
     error: Tensor
@@ -300,7 +300,7 @@ class Stage(nn.Module):
         return self.local.fields.needs(first, last)
 
     def forward(self, inputs: Tensor, learn: bool = False) -> tuple[Tensor, Objective | None]:
-        """Own rows [B, C, h, W] of the input → own rows of the output, and the stage's cost if it is to ``learn``."""
+        """Own rows [B, C, h, W] of the input → own rows of the output, and the stage's cost if ``learn``."""
         space = self.space
         responses = self.local(space.fetch(inputs, self))
         pooled = self.pool(space.fetch(responses, self.pool))
@@ -315,9 +315,9 @@ class QuocNet(nn.Module):
     """Images [B, C, H, W] in [0, 1] → top features [B, M·H′·W′].
 
     Args:
-        shape: sizes of everything.
+        shape: all sizes.
         seed: of the initial weights; None leaves them unset.
-        device: where to put them; ``meta`` for a network whose weights come later.
+        device: of the weights; ``meta`` if they are set later.
     """
 
     def __init__(self, shape: QuocNetShape, *, seed: int | None = 0, device: Any = None) -> None:
@@ -328,7 +328,9 @@ class QuocNet(nn.Module):
         channels, size = shape.channels, (shape.size, shape.size)
         for each in shape.stages:
             if min(size) < each.field + (each.pool - 1) * each.stride:
-                raise UserError(f"images of {shape.size} pixels are too small for {len(shape.stages)} such stages.")
+                raise UserError(
+                    f"images of {shape.size} pixels are too small for {len(shape.stages)} stages of these sizes."
+                )
             stage = Stage(each, channels, size, device)
             self.stages.append(stage)
             channels, size = each.maps, stage.size
@@ -340,7 +342,7 @@ class QuocNet(nn.Module):
     def initialise(self, seed: int) -> None:
         """Set all weights and buffers.
 
-        Every row of filters has a generator of its own, so the weights do not depend on who holds which rows.
+        Every row of filters has its own generator, so the weights do not depend on the distribution of the rows.
         """
         for number, stage in enumerate(self.chain()):
             layer = stage.local
@@ -354,10 +356,10 @@ class QuocNet(nn.Module):
         self.keep_lengths()
 
     def fit_whitening(self, images: Tensor) -> None:
-        """Whiten like these images [N, C, H, W], and bring fresh filters of the first stage into their spectrum.
+        """Fit the whitening to images [N, C, H, W], and give new filters of the first stage their spectrum.
 
-        Where the whitened images have next to nothing, the cost hardly depends on a filter: what it has there by
-        chance, it would keep.
+        In directions in which the whitened images have almost no variance, the cost hardly depends on a filter: random
+        components there would stay.
         """
         spectrum, variance = self.whitening.fit(images)
         first = self.chain()[0].local
@@ -366,22 +368,22 @@ class QuocNet(nn.Module):
         first.keep_lengths()
 
     def keep_lengths(self) -> None:
-        """Bring all filters back to their lengths, in place: after every step of an optimiser.
+        """Rescale all filters to their norms, in place, after every step of an optimiser.
 
-        Otherwise a filter that costs more activity than it spares in error shrinks to nothing, and as pooled groups are
-        charged as wholes, all of their filters do.
+        Otherwise a filter whose activity costs more than it reduces the error shrinks to zero; as the activity of a
+        pooled group is penalised as a whole, so do all filters of the group.
         """
         for stage in self.chain():
             stage.local.keep_lengths()
 
     def set_space(self, space: Space) -> None:
-        """Work on some of the rows."""
+        """Set the distribution of the rows."""
         self.space = space
         for stage in self.chain():
             stage.space = space
 
     def set_precision(self, dtype: torch.dtype | None) -> None:
-        """The type in which the local layers make their products; the weights keep theirs."""
+        """Set the type in which the local layers compute products; the weights keep theirs."""
         for stage in self.chain():
             stage.local.precision = dtype
 
@@ -393,7 +395,7 @@ class QuocNet(nn.Module):
         return self.space.leave(maps, self.chain()[-1].normalise.rows).flatten(1)
 
     def objectives(self, images: Tensor, joint: bool = False) -> list[Objective]:
-        """The stages' parts of the cost, each with a gradient for its own stage; if ``joint``, for those below, too."""
+        """The stages' parts of the cost, each with gradients for its own stage and, if ``joint``, for those below."""
         maps, parts = self._enter(images), []
         for stage in self.stages:
             maps, part = stage(maps if joint else maps.detach(), learn=True)
@@ -402,7 +404,7 @@ class QuocNet(nn.Module):
 
     @staticmethod
     def loss(parts: list[Objective], sparsity: float) -> Tensor:
-        """Σ over stages of ‖WᵀWx − x‖² + ``sparsity`` · Σ pooled, per image; own rows' part, a scalar."""
+        """Σ over stages of ‖WᵀWx − x‖² + ``sparsity`` · Σ pooled, per image; the part of own rows, a scalar."""
         return torch.stack([(part.error + sparsity * part.activity) / part.images for part in parts]).sum()
 
     def _enter(self, images: Tensor) -> Tensor:
@@ -415,10 +417,11 @@ class QuocNet(nn.Module):
 
 
 class BinaryClassifier(nn.Module):
-    """Images → logits [B, 2] of "no" and "yes": a logistic regression on features that stay as they are.
+    """Images → logits [B, 2] of "no" and "yes": a logistic regression on fixed features.
 
-    The logits are the evidence against and for, whose difference is the score. So their size tells how far the score is
-    rounded, which [-score/2, score/2] would not: at the boundary both are 0, and attacks stop within rounding of it.
+    The logits are the sums of negative and of positive evidence, and their difference is the score. So their magnitude
+    shows the rounding error of the score, which [-score/2, score/2] would not: at the boundary both are 0, and attacks
+    stop within rounding error of it.
 
     Args:
         features: images [B, …] → [B, F].
@@ -441,5 +444,5 @@ class BinaryClassifier(nn.Module):
 
 
 def parameter_count(shape: QuocNetShape) -> int:
-    """Number of weights; nothing is allocated."""
+    """Number of weights, computed without allocating them."""
     return sum(weight.numel() for weight in QuocNet(shape, seed=None, device="meta").parameters())

@@ -1,4 +1,4 @@
-"""A recipe says all there is to know about how a model comes to be."""
+"""The recipe of a model: architecture, training procedure, data and seed, as JSON."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from advlab.models import registry, untrusted
 from advlab.models.external import SCHEMES
 
 _LONGEST_NAME = 240
-"""Characters of a model's name as a file name: file systems allow 255 with the suffix."""
+"""Longest model name as a file name: file systems allow 255 characters with the suffix."""
 _TYPES = {"int": int, "str": str}
 
 
 class UnknownRecipe(ValueError):
-    """A recipe that another version of this program wrote: whole, but not to be understood here."""
+    """A recipe that another version of advlab wrote: intact, but unknown here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """Architecture, training procedure, data and seed of one model; plain values only, so that it is JSON.
+    """Architecture, training procedure, data and seed of one model, as plain JSON values.
 
-    Network and trainer are named as ``package.module:object`` or as they were registered (`advlab.models.registry`).
-    That keeps this layer ignorant of the training code above it; what a name stands for is never taken from a file.
+    Network and trainer are named as ``package.module:object`` or by their registered names (`advlab.models.registry`).
+    So this layer does not depend on the training code above it, and a file cannot choose what code is run.
     """
 
     name: str
-    """What the model is called in tables; no part of its identity."""
+    """The model's name in tables; not part of its identity."""
 
     network: str
     """A callable that builds the untrained ``nn.Module``."""
@@ -54,15 +54,15 @@ class Recipe:
     """Split it is trained on."""
 
     seed: int = 0
-    """Seed of the initial weights and of everything random in training."""
+    """Seed of the initial weights and of all randomness in training."""
 
     @classmethod
     def from_json(cls, values: Any) -> Recipe:
-        """What ``to_json`` gave, as it comes from a file that anybody may have written.
+        """The inverse of ``to_json``, for values from an untrusted file.
 
         Raises:
-            UnknownRecipe: it has fields that this version does not know.
-            ValueError: it is not a recipe: fields are missing, of another type, or beyond all bounds.
+            UnknownRecipe: it has fields unknown to this version.
+            ValueError: it is not a recipe: fields are missing, of another type, or too large.
         """
         if not isinstance(values, dict):
             raise ValueError("its recipe is not a JSON object")
@@ -78,7 +78,7 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything but the name: equal recipes give equal models."""
+        """SHA-256 of all fields except the name: equal recipes give equal models."""
         values = asdict(self)
         values.pop("name")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -87,10 +87,10 @@ class Recipe:
         """The untrained network.
 
         Args:
-            weights: a state dict that it is to take, where recipe and weights come from a file, see ``require_fits``.
+            weights: a state dict that it must fit, if recipe and weights come from a file; see ``require_fits``.
 
         Raises:
-            UserError: the network is unknown, or ``weights`` are not those of the network that the recipe asks for.
+            UserError: the network is unknown, or ``weights`` do not fit it.
         """
         if weights is not None:
             self.require_fits(weights)
@@ -99,10 +99,10 @@ class Recipe:
         return module
 
     def require_fits(self, weights: Mapping[str, Tensor]) -> None:
-        """See that a recipe from elsewhere asks for a network that is known and has exactly these weights.
+        """Check that the network of an untrusted recipe is known and has exactly these weights.
 
         Raises:
-            UserError: it does not, so it is not built.
+            UserError: it is not or has not; nothing is built.
         """
         try:
             untrusted.require_fits(registry.find("network", self.network), self.network_arguments, weights)
@@ -115,8 +115,8 @@ class Recipe:
 
 
 def _require_name(name: str) -> None:
-    """Raise a ValueError for what cannot be a file name or a word on a terminal, or stands for a model elsewhere."""
+    """Raise a ValueError for a name that is no file name, not printable, or names an external model."""
     if not name or not name.isprintable() or len(quote(name, safe="")) > _LONGEST_NAME:
         raise ValueError("its recipe has a name that is empty, too long or not printable")
     if name.partition(":")[0] in (*SCHEMES, "study", "untrusted") and ":" in name:
-        raise ValueError(f"its recipe has the name {name!r}, which stands for a model from elsewhere")
+        raise ValueError(f"its recipe has the name {name!r}, which is reserved for external models")

@@ -1,7 +1,7 @@
-"""The networks and trainers that a recipe may name: a table, never an import of what a file says.
+"""The registry of networks and trainers that recipes may name.
 
-A recipe lies in a file, and files come from other people. So a name is looked up among the package's own and among
-those that this process registered; it is never imported.
+Recipes are in files that people exchange. So a name is looked up among the package's own and those that this process
+registered; it is never imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from advlab.errors import UserError
 Role = Literal["network", "trainer"]
 ROLES: tuple[Role, ...] = ("network", "trainer")
 
-# by role, the package's own; recipes of earlier revisions bear these names too, so none of them is ever taken out
+# the package's own, by role; recipes of earlier revisions use these names, so none may be removed
 _OWN: dict[Role, tuple[str, ...]] = {
     "network": (
         "advlab.models.alexnet:classifier", "advlab.models.autoencoder:AutoencoderClassifier",
@@ -31,28 +31,28 @@ _OWN: dict[Role, tuple[str, ...]] = {
 _registered: dict[tuple[Role, str], Callable[..., Any]] = {}
 
 
-def register(role: Role, name: str, made: Callable[..., Any]) -> None:
-    """Let recipes name code of your own, in this process.
+def register(role: Role, name: str, code: Callable[..., Any]) -> None:
+    """Register your own code under a name for recipes, in this process.
 
     Args:
         role: ``network`` for a callable that returns an untrained ``nn.Module`` and works under
-            ``torch.device("meta")`` too; ``trainer`` for one that is called as `Recipe` says.
-        name: by which recipes name it.
-        made: the callable.
+            ``torch.device("meta")`` too; ``trainer`` for one that is called as described in `Recipe`.
+        name: its name in recipes.
+        code: the callable.
 
     Raises:
         UserError: the name is one of the package's own.
     """
     if name in _OWN[role]:
         raise UserError(f"{role} {name!r} is one of advlab's own; register yours under another name.")
-    _registered[role, name] = made
+    _registered[role, name] = code
 
 
 def find(role: Role, name: str) -> Callable[..., Any]:
-    """What a recipe names.
+    """The network or trainer of a name.
 
     Raises:
-        UserError: it is neither one of the package's own nor registered.
+        UserError: the name is neither one of the package's own nor registered.
     """
     if (role, name) in _registered:
         return _registered[role, name]

@@ -1,6 +1,6 @@
 """Small networks of many kinds: plain and residual convolutions, a vision transformer, and unusual activations.
 
-Their initial weights are those of `advlab.models.mlp.initialise`; what else they learn starts at a constant.
+Their initial weights are those of `advlab.models.mlp.initialise`; other parameters start at constants.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class ViT(nn.Module):
         channels, size, classes: of the images.
         width: of a token; a multiple of ``heads``.
         blocks: of attention and a layer of ``2 · width`` GELUs, each behind a LayerNorm.
-        patch: side of the squares that become tokens; what is left over at the edges is not seen.
+        patch: side of the squares that become tokens; the remainder at the edges is ignored.
         heads: of attention.
     """
 

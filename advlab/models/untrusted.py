@@ -1,4 +1,4 @@
-"""Whether a recipe from a file asks for the network whose weights lie beside it: found out without allocating any."""
+"""Check that an untrusted recipe describes the network of its weights, without allocating that network."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from advlab.errors import UserError, one_line
 
 _DEEPEST, _MOST, _LARGEST = 8, 10_000, 1 << 24
-"""Levels and values of a network's arguments, and the largest whole number among them."""
+"""Limits on a network's arguments: nesting, number of values, and the largest integer."""
 _SLACK, _TENSORS, _WEIGHTS = 4, 1_000, 1 << 24
-"""A constructor may make layers that it then replaces: this many times what the file holds, and so much more."""
+"""A constructor may create layers that it then replaces: this factor of what the file holds, and this margin."""
 
 
 def require_fits(make: Callable[..., nn.Module], arguments: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """See that ``make(**arguments)`` has parameters and buffers of the names and shapes of ``weights``, and no others.
+    """Check that the parameters and buffers of ``make(**arguments)`` have exactly the names and shapes of ``weights``.
 
     Raises:
-        ValueError: it does not, or the arguments are not those of its signature.
+        ValueError: they do not, or the arguments do not match its signature.
     """
     _require_plain(arguments)
     _require_signature(make, arguments)
@@ -38,14 +38,14 @@ def require_fits(make: Callable[..., nn.Module], arguments: Mapping[str, Any], w
             shapes = {name: value.shape for name, value in network.state_dict().items()}
     except (UserError, ValueError):
         raise
-    except Exception as error:  # whatever a constructor says to arguments that nobody has tried
-        raise ValueError(f"its arguments make no network ({type(error).__name__}: {one_line(error)[:200]})") from error
+    except Exception as error:  # a constructor may raise anything on untested arguments
+        raise ValueError(
+            f"its arguments do not give a network ({type(error).__name__}: {one_line(error)[:200]})"
+        ) from error
     for name in sorted(shapes.keys() | weights.keys()):
         wanted, found = shapes.get(name), weights[name].shape if name in weights else None
         if wanted != found:
-            raise ValueError(
-                f"its recipe asks for {name[:80]!r} of shape {_shown(wanted)}, its file has {_shown(found)}"
-            )
+            raise ValueError(f"its recipe needs {name[:80]!r} of shape {_shown(wanted)}, its file has {_shown(found)}")
 
 
 def _shown(shape: torch.Size | None) -> str:
@@ -53,7 +53,7 @@ def _shown(shape: torch.Size | None) -> str:
 
 
 def _require_plain(value: Any, depth: int = 0, room: list[int] | None = None) -> None:
-    """Raise a ValueError unless this is JSON of a sane size."""
+    """Raise a ValueError unless this is JSON of reasonable size."""
     room = [_MOST] if room is None else room
     room[0] -= 1
     if depth > _DEEPEST or room[0] < 0:
@@ -79,7 +79,7 @@ def _require_signature(make: Callable[..., Any], arguments: Mapping[str, Any]) -
         raise ValueError(f"its arguments are not those of its network ({one_line(error)})") from error
     try:
         hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make)
-    except (TypeError, NameError):  # a registered callable may have none, or some that are not to be had here
+    except (TypeError, NameError):  # a registered callable may have no type hints, or ones that cannot be resolved here
         hints = {}
     for name, value in arguments.items():
         if not _is_of(value, hints.get(name, Any)):
@@ -87,7 +87,7 @@ def _require_signature(make: Callable[..., Any], arguments: Mapping[str, Any]) -
 
 
 def _is_of(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of an annotated type; types that JSON cannot spell are left to the constructor."""
+    """Whether a JSON value is of an annotated type; types that JSON cannot express are left to the constructor."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, UnionType):
         return any(_is_of(value, one) for one in inner)
@@ -105,15 +105,15 @@ def _is_of(value: Any, hint: Any) -> bool:
 @contextmanager
 def _at_most(tensors: int, weights: int) -> Iterator[None]:
     """Raise a ValueError as soon as modules made by this thread within the block have more parameters than this."""
-    made, own = [0, 0], threading.get_ident()
+    counts, own = [0, 0], threading.get_ident()
 
     def count(_module: nn.Module, _name: str, parameter: Tensor | None) -> None:
         if parameter is None or threading.get_ident() != own:
             return
-        made[0] += 1
-        made[1] += parameter.numel()
-        if made[0] > tensors or made[1] > weights:
-            raise ValueError("its recipe asks for far more weights than its file has")
+        counts[0] += 1
+        counts[1] += parameter.numel()
+        if counts[0] > tensors or counts[1] > weights:
+            raise ValueError("its recipe needs far more weights than its file has")
 
     handle = register_module_parameter_registration_hook(count)
     try:

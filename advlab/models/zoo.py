@@ -1,4 +1,4 @@
-"""A name is a recipe: the models of the paper's Tables 1 and 3, and any of their kind."""
+"""The model zoo: names that stand for recipes, among them the models of the paper's Tables 1 and 3."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN_NAMES = (
     *PAPER, "fc123-456-10", "relu300-150-10", "conv", "conv3x3-16-32", "conv3x3-16-32-kwta0.2",
     "conv3x3-16-32-quantised3", "resnet-8", "vit-48-4", "conv3x3-16-32-linf0.3", "conv-l2-1.5", "conv-distilled50",
 )  # fmt: skip
-"""Names worth showing; the patterns below admit more."""
+"""Examples of names; the patterns below allow more."""
 FULL_BATCH = "advlab.training.full_batch:fit"
 MINIBATCH = "advlab.training.minibatch:fit"
 AUTOENCODER = "advlab.training.sparse_autoencoder:fit"
@@ -44,7 +44,7 @@ def register(pattern: str, describe: Callable[[str, re.Match[str], Dataset], dic
 
 
 def expand(names: str) -> list[str]:
-    """``"paper,conv"`` → the names it stands for, each once, in order."""
+    """``"paper,conv"`` → the list of names, without duplicates, in order."""
     found: dict[str, None] = {}
     for name in (part.strip() for part in names.split(",")):
         found |= dict.fromkeys(PAPER if name == "paper" else [name] if name else [])
@@ -54,19 +54,19 @@ def expand(names: str) -> list[str]:
 
 
 def training_split(name: str, default: str) -> str:
-    """The split a model is trained on: ``fc100-100-10@p1`` says so itself."""
+    """The split that a model is trained on, which may be part of its name: ``fc100-100-10@p1``."""
     return name.partition("@")[2] or default
 
 
 def recipe(name: str, dataset: Dataset, *, seed: int = 0) -> Recipe:
-    """The recipe of a model to be trained on ``dataset``, which is of the name's own split where it bears one.
+    """The recipe of a model to be trained on ``dataset``, whose split is the one in the name if there is one.
 
     ``softmaxΛ`` (weight decay Λ; ``-plain`` or ``-per-unit`` for another reading of the decay, ``-early`` to stop as
     soon as an iteration lowers the loss by less than 1e-4 of it), ``fcA-…-K`` and ``reluA-…-K`` (sigmoid and ReLU
     layers of those widths), ``aeU-K`` (sparse autoencoder with U units), ``conv``; ``conv3x3-A-…`` (3×3 convolutions
-    of so many filters; ``-kwtaS``, ``-quantisedB`` for another activation than ReLU), ``resnet-D[-W]`` (depth, width),
-    ``vit-W-B`` (width, blocks). Behind a name of the last five kinds or ``relu…``: ``-linfR`` or ``-l2-R`` (hardened by
-    PGD at that radius), ``-distilledT`` (by distillation at that temperature).
+    of so many filters; ``-kwtaS``, ``-quantisedB`` for other activations than ReLU), ``resnet-D[-W]`` (depth, width),
+    ``vit-W-B`` (width, blocks). Suffixes of the last five kinds and ``relu…``: ``-linfR`` or ``-l2-R`` (hardened by PGD
+    at that radius), ``-distilledT`` (trained by distillation at that temperature).
 
     Raises:
         UserError: an unknown name, or one whose last width is not the number of classes.
@@ -84,13 +84,13 @@ def recipe(name: str, dataset: Dataset, *, seed: int = 0) -> Recipe:
             return Recipe(name=name, data=dataset.name, split=dataset.split, **{"seed": seed} | parts)
     raise UserError(
         f"unknown model {name!r}; choose among {', '.join(SHOWN_NAMES)} (or others of these patterns; "
-        "NAME@SPLIT to train on a split of its own), "
+        "NAME@SPLIT to train on another split), "
         "torchvision:NAME[@WEIGHTS], timm:NAME, file:PATH.py:FACTORY, study:DIR."
     )
 
 
 def _split_manner(name: str) -> tuple[str, dict[str, Any]]:
-    """The name without the manner of its training, and the trainer with its arguments, if the name says so."""
+    """The name without the suffix for its training, and the arguments of that training, if there are any."""
     number = r"(\d+(?:\.\d+)?)"
     if match := re.fullmatch(rf"(.+)-(linf|l2-){number}", name):
         norm = match[2].rstrip("-")
@@ -101,7 +101,7 @@ def _split_manner(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _manner(manner: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """The trainer that a name's end asks for; hardening has epochs and a rate of its own, distillation the base's."""
+    """The trainer of a suffix; hardening has its own epochs and rate, distillation those of the base model."""
     trainer = manner.pop("trainer")
     if trainer == HARDENING:
         base = {key: value for key, value in base.items() if key not in ("epochs", "learning_rate")}
@@ -115,13 +115,13 @@ def _positive(name: str, text: str) -> float:
 
 
 def _defaults(role: registry.Role, code: str) -> dict[str, Any]:
-    """The default arguments of a network or trainer: a recipe spells them out, so that it changes when they do."""
+    """The default arguments of a network or trainer: part of a recipe, so that it changes when they do."""
     parameters = inspect.signature(registry.find(role, code)).parameters.values()
     return {p.name: p.default for p in parameters if p.default not in (p.empty, None)}
 
 
 def _parts(network: str, arguments: dict[str, Any], trainer: str, **trainer_arguments: Any) -> dict[str, Any]:
-    """What a name says of a recipe; the network is given by its place in this package."""
+    """The fields of a recipe that follow from its name; ``network`` is relative to this package."""
     code = {"network": f"{__package__}.{network}", "trainer": trainer}
     return code | {"network_arguments": arguments, "trainer_arguments": trainer_arguments}
 
@@ -132,11 +132,11 @@ def _softmax(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any
     except ValueError:
         strength = math.inf
     if not math.isfinite(strength):
-        raise UserError(f"model {name!r}: {match['decay']!r} is no weight decay; write e.g. softmax1e-4.")
+        raise UserError(f"model {name!r}: {match['decay']!r} is not a weight decay; write e.g. softmax1e-4.")
     convention = {"decay_convention": match["convention"]} if match["convention"] else {}
     stop = {"loss_tolerance": 1e-4} if match["early"] else {}
     widths = [_inputs(dataset), dataset.num_classes]
-    # training starts at zero and its loss is convex: every seed gives the same weights
+    # training starts at zero and the loss is convex: every seed gives the same weights
     return _parts("mlp:MLP", {"widths": widths}, FULL_BATCH, weight_decay=strength, **convention, **stop) | {"seed": 0}
 
 
@@ -165,7 +165,7 @@ def _conv3x3(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any
     filters = [int(count) for count in match["filters"].split("-")[1:]]
     size = shape["size"]
     if not all(filters) or size < 4 * 2 ** (len(filters) - 1) + 2 * (2 ** (len(filters) - 1) - 1):
-        raise UserError(f"model {name!r}: no layer may be empty, and {size} pixels must be enough for its poolings.")
+        raise UserError(f"model {name!r}: no layer may be empty, and its poolings must fit {size} pixels.")
     activation = {"activation": match["activation"], "setting": _setting(name, match)} if match["activation"] else {}
     arguments = shape | {"filters": filters} | activation
     return _parts("small:Conv3x3", arguments, MINIBATCH, weight_decay=1e-5, learning_rate=3e-3, epochs=4)

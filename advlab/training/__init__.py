@@ -1,4 +1,4 @@
-"""Fitting networks in place: full-batch L-BFGS, minibatches, and the sparse autoencoder."""
+"""Training of networks in place: full-batch L-BFGS, minibatches, autoencoders, several processes."""
 
 from advlab.training.full_batch import Progress
 

@@ -1,4 +1,4 @@
-"""The processes that share a training run: which part of a batch and of the pool is whose."""
+"""Data parallelism: the part of a batch, and of a pool, that belongs to each process of a training run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Ranks:
     Attributes:
         device: where this process computes.
         rank: its number.
-        size: how many there are.
+        size: number of processes.
     """
 
     device: torch.device
@@ -28,15 +28,15 @@ class Ranks:
 
     @classmethod
     def joined(cls, device: torch.device) -> Ranks:
-        """Those of ``torch.distributed``, or this process alone where that is not initialised."""
+        """The processes of ``torch.distributed``, or only this one if that is not initialised."""
         return cls(device, dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls(device)
 
     def share(self, total: int) -> int:
-        """How many of ``total`` things are this process's: the first processes have one more where it must be."""
+        """This process's share of ``total`` items; the first processes have one more if it does not divide evenly."""
         return total // self.size + (self.rank < total % self.size)
 
     def own(self, rows: Tensor) -> Tensor:
-        """Which rows [b] of a batch [B] are this process's."""
+        """This process's rows [b] of a batch [B]."""
         return rows.tensor_split(self.size)[self.rank]
 
     def parallel(self, network: nn.Module) -> nn.Module:
@@ -51,18 +51,18 @@ class Ranks:
             return list(values)
         summed = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(summed)
-        told: list[float] = summed.tolist()
-        return told
+        result: list[float] = summed.tolist()
+        return result
 
     def means(self, values: Sequence[float], weight: float) -> list[float]:
-        """Means over processes, each of which counts by its weight; nothing where no process has any."""
+        """Means over processes, weighted; empty if all weights are zero."""
         if self.size == 1:
             return list(values) if weight else []
         *summed, weights = self.sums([*(weight * value for value in values), weight])
         return [value / weights for value in summed] if weights else []
 
     def gathered(self, what: Any) -> list[Any]:
-        """What every process holds, by rank, for the first of them; nothing for the others."""
+        """The values of all processes, by rank, in the first process; an empty list in the others."""
         if self.size == 1:
             return [what]
         found = [None] * self.size if self.rank == 0 else None

@@ -1,4 +1,4 @@
-"""Quadratic weight decay on the connection weights, and the readings of the paper's formula."""
+"""Quadratic weight decay on the connection weights, by several readings of the paper's formula."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Convention = Literal["half", "plain", "per-unit"]
 
 
 class WeightDecay:
-    """Σ over layers of λ · scale · Σ w²; biases are free.
+    """Σ over layers of λ · scale · Σ w²; biases are not decayed.
 
     Args:
         network: its ``nn.Linear`` and ``nn.Conv2d`` layers, in order, are decayed.

@@ -1,9 +1,8 @@
-"""Read distributed checkpoints (PyTorch's DCP) as data: nothing that is named in one is imported or called.
+"""Read distributed checkpoints (PyTorch's DCP) as data: no name in them is imported or called.
 
-DCP keeps where each tensor lies in ``.metadata``, a pickle, and unpickles every value that is not a tensor. Whoever
-wrote a checkpoint could thereby run code where training goes on. Here the pickle is taken apart into names, arguments
-and states, DCP's notes are made again from those that they may consist of, and values are read as `torch.load` reads
-weights.
+DCP stores the location of each tensor in ``.metadata``, a pickle, and unpickles every value that is not a tensor. So
+the author of a checkpoint could run code on the machine that resumes from it. Here the pickle is parsed into names,
+arguments and states, DCP's metadata are rebuilt from allowed types only, and values are read with ``weights_only``.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ from torch.distributed.checkpoint.planner import ReadItem
 from advlab.errors import UserError, one_line
 
 _LARGEST = 1 << 28
-"""Bytes of ``.metadata``: a few hundred for each piece of a tensor."""
+"""Largest size of ``.metadata``: it has a few hundred bytes for each piece of a tensor."""
 
 
 def read(state: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Fill a state dict in place from a checkpoint, whichever number of processes wrote it.
+    """Fill a state dict in place from a checkpoint written by any number of processes.
 
     Args:
-        state: what to fill; its tensors and other values say what is read.
+        state: the state dict; its keys and tensors determine what is read.
         path: folder of the checkpoint.
 
     Raises:
-        UserError: there is no checkpoint, or it is damaged, another network's, or not DCP's.
+        UserError: there is no checkpoint, or it is damaged, of another network, or not of DCP.
     """
     alone = not dist.is_initialized()
     try:
@@ -49,14 +48,14 @@ def read(state: dict[str, Any], path: str | os.PathLike[str]) -> None:
         cause = next((cause for cause, _ in failures), error)
         raise UserError(
             f"checkpoint {str(path)!r} cannot be read ({one_line(cause)[:300].rstrip('.')}); remove it, and training "
-            "goes on from the one before it."
+            "continues from the one before it."
         ) from error
 
 
 class _Planner(DefaultLoadPlanner):
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         plain = io.BytesIO()
-        torch.save(torch.load(value, weights_only=True), plain)  # raises for what is not plain
+        torch.save(torch.load(value, weights_only=True), plain)  # raises if it is not plain data
         plain.seek(0)
         super().load_bytes(read_item, plain)
 
@@ -66,7 +65,7 @@ class _Reader(FileSystemReader):
         super().__init__(path)
         notes = Path(path) / ".metadata"
         if notes.stat().st_size > _LARGEST:
-            raise ValueError(f"{notes} is larger than any of ours")
+            raise ValueError(f"{notes} is larger than any that advlab writes")
         self.notes = _metadata(notes.read_bytes())
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
@@ -74,7 +73,7 @@ class _Reader(FileSystemReader):
 
 
 class _Named:
-    """What a pickle says of one object: the name of its type, the arguments it is called with, and its state."""
+    """The description of one object in a pickle: type name, arguments and state."""
 
     name = ""
     arguments: tuple[Any, ...] = ()
@@ -89,7 +88,7 @@ class _Named:
         self.state = state
 
 
-class _Names(pickle._Unpickler):  # in Python: the one in C reserves whatever memory a file asks for
+class _Names(pickle._Unpickler):  # the Python version: the C version allocates as much memory as a file demands
     def find_class(self, _module: str, name: str) -> Any:
         return _type_named(name)
 
@@ -100,12 +99,12 @@ def _type_named(name: str) -> type[_Named]:
 
 
 def _metadata(content: bytes) -> Metadata:
-    """DCP's notes, of which each part is checked; a ValueError where they are not DCP's."""
+    """DCP's metadata, every part checked; raises a ValueError if they are not DCP's."""
     try:
         notes = _state(_Names(io.BytesIO(content)).load(), "Metadata")
         described = {_text(name): _described(entry) for name, entry in notes["state_dict_metadata"].items()}
         places = {_index(index): _place(entry) for index, entry in notes["storage_data"].items()}
-    except Exception as error:  # a torn pickle can raise anything
+    except Exception as error:  # an incomplete pickle may raise anything
         raise ValueError(f"its .metadata is not that of a checkpoint: {one_line(error)[:200]}") from error
     return Metadata(described, storage_data=places)
 
@@ -129,7 +128,7 @@ def _index(entry: Any) -> MetadataIndex:
 
 
 def _place(entry: Any) -> _StorageInfo:
-    """Where a value lies: in a file of the checkpoint's own folder, as it is."""
+    """The location of a value: a file in the checkpoint's own folder, uncompressed."""
     state = _state(entry, "_StorageInfo")
     file = _text(state["relative_path"])
     if file in ("", ".", "..") or {"/", "\\", "\0"} & set(file) or state.get("transform_descriptors"):

@@ -41,13 +41,13 @@ def fit(
         dataset: the images and labels to fit.
         seed: of the initial weights.
         device: where to compute.
-        progress: told the loss after each iteration.
+        progress: called with the loss after each iteration.
         weight_decay: λ per layer, or one for all.
         decay_convention: how λ enters the loss.
         initial_weights: a scheme of ``advlab.models.mlp.initialise``.
         gradient_tolerance: stop when the largest component of the gradient is below this.
         loss_tolerance: stop when an iteration lowers the loss by less than this share of it.
-        max_iterations: a net under the tolerances, not meant to be reached.
+        max_iterations: a safety cap; normally a tolerance stops the iteration first.
 
     Returns:
         ``loss``, ``gradient_norm`` (largest component), ``iterations``, ``evaluations``, ``seconds``, ``stop``.
@@ -73,9 +73,9 @@ def minimise_cross_entropy(
 ) -> dict[str, Any]:
     """Fit the trainable parameters of ``network`` to (inputs [N, ...], labels [N]) in place.
 
-    The iteration is SciPy's L-BFGS-B on a float64 copy of the parameters (a few megabytes, so it may stay on the
-    host); loss and gradient are computed where the network lives, ``chunk`` examples at a time, which bounds memory
-    and keeps activations in cache. Returns what ``fit`` returns.
+    The iteration is SciPy's L-BFGS-B on a float64 copy of the parameters on the host (a few megabytes); loss and
+    gradient are computed on the network's device, ``chunk`` examples at a time, which bounds memory and keeps
+    activations in cache. Returns what ``fit`` returns.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     sizes = [p.numel() for p in parameters]

@@ -1,7 +1,7 @@
 """Minibatch training of an image classifier, in one process or spread over several by DDP.
 
-Which images make up a step, how they are cropped, and which units drop out follow from seed, epoch and step alone; so
-one process and many take the same steps, but for rounding, and a run may stop anywhere and go on.
+The images of a step, their crops and the dropped units depend only on seed, epoch and step. So one process and many
+take the same steps, up to rounding, and a run can be stopped anywhere and resumed.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ Precision = Literal["float32", "bfloat16"]
 Item = TypeVar("Item")
 
 DECAYED_AT = (1 / 3, 2 / 3, 8 / 9)
-"""Parts of a run of recipe 2012 after which the rate is divided by ten: epochs 30, 60 and 80 of 90."""
+"""Fractions of a run of recipe 2012 after which the rate is divided by ten: epochs 30, 60 and 80 of 90."""
 WARM_UP = 0.05
-"""Part of a run of recipe modern in which the rate rises to its peak."""
+"""Fraction of a run of recipe modern in which the rate rises to its peak."""
 SMOOTHING = 0.1
 """Label smoothing of recipe modern (Szegedy et al. 2016)."""
 LIGHTING = 0.1
 """Deviation of the colour shifts of recipe 2012, in units of the principal components' variances."""
 STORED = 256 / alexnet.SIZE
-"""Side of a photo before it is cropped, in units of the crop's: Krizhevsky et al. cut 227 of 256 pixels."""
+"""Side of a photo before cropping, relative to the crop: Krizhevsky et al. crop 227 of 256 pixels."""
 _CROP_STREAM, _LIGHT_STREAM = 11, 12
 _AHEAD = 2
 _EVALUATED_AT_ONCE = 250
 _SAMPLE = {True: 2_000, False: 10_000}
-"""Images whose colours are measured, by whether they have to be decoded."""
+"""Number of images whose colours are measured, by whether they must be decoded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What decides the weights, besides network and images.
+    """The settings that, with network and images, determine the weights.
 
     Attributes:
         recipe: ``2012``: SGD with momentum, the rate divided by ten three times, crops, flips, shifts of colour along
@@ -60,10 +60,10 @@ class Settings:
             label smoothing, crops, flips.
         epochs: passes over the images.
         batch_size: images per step, over all processes and parts.
-        learning_rate: the largest.
-        weight_decay: of weights; biases are free.
+        learning_rate: the peak.
+        weight_decay: of weights; biases are not decayed.
         size: height and width of the crops, in pixels.
-        precision: in which products are made; weights stay float32.
+        precision: type in which products are computed; weights stay float32.
         seed: of initial weights, order, crops and dropout.
     """
 
@@ -77,12 +77,12 @@ class Settings:
     seed: int
 
     def steps_per_epoch(self, total: int) -> int:
-        """Whole batches of ``total`` images; the odd rest of an epoch is left out."""
+        """Number of whole batches of ``total`` images; the remainder of an epoch is dropped."""
         return max(1, total // self.batch_size)
 
 
 DEFAULTS: dict[Name, tuple[float, float]] = {"2012": (0.01, 5e-4), "modern": (1e-3, 0.05)}
-"""Learning rate and weight decay of a recipe: the former Krizhevsky et al.'s, the latter common ones."""
+"""Learning rate and weight decay of the recipes: those of Krizhevsky et al., and common ones for ``modern``."""
 
 
 class Colours(NamedTuple):
@@ -96,26 +96,26 @@ class Colours(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over examples, kept where they arise until someone asks.
+    """Sums over examples, kept on the device until they are asked for.
 
     Attributes:
-        sums: [3] float64: loss, right answers, examples.
+        sums: [3] float64: loss, correct predictions, examples.
     """
 
     sums: Tensor
 
     @classmethod
     def empty(cls, device: torch.device) -> Tally:
-        """Of no examples."""
+        """A tally of no examples."""
         return cls(torch.zeros(3, dtype=torch.float64, device=device))
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Note a batch's summed loss and its right answers, without waiting for the device."""
+        """Add a batch's summed loss and its correct predictions, without waiting for the device."""
         right = (logits.argmax(1) == labels).sum()
         self.sums += torch.stack([loss.detach().double(), right.double(), self.sums.new_full((), len(labels))])
 
     def take(self) -> list[float]:
-        """Loss, right answers and examples over all processes; and begin anew."""
+        """Loss, correct predictions and examples over all processes; resets the tally."""
         if dist.is_initialized():
             dist.all_reduce(self.sums)
         told: list[float] = self.sums.tolist()
@@ -124,10 +124,10 @@ class Tally:
 
 
 def share(total: int, held_out: int, examples: int | None) -> tuple[Tensor, Tensor]:
-    """Rows to learn from and rows held out of a training set, the same for every seed; ascending.
+    """Training rows and held-out rows of a training set, the same for every seed; ascending.
 
     Raises:
-        UserError: nothing is left to learn from, or fewer than asked for.
+        UserError: no training rows are left, or fewer than asked for.
     """
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
     rest = total - held_out
@@ -141,12 +141,12 @@ def share(total: int, held_out: int, examples: int | None) -> tuple[Tensor, Tens
 
 
 def stored_size(size: int) -> int:
-    """Side to which photos are brought before crops of ``size`` are cut."""
+    """Side to which photos are resized before they are cropped to ``size``."""
     return round(STORED * size)
 
 
 def colours(dataset: Dataset, rows: Tensor) -> Colours:
-    """The colours of the first of these images."""
+    """The colours of the first of these rows."""
     pixels = dataset.subset(rows[: _SAMPLE[isinstance(dataset, ImageFolder)]]).images.movedim(1, -1).reshape(-1, 3)
     variances, axes = torch.linalg.eigh(torch.cov(pixels.double().T))
     mean, std = pixels.double().mean(0), pixels.double().std(0)
@@ -160,7 +160,7 @@ def _rounded(values: Tensor) -> list[float]:
 def augmented(images: Tensor, keys: Tensor, size: int, axes: Tensor | None) -> Tensor:
     """Random crops of ``size``, half of them mirrored, of images [B, C, S, S]; with ``axes``, colours shifted too.
 
-    Images that are no larger than the crops get a border of black, an eighth of the size.
+    Images that are not larger than the crops get a black border of an eighth of the size.
     """
     if images.shape[2] <= size:
         images = functional.pad(images, (size // 8,) * 4)
@@ -180,13 +180,13 @@ def augmented(images: Tensor, keys: Tensor, size: int, axes: Tensor | None) -> T
 
 
 def centred(images: Tensor, size: int) -> Tensor:
-    """The middle [B, C, size, size] of images."""
+    """The central crops [B, C, size, size] of images."""
     first = (images.shape[2] - size) // 2
     return images[:, :, first : first + size, first : first + size]
 
 
 def optimiser(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """That of the recipe."""
+    """The optimiser of the recipe."""
     weights = [p for p in network.parameters() if p.ndim > 1]
     biases = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
@@ -196,7 +196,7 @@ def optimiser(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
 
 
 def rate(settings: Settings, step: int, steps: int) -> float:
-    """The learning rate of a step, of so many in all."""
+    """The learning rate of a step of ``steps`` in all."""
     done = step / steps
     if settings.recipe == "2012":
         return settings.learning_rate * 0.1 ** sum(done >= part for part in DECAYED_AT)
@@ -207,16 +207,16 @@ def rate(settings: Settings, step: int, steps: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A training run as one of its processes sees it; all of them must make the same calls.
+    """A training run in one of its processes; all of them must make the same calls.
 
     Attributes:
         network: the bare network, on ``device``; images in [0, 1] of ``settings.size`` → logits.
         dataset: the training file.
-        rows: those of its images that are learnt from.
+        rows: the training rows in it.
         settings: see `Settings`.
         axes: see `Colours`.
         device: where to compute.
-        accumulate: parts into which a process cuts its share of a batch, to save memory.
+        accumulate: number of parts of a process's share of a batch, to save memory.
     """
 
     network: nn.Module
@@ -229,7 +229,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """In all."""
+        """Number of steps in all."""
         return self.settings.epochs * self.settings.steps_per_epoch(len(self.rows))
 
     @property
@@ -238,7 +238,7 @@ class Run:
         return Ranks.joined(self.device)
 
     def train(self, optimiser: torch.optim.Optimizer, tally: Tally, first: int = 0) -> Iterator[int]:
-        """Take the steps from ``first`` on, yielding each one's number when it has been issued to the device."""
+        """Take the steps from ``first`` on, yielding the number of each once it is queued on the device."""
         settings, steps = self.settings, range(first, self.steps)
         axes = self.axes.to(self.device) if settings.recipe == "2012" else None
         smoothing = SMOOTHING if settings.recipe == "modern" else 0.0
@@ -259,7 +259,7 @@ class Run:
                     with self._precision():
                         logits = made(augmented(pixels, key, settings.size, axes)).float()
                     loss = functional.cross_entropy(logits, truth, reduction="sum", label_smoothing=smoothing)
-                    # DDP averages over processes, and these may have shares of different size
+                    # DDP averages over processes, whose shares may differ in size
                     (loss * (ranks.size / settings.batch_size)).backward()
                 tally.add(loss, logits, truth)
             optimiser.step()
@@ -268,7 +268,7 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self, dataset: Dataset, rows: Tensor) -> tuple[float, int, int]:
-        """Mean loss, errors and number of these images, seen whole; every process sees its share of them."""
+        """Mean loss, errors and number of these images, without random crops; every process evaluates its share."""
         tally = Tally.empty(self.device)
         self.network.eval()
         ranks = self.ranks
@@ -310,12 +310,12 @@ def fit(
     examples: int | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Train in this process alone, in place: what ``sweeps/alexnet.py`` does, as a trainer of recipes.
+    """Train in this one process, in place: the training of ``sweeps/alexnet.py`` as a trainer of recipes.
 
     Args:
         network: from ``advlab.models.alexnet:classifier``.
         dataset: the training file.
-        seed: of everything random.
+        seed: of all randomness.
         device: where to compute.
         progress: called after each epoch with its step and loss.
         held_out, examples: see `share`.
@@ -343,7 +343,7 @@ def fit(
 
 
 def training_flops(network: nn.Module, size: int) -> int:
-    """Floating-point operations per image and step: those of a forward pass, three times over."""
+    """Floating-point operations per image and step: three times those of a forward pass."""
     weight = next(network.parameters())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, size, size, device=weight.device))
@@ -364,7 +364,7 @@ def product_flops(device: torch.device, precision: Precision) -> float:
 
 
 def _ahead(make: Callable[[int], Item], numbers: Iterable[int]) -> Iterator[Item]:
-    """What ``make`` gives for each number, made in a thread while earlier ones are worked on."""
+    """The results of ``make`` for each number, computed ahead in a thread."""
     waiting: deque[Future[Item]] = deque()
     with ThreadPoolExecutor(1) as thread:
         for number in numbers:
@@ -376,5 +376,5 @@ def _ahead(make: Callable[[int], Item], numbers: Iterable[int]) -> Iterator[Item
 
 
 def _unsynchronised(made: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
-    """Gradients stay in this process, where more parts of the batch follow."""
+    """Keep gradients in this process if more parts of the batch follow."""
     return made.no_sync() if wanted and isinstance(made, DistributedDataParallel) else nullcontext()

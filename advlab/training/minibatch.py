@@ -34,8 +34,8 @@ def fit(
 ) -> dict[str, Any]:
     """Minimise mean cross entropy + weight decay by Adam with a one-cycle learning rate, in place.
 
-    Args as in ``full_batch.fit``; ``learning_rate`` is the peak of the cycle (Smith & Topin 2018), ``penalty`` a
-    further cost, added at every step, ``cost`` of a batch (images, labels) takes the place of the cross entropy.
+    Args as in ``full_batch.fit``; ``learning_rate`` is the peak of the cycle (Smith & Topin 2018), ``penalty`` is
+    an additional cost at every step; ``cost`` of a batch (images, labels) replaces the cross entropy.
 
     Returns:
         ``loss`` (mean over the last epoch), ``iterations`` (steps), ``seconds``, ``stop``.
@@ -65,7 +65,7 @@ def fit(
 def shuffled_batches(
     images: Tensor, labels: Tensor, batch_size: int, epochs: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (images [b, ...], labels [b]) of every epoch in turn, each epoch in an order of its own."""
+    """Batches (images [b, ...], labels [b]) of every epoch in turn, each epoch in its own order."""
     for _ in range(epochs):
         for rows in torch.randperm(len(labels), generator=generator).split(batch_size):
             yield images[rows], labels[rows]
@@ -81,7 +81,7 @@ def train(
     device: torch.device,
     progress: Progress | None = None,
 ) -> float:
-    """Minimise ``loss(images, labels)`` by Adam over any stream of batches; it does not know where they come from.
+    """Minimise ``loss(images, labels)`` by Adam over any stream of batches.
 
     The learning rate runs through one cycle. Returns the mean loss of the last whole epoch.
     """

@@ -1,6 +1,6 @@
-"""A network in several processes: split by rows of its maps, or its parameters by FSDP2; and its checkpoints.
+"""QuocNet in several processes, split by rows of its maps or by FSDP2, and its checkpoints.
 
-All of it works on gloo and CPUs as on NCCL and GPUs. ``torch.distributed`` must be initialised.
+Everything works with gloo on CPUs and with NCCL on GPUs. ``torch.distributed`` must be initialised.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Kind = Literal["spatial", "fsdp"]
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """A network and how it is spread.
+    """A network and its distribution over processes.
 
     Attributes:
-        network: of which this process holds a part.
-        kind: ``spatial``: every group of ``space`` processes holds one copy, and sees one part of the batch.
-            ``fsdp``: all processes hold one copy between them, and each sees a part of the batch of its own.
+        network: the part of it that this process holds.
+        kind: ``spatial``: every group of ``space`` processes shares one copy and one part of the batch. ``fsdp``: all
+            processes share one copy, and each has its own part of the batch.
         mesh: data × space.
     """
 
@@ -45,21 +45,21 @@ class Parallel:
 
     @property
     def parts(self) -> int:
-        """Into how many parts a batch is cut."""
+        """Number of parts of a batch."""
         return self.mesh["data"].size()
 
     def part(self, batch: Tensor) -> Tensor:
         """This process's part of a batch.
 
         Raises:
-            UserError: a batch that cannot be cut evenly.
+            UserError: a batch that cannot be split evenly.
         """
         if len(batch) % self.parts:
-            raise UserError(f"a batch of {len(batch)} cannot be cut into {self.parts} parts; choose a multiple.")
+            raise UserError(f"a batch of {len(batch)} cannot be split into {self.parts} parts; choose a multiple.")
         return batch.chunk(self.parts)[self.mesh["data"].get_local_rank()]
 
     def average_gradients(self) -> None:
-        """Bring the gradients of all parts of the batch together; FSDP has done so already."""
+        """Average the gradients over all parts of the batch; FSDP has already done so."""
         if self.kind == "fsdp" or self.parts == 1:
             return
         for weight in self.network.parameters():
@@ -69,13 +69,13 @@ class Parallel:
                 own /= self.parts
 
     def total(self, own: Tensor) -> Tensor:
-        """The sum over rows and the mean over the parts of the batch, of a number that each process has a part of."""
+        """Sum a number over rows and average it over the parts of the batch; each process has one term."""
         total = own.detach().clone()
         dist.all_reduce(total)
         return total / self.parts
 
     def filters(self, places: int) -> Tensor:
-        """[n, C, K, K]: the first stage's filters at about ``places``² places spread over the image, on the CPU."""
+        """[n, C, K, K]: the first stage's filters at about ``places``² positions spread over the image, on the CPU."""
         layer = self.network.stages[0].local
         assert isinstance(layer, LocalLinear)
         rows, columns = layer.weight.shape[:2]
@@ -84,7 +84,7 @@ class Parallel:
         chosen = own[-first % step :: step, :: max(1, columns // places)].flatten(0, 1).cpu()
         parts: list[Tensor] = [chosen] * dist.get_world_size()
         dist.all_gather_object(parts, chosen)
-        if self.kind == "spatial":  # all groups hold the same
+        if self.kind == "spatial":  # all groups hold the same filters
             parts = parts[: self.mesh["space"].size()]
         side = layer.side
         # [n, M, D], D by column, row and channel
@@ -101,15 +101,15 @@ def build(
     device: torch.device,
     precision: torch.dtype | None = None,
 ) -> Parallel:
-    """A fresh network, its weights those of ``QuocNet(shape, seed=seed)``; nowhere is all of it allocated.
+    """A new network with the weights of ``QuocNet(shape, seed=seed)``; no process allocates all of it.
 
     Args:
-        kind: see `Parallel`; FSDP has no use for ``space`` > 1.
+        kind: see `Parallel`; FSDP needs ``space`` 1.
         shape: of the network.
         data, space: the mesh.
         seed: of the weights.
-        device: where to put them.
-        precision: in which the local layers make their products; with FSDP also that in which weights travel.
+        device: of the weights.
+        precision: type in which the local layers compute products; with FSDP also the type in which weights are sent.
 
     Raises:
         UserError: a mesh that does not fit the processes, or the network.
@@ -140,12 +140,12 @@ def _fully_sharded(
 
 
 def save(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    """Write a checkpoint from all processes, each its own part; one process that is alone writes all."""
+    """Write a checkpoint, each process its own part; a single process writes all of it."""
     state_dict_saver.save(_state(network, optimiser, step), checkpoint_id=path, no_dist=not dist.is_initialized())
 
 
 def load(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Read a checkpoint, whichever number of processes wrote it and however they were spread; returns its step.
+    """Read a checkpoint written by any number of processes in any layout; returns its step.
 
     Raises:
         UserError: it cannot be read, see `distributed_checkpoint.read`.
@@ -157,7 +157,7 @@ def load(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.opti
 
 
 def load_network(path: str | os.PathLike[str], network: nn.Module) -> None:
-    """Read the network alone; raises as ``load``."""
+    """Read only the network; raises as ``load``."""
     distributed_checkpoint.read({"model": network.state_dict()}, path)
 
 
@@ -167,6 +167,6 @@ def _state(network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> d
 
 
 def optimiser(name: Literal["adam-mini", "sgd"], network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """`AdamMini`; or plain gradient descent, which keeps nothing beside the weights and their gradients."""
+    """`AdamMini`, or plain gradient descent, which needs no memory besides the weights and their gradients."""
     make: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam-mini": AdamMini, "sgd": torch.optim.SGD}
     return make[name](network.parameters(), lr=learning_rate)

@@ -1,4 +1,4 @@
-"""Learning without labels: minibatches in an order that a seed fixes, so that a run may stop and go on anywhere."""
+"""Training by reconstruction ICA (RICA), without labels, in a seeded order, so that any step can be resumed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from advlab.training.quocnet_parallel import Parallel
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """How long, and in what steps.
+    """Settings of the training.
 
     Attributes:
         steps: minibatches in all.
         batch_size: images per step, over all processes.
-        learning_rate: of the first step; it falls to nothing along half a cosine.
+        learning_rate: of the first step; it falls to zero along half a cosine.
         sparsity: weight of the pooled units' activity, λ of Le et al.
-        joint: let the gradient of a stage's cost move the stages below it, too, as Le et al. do.
+        joint: let the gradient of a stage's cost update the stages below it, too, as Le et al. do.
         seed: of the order of the images.
     """
 
@@ -39,12 +39,12 @@ class Settings:
 
 
 class Step(NamedTuple):
-    """What a step measured, before it moved the weights.
+    """The measurements of a step, before its update of the weights.
 
     Attributes:
         step: its number, from 0.
         loss: the cost per image, over the whole batch.
-        errors: per stage the share of its input that the reconstruction misses, Σ ‖WᵀWx − x‖² / Σ ‖x‖².
+        errors: per stage, the relative reconstruction error Σ ‖WᵀWx − x‖² / Σ ‖x‖².
         seconds: wall time.
     """
 
@@ -55,7 +55,7 @@ class Step(NamedTuple):
 
 
 def batch_rows(total: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """[batch_size] int64: the images of a step, each epoch in an order of its own; an epoch's odd rest is left out."""
+    """[batch_size] int64: the images of a step, each epoch in its own order; the remainder of an epoch is dropped."""
     per_epoch = max(1, total // batch_size)
     epoch, number = divmod(step, per_epoch)
     return _order(total, seed, epoch)[number * batch_size : (number + 1) * batch_size]
@@ -63,12 +63,12 @@ def batch_rows(total: int, batch_size: int, seed: int, step: int) -> Tensor:
 
 @lru_cache(maxsize=2)
 def _order(total: int, seed: int, epoch: int) -> Tensor:
-    """[total] int64, kept while an epoch lasts: of a million images it takes longer to draw than a step takes."""
+    """[total] int64, cached during an epoch: for a million images, drawing it takes longer than a step."""
     return torch.randperm(total, generator=torch.Generator().manual_seed((seed << 20) + epoch))
 
 
 def images_of(dataset: Dataset, rows: Tensor | slice, size: int) -> Tensor:
-    """[b, C, size, size]: these images, brought to the network's size where theirs is another; bilinear."""
+    """[b, C, size, size]: these images, resized bilinearly to the network's size if it differs."""
     images = dataset.subset(rows).images
     if images.shape[2:] == (size, size):
         return images
@@ -84,7 +84,7 @@ def train(
     first: int = 0,
     device: torch.device,
 ) -> Iterator[Step]:
-    """Take the steps from ``first`` on, yielding what each measured; all processes must run it alike."""
+    """Take the steps from ``first`` on, yielding the measurements of each; all processes must make the same calls."""
     network, size = made.network, made.network.shape.size
     for step in range(first, settings.steps):
         started = time.perf_counter()

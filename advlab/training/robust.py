@@ -1,4 +1,4 @@
-"""Minibatch training of networks that are hard to attack: on PGD's examples, and by distillation."""
+"""Minibatch training of networks that are hard to attack: on PGD examples, and by distillation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from advlab.training.full_batch import Progress
 Norm = Literal["linf", "l2"]
 
 WARM_UP = 0.3
-"""Share of the steps over which the radius grows to its full size; networks may learn nothing at all without."""
+"""Share of the steps in which the radius grows to its full size; without this, training may fail altogether."""
 FIRST_STEP, STEPS_SUM = 1.25, 2.5
-"""A step of PGD in radii: the first, which Wong et al. 2020 take for a single step, or the second over the number."""
+"""Step size of PGD in radii: the first for a single step (Wong et al. 2020), else the second over their number."""
 
 
 def harden(
@@ -40,8 +40,8 @@ def harden(
     """Train on adversarial examples of projected gradient descent (Madry et al. 2018), in place.
 
     Args as in ``minibatch.fit``, and:
-        norm: in which an example may be ``radius`` away from its image, whose pixels are in [0, 1].
-        radius: reached after the first ``WARM_UP`` of the steps.
+        norm: of the ball around an image, whose pixels are in [0, 1].
+        radius: of the ball, reached after the first ``WARM_UP`` of the steps.
         steps: of PGD, from a random point of the ball.
 
     Returns:
@@ -63,7 +63,7 @@ def harden(
 
 
 def pgd(network: nn.Module, images: Tensor, labels: Tensor, norm: Norm, radius: float, steps: int) -> Tensor:
-    """Images [B, ...] within ``radius`` and [0, 1] at which the cross entropy is high; random, by torch's generator."""
+    """Images [B, ...] of high cross entropy within ``radius`` and [0, 1]; random, by torch's generator."""
     length = radius * min(FIRST_STEP, STEPS_SUM / steps)
     start = torch.empty_like(images).uniform_(-radius, radius)
     examples = (images + _within(start, norm, radius)).clamp(0, 1)
@@ -97,12 +97,12 @@ def distil(
     temperature: float = 50.0,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train at a high temperature on the answers of a network of the same kind (Papernot et al. 2016), in place.
+    """Train at a high temperature on the predictions of a network of the same kind (Papernot et al. 2016), in place.
 
     Used at temperature 1 afterwards, its softmax is saturated: gradients of the cross entropy vanish.
 
     Args as in ``minibatch.fit``, and:
-        temperature: by which the logits of both networks are divided while they train.
+        temperature: divisor of the logits of both networks during training.
 
     Returns:
         What ``minibatch.fit`` returns for the second network; ``seconds`` are of both.

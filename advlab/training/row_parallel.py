@@ -1,12 +1,12 @@
 """Model parallelism for locally connected networks: every process holds some rows of every map, and their filters.
 
-A filter of such a network is used at one place. So nobody ever needs another process's filters, and what travels is
-the few rows of a map by which neighbouring receptive fields overlap. (Gathering the weights, as FSDP does, would move
-all of them twice per step.) Rows are dealt out as DTensor shards its first axis, so that weights, and the optimiser's
-state with them, are DTensors: checkpoints may be read by another number of processes.
+A filter of such a network is used at one position. So no process needs the filters of another, and only the few rows of
+a map are sent by which neighbouring receptive fields overlap. (Gathering the weights, as FSDP does, would send all of
+them twice per step.) Rows are distributed as DTensor shards its first axis, so that weights and optimiser states are
+DTensors: another number of processes can read a checkpoint.
 
-All processes of a group must make the same calls with the same images. Within a backward pass they then meet in the
-same order, for autograd runs through equal graphs in one order.
+All processes of a group must make the same calls with the same images. Their communication in a backward pass then has
+the same order, as autograd traverses equal graphs in the same order.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def mesh(data: int, space: int, device: str) -> DeviceMesh:
     """A mesh of ``data`` × ``space`` processes; ranks that hold parts of one network are neighbours.
 
     Raises:
-        UserError: another number of processes than there are.
+        UserError: the number of processes is another.
     """
     if data * space != dist.get_world_size():
         raise UserError(
@@ -42,22 +42,22 @@ def mesh(data: int, space: int, device: str) -> DeviceMesh:
 
 
 def shares(rows: int, ranks: int) -> list[Interval]:
-    """Who holds which rows: the chunks of ``torch.chunk``, as DTensor deals them out."""
+    """The rows of each process: the chunks of ``torch.chunk``, as DTensor distributes them."""
     chunk = -(-rows // ranks)
     return [(min(rank * chunk, rows), min((rank + 1) * chunk, rows)) for rank in range(ranks)]
 
 
 def build(shape: QuocNetShape, space: DeviceMesh, *, seed: int, device: torch.device) -> QuocNet:
-    """A network of which this process allocates its own rows alone.
+    """A network of which this process only allocates its own rows.
 
     Args:
         shape: of the network.
         space: a mesh of one axis; its processes share the rows.
         seed: of the initial weights, which are those of ``QuocNet(shape, seed=seed)``.
-        device: where to put them.
+        device: of the weights.
 
     Raises:
-        UserError: more processes than some map has rows for.
+        UserError: more processes than rows of some map.
     """
     network = QuocNet(shape, seed=None, device="meta")
     ranks = space.size()
@@ -122,7 +122,7 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Rows that every process holds, and those that it wants."""
+    """The rows that every process holds, and the rows that it needs."""
 
     group: dist.ProcessGroup
     rank: int
@@ -132,7 +132,7 @@ class _Plan:
     def moved(
         self, source: Tensor, have: list[Interval], want: list[Interval], join: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """The rows that this process wants, of those that all have; ``join`` takes what arrives into them."""
+        """The rows that this process needs, from those that all hold; ``join`` combines received rows with own ones."""
         own, (begin, end) = have[self.rank], want[self.rank]
         result = source.new_zeros(*source.shape[:2], end - begin, source.shape[3])
         kept = _overlap(own, (begin, end))
@@ -150,7 +150,7 @@ class _Plan:
     def _swap(
         self, source: Tensor, offset: int, send: list[tuple[int, Interval]], receive: list[tuple[int, Interval]]
     ) -> list[tuple[Interval, Tensor]]:
-        """Send rows of ``source``, whose first is row ``offset`` of the map, and return what arrives, with its rows."""
+        """Send rows of ``source``, whose first row is ``offset``; returns the received rows with their intervals."""
         sent = [(peer, _rows(source, part, offset).contiguous()) for peer, part in send]
         arrived = [
             (peer, part, source.new_empty(*source.shape[:2], part[1] - part[0], source.shape[3]))
@@ -181,7 +181,7 @@ class _Fetch(torch.autograd.Function):
 
 
 class _GiveBack(torch.autograd.Function):
-    """Needed rows → own rows: the sum of what every process has for them."""
+    """Needed rows → own rows: the sum of all processes' values for them."""
 
     @staticmethod
     def forward(ctx: Any, needed: Tensor, plan: _Plan) -> Tensor:
@@ -194,7 +194,7 @@ class _GiveBack(torch.autograd.Function):
 
 
 class _Everyone(torch.autograd.Function):
-    """What every process has in full, of which each uses a part: gradients are summed."""
+    """Images that every process has in full and uses a part of: gradients are summed."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -209,7 +209,7 @@ class _Everyone(torch.autograd.Function):
 
 
 class _Leave(torch.autograd.Function):
-    """Own rows → the whole map; what follows is the same in every process, so the gradient is its own rows'."""
+    """Own rows → the whole map; later steps are the same in every process, so each keeps the gradient of its rows."""
 
     @staticmethod
     def forward(ctx: Any, mine: Tensor, parts: list[Interval], rank: int, group: dist.ProcessGroup) -> Tensor:

@@ -40,11 +40,11 @@ def fit(
     Args:
         network: an ``AutoencoderClassifier``.
         dataset: the images to reconstruct and, for the softmax, their labels.
-        sparsity: ρ, the mean activation wanted of each unit.
+        sparsity: ρ, the target of each unit's mean activation.
         sparsity_weight: factor of the sparsity penalty, in nats per image.
         autoencoder_decay: λ of encoder and decoder in (λ/2) Σ w².
-        weight_decay: λ of the softmax, entering by ``decay_convention``.
-        The others are as in ``full_batch.fit`` (tolerances: of the softmax) and ``minibatch.fit``.
+        weight_decay: λ of the softmax, by ``decay_convention``.
+        Other arguments: as in ``full_batch.fit`` (tolerances of the softmax) and ``minibatch.fit``.
 
     Returns:
         What ``full_batch.fit`` returns for the softmax, and ``autoencoder_loss`` (with its penalties, in

@@ -66,7 +66,7 @@ def test_round_trip_through_bytes() -> None:
 def test_torn_bytes_are_a_value_error(data: st.DataObject) -> None:
     content = example().to_bytes()
     length = data.draw(st.integers(0, len(content) - 1))
-    with pytest.raises(ValueError, match="not a whole advlab checkpoint"):
+    with pytest.raises(ValueError, match="not a complete advlab checkpoint"):
         Checkpoint.from_bytes(content[:length])
 
 
@@ -114,7 +114,7 @@ def test_a_damaged_entry_is_trained_again(
     path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
     models.load("softmax1e-3", mnist_test)
     assert calls == [0, 0]
-    assert "is damaged; the model will be trained again" in caplog.text
+    assert "is damaged; training the model again" in caplog.text
     assert Checkpoint.from_bytes(path.read_bytes()).weights.keys() == Checkpoint.from_bytes(whole).weights.keys()
     assert not list(path.parent.glob(".*"))
 

@@ -110,7 +110,9 @@ def test_a_damaged_model_is_named_and_left_as_it_is(sweep: Path) -> None:
     (damaged,) = (path for path in (sweep / "models").iterdir() if path.name.startswith("relu"))
     damaged.write_bytes(damaged.read_bytes()[:-5])
     before = contents(sweep)
-    with pytest.raises(UserError, match=r"relu.*cannot be used \(not a whole advlab checkpoint.*run its study again"):
+    with pytest.raises(
+        UserError, match=r"relu.*cannot be used \(not a complete advlab checkpoint.*run its study again"
+    ):
         study_models.load(f"study:{sweep}")
     assert contents(sweep) == before
     assert len(study_models.load(f"study:{sweep}?name=softmax*")) == 2

@@ -103,8 +103,8 @@ def test_code_that_this_process_registers_is_found() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"network_arguments": {"widths": [10**6, 10**6]}}, "asks for far more weights than its file has"),
-        ({"network_arguments": {"widths": [6, *[1] * 9000, 3]}}, "asks for far more weights than its file has"),
+        ({"network_arguments": {"widths": [10**6, 10**6]}}, "needs far more weights than its file has"),
+        ({"network_arguments": {"widths": [6, *[1] * 9000, 3]}}, "needs far more weights than its file has"),
         ({"network_arguments": {"widths": [6, *[1] * 10_000, 3]}}, "too many arguments"),
         ({"network_arguments": {"widths": [6, 10**40]}}, "a whole number of 133 bits"),
         ({"network_arguments": {"widths": [6, 4, 3]}}, "asks for '1.bias' of shape (4,), its file has (3,)"),
@@ -114,11 +114,11 @@ def test_code_that_this_process_registers_is_found() -> None:
         ({"network_arguments": {"widths": [6, 3], "activation": 1}}, "argument activation='1' is not of the type"),
         ({"network_arguments": {"widths": [6, 3], "out": "/tmp/x"}}, "arguments are not those of its network"),
         ({"network_arguments": {}}, "arguments are not those of its network"),
-        ({"network_arguments": {"widths": [6, 4, 3], "activation": "exec"}}, "arguments make no network"),
+        ({"network_arguments": {"widths": [6, 4, 3], "activation": "exec"}}, "arguments do not give a network"),
         ({"network_arguments": {"widths": [[[[[[[[[6]]]]]]]]]}}, "too many arguments"),
         (
             {"network": "advlab.models.convnet:ConvNet", "network_arguments": {"size": 10**7}},
-            "asks for far more weights than its file has",
+            "needs far more weights than its file has",
         ),
     ],
 )  # fmt: skip
@@ -137,13 +137,13 @@ def test_arguments_are_those_of_the_weights_beside_them(changes: dict[str, Any],
     ],
 )  # fmt: skip
 def test_a_recipe_of_other_types_or_names_is_not_read(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="not a whole advlab checkpoint"):
+    with pytest.raises(ValueError, match="not a complete advlab checkpoint"):
         Checkpoint.from_bytes(content(**changes))
 
 
 def test_metadata_nested_without_end_is_a_value_error() -> None:
     deep = save({"x": torch.zeros(1)}, {"recipe": "[" * 100_000, "report": "{}"})
-    with pytest.raises(ValueError, match="not a whole advlab checkpoint"):
+    with pytest.raises(ValueError, match="not a complete advlab checkpoint"):
         Checkpoint.from_bytes(deep)
 
 
