@@ -25,10 +25,10 @@ class CommonOptions:
     """Options of every command."""
 
     address: str | None = None
-    """Ray cluster to compute on: auto for the one this machine belongs to; a local Ray when absent."""
+    """Address of a Ray cluster: auto for the one that this machine belongs to; by default a local Ray."""
 
     out: str | None = None
-    """Folder of the results, local or s3://…; a folder below runs/ named after the settings when absent."""
+    """Folder of the results, local or s3://…; by default a folder below runs/ named after the settings."""
 
     wandb: Literal["online", "offline", "disabled"] = "disabled"
     """Weights & Biases logging."""
@@ -79,7 +79,7 @@ def run(description: str, options: type[Options], main: Callable[[Options], None
     """Parse the command line into ``options``, call ``main`` with it, and exit as users expect.
 
     A ``UserError`` is printed as one sentence and exits with status 2, an error of the operating system (disk full,
-    storage out of reach) exits with 1, Ctrl-C with 130; anything else is a defect and prints its traceback. Secrets
+    storage unreachable) exits with 1, Ctrl-C with 130; anything else is a defect and prints its traceback. Secrets
     and control characters are removed from all that is printed.
     """
     names = option_names(options)

@@ -1,7 +1,7 @@
 """Loops over rows of tensors, compiled for the processor by Numba.
 
-Operations on whole arrays read and write all rows every time; a loop keeps a row in the processor's first cache until
-it is done with it. Compilation takes place on first use, a second or so per loop, and is kept on disk.
+Operations on whole arrays read and write all rows every time; a loop keeps a row in the L1 cache until it is done with
+it. Loops are compiled on first use, which takes about a second each, and cached on disk.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _OPTIONS: dict[str, Any] = {
 def loop(function: Callable[..., None]) -> Callable[..., None]:
     """Compile a function of arrays and numbers that writes its results into its arguments.
 
-    Nothing checks shapes or indices inside: callers do. Numba does not notice in its cache that options or helpers in
-    other files have changed; delete ``__pycache__`` then.
+    Shapes and indices are not checked inside: callers do. Numba's cache does not notice changes of options or of
+    helpers in other files; delete ``__pycache__`` then.
     """
     try:
         compiled = numba.njit(cache=True, **_OPTIONS)(function)
@@ -47,16 +47,16 @@ def helper(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _guard_cache(compiled: Any) -> None:
-    """Let one process at a time save what it compiled, and go on where saving fails.
+    """Let one process at a time save compiled code, and continue if saving fails.
 
-    Numba numbers the files of a function's signatures by its index, which it reads and writes in turn: two processes
-    that save different signatures at once, as workers on a fresh machine do, can give both the same file.
+    Numba numbers the files of a function's signatures by an index that it reads, then writes: two processes that save
+    different signatures at once, such as workers on a new machine, can write both to the same file.
     """
     cache = compiled._cache
     save = cache.save_overload
 
     def save_alone(*arguments: Any) -> None:
-        with contextlib.suppress(OSError):  # a full disk, or a folder that is read-only by now
+        with contextlib.suppress(OSError):  # a full disk, or a read-only folder
             Path(cache.cache_path).mkdir(parents=True, exist_ok=True)
             with FileLock(Path(cache.cache_path) / f"{compiled.__name__}.lock"):
                 save(*arguments)
@@ -65,7 +65,7 @@ def _guard_cache(compiled: Any) -> None:
 
 
 def fits(*tensors: Tensor) -> bool:
-    """Whether loops can take these tensors: on the CPU, all float32 or all float64; not while `torch.compile` looks."""
+    """Whether loops can take these tensors: on the CPU, all float32 or all float64; not under `torch.compile`."""
     kind = tensors[0].dtype
     known = kind in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
     return known and all(t.dtype == kind and t.device.type == "cpu" for t in tensors)
@@ -77,10 +77,10 @@ def run(function: Callable[..., None], *arguments: Tensor | float | bool) -> Non
 
 
 def vacate(count: int, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of ``count`` rows move where once those at ``places`` [k] int64 are given up, so that the first stay.
+    """The moves that leave rows contiguous when those of ``count`` rows at ``places`` [k] int64 are removed.
 
     Returns:
-        The rows to move, which are among the last k, and the places that they take, among the others.
+        The rows to move, which are among the last k, and their new places, which are among the others.
     """
     left = count - len(places)
     stays = torch.ones(count, dtype=torch.bool, device=places.device).index_fill_(0, places, False)
@@ -88,12 +88,12 @@ def vacate(count: int, places: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def exchange_rows(tensors: Iterable[Tensor], one: Tensor, other: Tensor) -> None:
-    """Exchange rows of the tensors [L, ...], pair by pair, in place; no row may be named twice."""
+    """Exchange rows of the tensors [L, ...], pair by pair, in place; no row may occur twice."""
     _move_rows(tensors, one, other, exchange=True)
 
 
 def copy_rows(tensors: Iterable[Tensor], source: Tensor, to: Tensor) -> None:
-    """Copy rows of the tensors [L, ...] over others of the same, pair by pair; no row may be named twice."""
+    """Copy rows of the tensors [L, ...] over other rows, pair by pair; no row may occur twice."""
     _move_rows(tensors, source, to, exchange=False)
 
 

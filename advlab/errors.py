@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises, and how others are told in a sentence."""
+"""The exception for mistakes of users, and one-line messages of other exceptions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from advlab.text import printable
 
 
 class UserError(Exception):
-    """A mistake the user can mend.
+    """A mistake that the user can fix.
 
-    The message is one sentence that names the offending value and the mend. Commands print it without a
-    traceback and exit with a non-zero status.
+    The message is one sentence that names the offending value and the fix. Commands print it without a traceback and
+    exit with a non-zero status.
     """
 
 

@@ -1,4 +1,4 @@
-"""Text that is safe to show: no terminal escapes from other people's files, no secrets."""
+"""Sanitised text for terminals and files: no control characters, no secrets."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from urllib.parse import unquote
 MASK = "***"
 
 _LONGEST = 400
-"""Characters of one name that are shown; the middle of a longer one is left out."""
+"""Longest name that is shown in full; the middle of longer ones is omitted."""
 
 _SECRET_NAME = (
     r"secret|token|passw(?:or)?d|credential|signature|api[_-]?key|access[_-]?key|account[_-]?key|private[_-]?key"
 )
 _IS_SECRET_NAME = re.compile(rf"{_SECRET_NAME}|^(?:sig|auth)$", re.IGNORECASE)
 _WITH_PASSWORD = re.compile(r"(?<=://)[^\s/@:'\"]*:(?!\d+/)[^\s@'\"]*@")
-"""``USER:PASSWORD@`` of a URI; a password may hold a slash, which a port's number is followed by."""
+"""``USER:PASSWORD@`` of a URI; a password may contain a slash, which also follows a port number."""
 _USER_INFO = re.compile(
-    r"(gs://anonymous@|(?:abfss?|hdfs)://[^\s/@:'\"]+@)"  # to ask for what is public, a container, a user's name
+    r"(gs://anonymous@|(?:abfss?|hdfs)://[^\s/@:'\"]+@)"  # anonymous access, containers, user names
     r"|(?<=://)[^\s/@'\"]+@|(?<=%3A%2F%2F)[^\s&'\"]*?%40",
     re.IGNORECASE,
 )
@@ -39,7 +39,7 @@ _SHAPES = re.compile(
     r"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}"
     r"|eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+"  # JSON web tokens
     r")"
-    r"|(?<![\w/.+-])[0-9a-f]{40}(?!\w)",  # Weights & Biases: a key of old, and a Git commit but for its place
+    r"|(?<![\w/.+-])[0-9a-f]{40}(?!\w)",  # Weights & Biases: old keys, which look like Git commits
     re.DOTALL,
 )
 _ASSIGNED = re.compile(
@@ -49,16 +49,16 @@ _ASSIGNED = re.compile(
 _SECRET_OPTION = re.compile(rf"--?[\w-]*(?:{_SECRET_NAME})[\w-]*", re.IGNORECASE)
 _AWS_SECRET = re.compile(r"(?:(?<![A-Za-z0-9/+=])|(?<=://))[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])")
 _SWITCHES = 13
-"""Changes between letters, capitals, digits and signs in 40 random ones of base64 (25 ± 3), rarely in a path."""
+"""Changes between lower case, upper case, digits and signs: 25 ± 3 in 40 random base64 characters, fewer in a path."""
 
 
 def printable(text: object, longest: int | None = _LONGEST) -> str:
-    """A string from outside as a terminal may show it: on one line, its control characters spelt out.
+    """An untrusted string made safe for a terminal: on one line, with control characters escaped.
 
     Args:
-        text: anything; control characters, line ends, surrogates, and marks that turn the direction of writing are
-            given as Python escapes.
-        longest: characters after which its middle is left out; None for all of it.
+        text: anything; control characters, line ends, surrogates, and bidirectional marks are replaced by Python
+            escapes.
+        longest: length above which the middle is omitted; None for no limit.
     """
     shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in str(text))
     if longest is None or len(shown) <= longest:
@@ -67,7 +67,7 @@ def printable(text: object, longest: int | None = _LONGEST) -> str:
 
 
 def masked(text: str) -> str:
-    """Text without secrets: user info of URIs, keys of AWS, Google, W&B and Hugging Face, this environment's own."""
+    """Text without secrets: user info of URIs, keys of AWS, Google, W&B and Hugging Face, the environment's."""
     for name, value in os.environ.items():
         if len(value) >= 16 and _IS_SECRET_NAME.search(name) and not value.startswith(("/", ".")) and value in text:
             text = text.replace(value, MASK)
@@ -77,7 +77,7 @@ def masked(text: str) -> str:
 
 
 def masked_values(value: Any) -> Any:
-    """As ``masked``, for the strings in nested lists and mappings; also what a telling name or option stands before."""
+    """As ``masked``, for strings in nested lists and mappings; also masks values by the names of their keys."""
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, Mapping):
@@ -100,7 +100,7 @@ def has_credentials(uri: str) -> bool:
 
 
 class SafeFormatter(logging.Formatter):
-    """A log's lines as ``masked`` and ``printable`` leave them."""
+    """Log lines, made safe by ``masked`` and ``printable``."""
 
     def format(self, record: logging.LogRecord) -> str:
         lines = masked(super().format(record)).split("\n")

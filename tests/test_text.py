@@ -97,7 +97,7 @@ def test_what_is_no_secret_stays(plain: str) -> None:
 def test_uris_with_credentials(uri: str, is_refused: bool) -> None:
     assert text.has_credentials(uri) == is_refused
     if is_refused:
-        with pytest.raises(UserError, match=r"carries credentials.*leave them out, and give them by the env") as caught:
+        with pytest.raises(UserError, match=r"contains credentials.*leave them out, and set them in the env") as caught:
             Store(uri)
         assert "secret@" not in str(caught.value)
         assert "abc" not in str(caught.value)

@@ -53,7 +53,7 @@ class Source(Protocol):
         """Yield each file with its uncompressed content, not yet verified.
 
         Raises:
-            SourceError: the source is out of reach or lacks a file.
+            SourceError: the source is unreachable or lacks a file.
         """
         ...
 

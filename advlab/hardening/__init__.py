@@ -1,4 +1,4 @@
-"""Adversarial training from a continuously refreshed pool with a layer for every level of the network."""
+"""Adversarial training from a continuously refreshed pool of examples at every level of a network."""
 
 from advlab.hardening.levels import Levels
 from advlab.hardening.pool import Batch, Pool

@@ -1,4 +1,4 @@
-"""Adversarial examples at the outputs of layers: an attack on the tail above each, within that layer's box."""
+"""Adversarial examples at layer outputs: attacks on the tail of the network above a layer, within that layer's box."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES: tuple[str, ...] = get_args(Name)
 control: noise of the size of ``one-step``."""
 
 BEYOND = 1.1
-"""Minimal perturbations are stretched by this: an example on the boundary itself says nothing of either class."""
+"""Factor by which minimal perturbations are stretched: an example on the boundary itself belongs to neither class."""
 
 
 def examples(
@@ -38,27 +38,27 @@ def examples(
     """Adversarial examples of clean images at several levels.
 
     Args:
-        levels: the newest network, which must be free of randomness (evaluation mode).
+        levels: the newest network, in evaluation mode, so that it is deterministic.
         images: [B, ...] clean, within [0, 1].
         labels: [B] int64.
         index: [B] int64, positions in the data set.
-        attack: which.
-        sizes: for ``one-step`` and ``gaussian``, the L2 size of a perturbation at each level as a share of the mean L2
-            norm of the activations there: it means the same at every level, and a network cannot evade it by larger
+        attack: name of the attack.
+        sizes: for ``one-step`` and ``gaussian``, the L2 size of a perturbation at each level, relative to the mean L2
+            norm of the activations there: so it is comparable between levels, and a network cannot evade it by larger
             activations.
         wanted: the levels to attack.
-        step: of training, the birth of the examples.
+        step: of training, recorded as the birth of the examples.
         generator: of the noise, on the CPU.
 
     Returns:
         By level, examples with ``values`` [B, n].
     """
     if attack in ("one-step", "gaussian"):
-        made = _steps(levels, images, labels, attack, sizes, wanted, generator)
+        found = _steps(levels, images, labels, attack, sizes, wanted, generator)
     else:
-        made = {level: _minimal(levels, images, labels, attack, level, step) for level in wanted}
+        found = {level: _minimal(levels, images, labels, attack, level, step) for level in wanted}
     births = torch.full_like(labels, step)
-    return {level: Batch(values.flatten(1), labels, births, index, l2) for level, (values, l2) in made.items()}
+    return {level: Batch(values.flatten(1), labels, births, index, l2) for level, (values, l2) in found.items()}
 
 
 def _steps(
@@ -70,9 +70,9 @@ def _steps(
     wanted: Sequence[int],
     generator: torch.Generator,
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """One forward and backward pass serve all levels."""
+    """Perturbations of one step; a single forward and backward pass serves all levels."""
     with torch.enable_grad():
-        # a level below all that are attacked needs no gradient
+        # levels below all attacked ones need no gradient
         first = min(wanted)
         with torch.no_grad():
             start = levels.activations(images)[first]
@@ -82,7 +82,7 @@ def _steps(
         logits = levels.stages[-1](activations[levels.count - 1])
         loss = functional.cross_entropy(logits, labels, reduction="sum")
         gradients = torch.autograd.grad(loss, [activations[level] for level in wanted])
-    made = {}
+    found = {}
     for level, gradient in zip(wanted, gradients, strict=True):
         clean = activations[level].detach().flatten(1)
         towards = gradient.flatten(1)
@@ -90,16 +90,16 @@ def _steps(
             towards = torch.randn(towards.shape, generator=generator).to(towards)
         size = sizes[level] * clean.norm(dim=1).mean()
         moved = move(clean, towards, size, levels.boxes[level])
-        made[level] = moved.view_as(activations[level]), (moved - clean).norm(dim=1)
-    return made
+        found[level] = moved.view_as(activations[level]), (moved - clean).norm(dim=1)
+    return found
 
 
 def move(clean: Tensor, towards: Tensor, size: Tensor | float, box: tuple[float, float]) -> Tensor:
     """Move points [B, n] by a step of L2 length ``size`` along ``towards`` [B, n], within a box.
 
-    Components that point out of the box are left out beforehand, so that little of the step is lost at its faces: most
-    pixels of MNIST lie on one. Where there is no direction, as where a network is so sure that the gradient of its loss
-    underflows, points stay.
+    Components that point out of the box are removed beforehand, so that little of the step is lost at its faces, where
+    most pixels of MNIST are. Points without a direction stay, for example if the loss is so small that its gradient
+    underflows.
     """
     low, high = box
     outward = ((clean <= low) & (towards < 0)) | ((clean >= high) & (towards > 0))
@@ -112,7 +112,7 @@ def move(clean: Tensor, towards: Tensor, size: Tensor | float, box: tuple[float,
 def minimal(
     levels: Levels, images: Tensor, labels: Tensor, level: int, attack: str = "minimum-norm", seed: int = 0
 ) -> tuple[Adversarial, Tensor]:
-    """The smallest perturbations at a level that an attack of ``advlab.attacks`` finds on the tail.
+    """The smallest perturbations at a level that an attack of ``advlab.attacks`` finds for the tail.
 
     Args:
         levels: the network, in evaluation mode.
@@ -123,12 +123,12 @@ def minimal(
         seed: of random targets.
 
     Returns:
-        What the attack returns, about activations [B, n], and the L2 norms [B] of the clean activations.
+        The result of the attack on activations [B, n], and the L2 norms [B] of the clean activations.
     """
     with torch.no_grad():
         clean = levels.activations(images)[level]
     if attack == "lbfgs":
-        # the paper's search for c needs a box of finite width: no activation should have to leave twice the largest
+        # the paper's search for c needs a finite box: up to twice the largest activation should be enough
         low, high = levels.boxes[level]
         bounds = (low, min(high, 2 * float(clean.max()) + 1))
         found = szegedy_lbfgs(levels.tail(level), clean, labels, target="random", bounds=bounds, seed=seed)
@@ -140,7 +140,7 @@ def minimal(
 def _minimal(
     levels: Levels, images: Tensor, labels: Tensor, attack: Name, level: int, step: int
 ) -> tuple[Tensor, Tensor]:
-    """Minimal perturbations, a little stretched, and their L2 norms [B]."""
+    """Minimal perturbations, slightly stretched, and their L2 norms [B]."""
     found, _ = minimal(levels, images, labels, level, attack, seed=step)
     with torch.no_grad():
         clean = levels.activations(images)[level]

@@ -1,7 +1,7 @@
-"""A network cut at the outputs of its layers: where adversarial examples are made, and what they train.
+"""A network split into levels: the points where adversarial examples are made, and the layers above that they train.
 
 Level 0 is the input, level k the output of the k-th hidden layer (after its activation, before any dropout). The tail
-above a level is a classifier in its own right: its inputs are that level's activations, within that layer's box.
+above a level is itself a classifier: its inputs are that level's activations, within that layer's box.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ BOXES: dict[type[nn.Module], tuple[float, float]] = {
     nn.ReLU: (0.0, math.inf),
     nn.Tanh: (-1.0, 1.0),
 }
-"""The values that a layer with this activation can put out."""
+"""The range of values of a layer with this activation."""
 IMAGE_BOX = (0.0, 1.0)
 
 
 class Mixture(nn.Module):
-    """A network in whose pass further examples join at their level and go through all layers above.
+    """A network in whose forward pass further examples join at their level and pass through all layers above.
 
     Args:
         levels: the network's; its modules are shared, not copied.
@@ -45,10 +45,10 @@ class Mixture(nn.Module):
 
 
 class Levels:
-    """A sequential classifier cut behind every activation; what pools or drops its values belongs to the next level.
+    """A sequential classifier split after every activation; pooling and dropout of its values belong to the next level.
 
     Args:
-        network: images [B, ...] → logits [B, k]; its modules are shared, not copied, so the cut follows training.
+        network: images [B, ...] → logits [B, k]; its modules are shared, not copied, so training updates the levels.
 
     Attributes:
         count: number of levels, the input included.
@@ -56,13 +56,13 @@ class Levels:
         boxes: (lowest, highest) value of each level.
 
     Raises:
-        UserError: the network is no ``nn.Sequential``, so there is no telling where its layers end.
+        UserError: the network is not an ``nn.Sequential``, so its levels are unknown.
     """
 
     def __init__(self, network: nn.Module) -> None:
         if not isinstance(network, nn.Sequential):
             raise UserError(
-                f"{type(network).__name__} is no nn.Sequential, so its layers have no order to cut it by; "
+                f"{type(network).__name__} is not an nn.Sequential, so it cannot be split into levels; "
                 "wrap its parts in one."
             )
         self.stages: list[nn.Sequential] = []
@@ -79,7 +79,7 @@ class Levels:
 
     @torch.no_grad()
     def shapes(self, images: Tensor) -> list[tuple[int, ...]]:
-        """The shape of one example at every level, and that of its logits, where the images are like [B, ...]."""
+        """The shape of one example at every level, and of its logits, for images like these [B, ...]."""
         found = self.activations(images[:1])
         return [tuple(x.shape[1:]) for x in (*found, self.stages[-1](found[-1]))]
 
@@ -96,7 +96,7 @@ class Levels:
 
 
 def _unfolded(network: nn.Sequential) -> Iterator[nn.Module]:
-    """The modules in their order, those of sequences within the sequence too."""
+    """The modules in order, with nested sequences unfolded."""
     for module in network:
         if isinstance(module, nn.Sequential):
             yield from _unfolded(module)

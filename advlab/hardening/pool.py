@@ -1,7 +1,7 @@
-"""The pool: for each level a bounded set of adversarial examples, a part of which is replaced all the time.
+"""The pool: a bounded set of adversarial examples per level, which are continuously replaced.
 
-Nothing here waits for anything. Whoever makes examples pushes them, whoever trains draws from what is there. Examples
-stay on the device they were made on; what is random is drawn on the CPU, so that it is the same everywhere.
+No call waits: generators push examples, trainers draw from those that are there. Examples stay on the device they were
+made on; random numbers are drawn on the CPU, so that they are the same on every device.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from advlab.errors import UserError
 
 Replacement = Literal["random", "oldest", "easiest"]
 REPLACEMENTS: tuple[str, ...] = get_args(Replacement)
-"""What gives way to new examples: a random subset (the paper's), the oldest, or those with the lowest loss."""
+"""The examples that new ones replace: a random subset (as in the paper), the oldest, or those of lowest loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Examples at one level, as columns.
+    """Examples of one level, as columns.
 
     Attributes:
         values: [B, n] float32, activations of that level; [B, 784] images of MNIST at level 0.
@@ -47,13 +47,13 @@ class Batch:
 
 
 class Pool:
-    """Examples by level.
+    """A pool of examples by level.
 
     Args:
-        capacity: most examples per level.
-        replacement: what gives way to new examples once a level is full.
-        max_age: in steps; older examples are not drawn. A generator that died thus starves the mixture, which goes on
-            with clean images, rather than feed it examples against a network long gone.
+        capacity: largest number of examples per level.
+        replacement: policy by which new examples replace others once a level is full.
+        max_age: in steps; older examples are not drawn. If generators die, training thus continues on clean images
+            instead of examples against a much older network.
 
     Raises:
         UserError: a capacity or an age below 1, or an unknown policy.
@@ -75,19 +75,19 @@ class Pool:
         return sum(map(len, self.layers.values()))
 
     def push(self, level: int, batch: Batch, *, now: int, generator: torch.Generator) -> None:
-        """Take in new examples; those for which there is no room push others out.
+        """Add new examples; if the level is full, they replace others.
 
         Args:
-            level: whose activations they are.
-            batch: of no more than ``capacity`` examples; what exceeds it is left out.
-            now: the step of training, for how long they were under way.
+            level: of the activations.
+            batch: the examples, of which only the first ``capacity`` are used.
+            now: the step of training, to measure the delay of the examples.
             generator: of the random subset.
         """
         device = batch.labels.device
         batch = batch.rows(torch.arange(min(len(batch), self.capacity), device=device))
         if not len(batch):
             return
-        self._lags.setdefault(level, []).append(now - batch.births[0])  # read when asked for: a GPU would have to wait
+        self._lags.setdefault(level, []).append(now - batch.births[0])  # read only when asked for: it would block a GPU
         unknown = torch.full((len(batch),), torch.inf, device=device)
         if level not in self.layers:
             self.layers[level], self._loss[level] = batch, unknown
@@ -106,7 +106,7 @@ class Pool:
             loss[rows] = torch.inf
 
     def _leaving(self, level: int, count: int, generator: torch.Generator) -> Tensor:
-        """Rows [count] that make room."""
+        """Rows [count] to be replaced."""
         held = self.layers[level]
         match self.replacement:
             case "random":
@@ -117,10 +117,10 @@ class Pool:
         return self._loss[level].argsort(stable=True)[:count]
 
     def draw(self, level: int, count: int, *, now: int, generator: torch.Generator) -> tuple[Tensor, Batch]:
-        """A random sample, with replacement; a pool with fewer examples that are young enough gives only so many.
+        """A random sample, with replacement; no more than there are examples that are young enough.
 
         Returns:
-            Rows [b] of the level, for ``record``, and the examples; b is 0 where there is nothing yet.
+            Rows [b] of the level, for ``record``, and the examples; b is 0 if there are none yet.
         """
         if level not in self.layers:
             none = torch.zeros(0, dtype=torch.int64)
@@ -137,11 +137,11 @@ class Pool:
         return rows, held.rows(rows)
 
     def record(self, level: int, rows: Tensor, loss: Tensor) -> None:
-        """Note how hard drawn examples were, for ``easiest``; they may have been replaced meanwhile.
+        """Record the losses of drawn examples, for ``easiest``; some may have been replaced in the meantime.
 
         Args:
-            level: they came from.
-            rows: [b], as ``draw`` gave them.
+            level: of the examples.
+            rows: [b], as returned by ``draw``.
             loss: [b] float32, detached.
         """
         if self.replacement == "easiest":
@@ -152,26 +152,26 @@ class Pool:
         return now - float(self.layers[level].births.double().mean())
 
     def lag(self, level: int) -> float:
-        """Staleness on arrival: mean number of steps that batches were under way, since this was last asked."""
+        """Mean age of batches, in steps, when they arrived, since the last call."""
         lags = self._lags.pop(level, [])
         return float(torch.stack(lags).double().mean()) if lags else 0.0
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on with this pool, as tensors by name."""
+        """The state of this pool as tensors by name."""
         columns = {
             f"{level}.{f.name}": getattr(batch, f.name) for level, batch in self.layers.items() for f in fields(Batch)
         }
         return columns | {f"{level}.loss": loss for level, loss in self._loss.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Hold what ``state`` described."""
+        """Restore a pool from its ``state``."""
         levels = sorted({int(name.partition(".")[0]) for name, column in state.items() if len(column)})
         self.layers = {k: Batch(*(state[f"{k}.{f.name}"].clone() for f in fields(Batch))) for k in levels}
         self._loss = {k: state[f"{k}.loss"].clone() for k in levels}
 
 
 def merged(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The state of one pool with the examples of several, those of the first in front."""
+    """The state of one pool with the examples of several, in order."""
     columns: dict[str, list[Tensor]] = {}
     for state in states:
         for name, column in state.items():
@@ -180,5 +180,5 @@ def merged(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def dealt(state: dict[str, Tensor], rank: int, size: int) -> dict[str, Tensor]:
-    """The state of one of ``size`` pools that the examples of one are dealt out to, like cards."""
+    """The state of pool ``rank`` of ``size`` pools over which the examples of one are distributed in turn."""
     return {name: column[rank::size] for name, column in state.items()}

@@ -1,4 +1,4 @@
-"""What decides a network: one frozen record per training run, and the named variants that are compared."""
+"""Settings of a training run, and the named variants that the ablation compares."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from advlab.hardening.pool import Replacement
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """A training run, its seed and data excepted."""
+    """All settings of a training run, except its seed and data."""
 
     network: str | None = None
-    """A model of the zoo, such as conv or fc100-100-10, or python:MODULE:FACTORY, trained from weights drawn anew; when
-    absent the fully connected network that --hidden, --activation and --dropout describe."""
+    """Architecture: that of a zoo model such as conv or fc100-100-10, or python:MODULE:FACTORY, with new initial
+    weights; by default the fully connected network of the options hidden, activation and dropout."""
 
     hidden: tuple[int, ...] = (100, 100)
     """Units of the hidden layers."""
@@ -32,40 +32,40 @@ class Settings:
     """Clean images per step; each attacked level adds as many drawn from the pool."""
 
     learning_rate: float = 2e-3
-    """Peak of Adam's learning rate: a tenth of the steps to get there, then half a cosine down to nothing."""
+    """Peak of Adam's learning rate: it rises for a tenth of the steps, then falls to zero along half a cosine."""
 
     weight_decay: float = 0.0
     """λ in (λ/2) Σ w²."""
 
     dropout: float = 0.0
-    """Probability of dropping a hidden unit; a --network drops what it drops."""
+    """Probability of dropping a hidden unit; a network given by name has its own dropout."""
 
     attack: Name = "one-step"
-    """How adversarial examples are made."""
+    """Attack that makes adversarial examples: one-step, minimum-norm, lbfgs or gaussian (a control)."""
 
     levels: tuple[int, ...] = ()
-    """Where they are made: 0 is the input, k the output of hidden layer k, that is of the network's k-th activation."""
+    """Levels that are attacked: 0 is the input, k the output of the k-th activation (hidden layer)."""
 
     sizes: tuple[float, ...] = (0.11, 0.03, 0.03)
-    """L2 size of a one-step perturbation at each level, as a share of the mean norm of the activations there."""
+    """L2 size of a one-step perturbation at each level, relative to the mean norm of the activations there."""
 
     mixing: tuple[float, ...] = (1.0, 1.0, 1.0)
-    """Weight of each level's loss; that of the clean images is 1."""
+    """Weight of each level's loss; the loss of the clean images has weight 1."""
 
     capacity: int = 1000
     """Examples that the pool holds per level."""
 
     refresh: int = 125
-    """Clean images of each batch that the synchronous generator attacks, to replace as many of each level."""
+    """Clean images of each batch that are attacked in synchronous mode; they replace as many examples of each level."""
 
     replacement: Replacement = "random"
-    """What gives way to new examples: random, oldest or easiest."""
+    """Examples that new ones replace: random, oldest or easiest."""
 
     max_age: int | None = None
-    """Steps after which an example is no longer drawn."""
+    """Age in steps from which an example is no longer drawn."""
 
     virtual: float = 0.0
-    """L2 size of Miyato's virtual adversarial perturbation of the image, as a share of the mean norm; none when 0."""
+    """L2 size of Miyato's virtual adversarial perturbation of the image, relative to the mean norm; 0 for none."""
 
     def __post_init__(self) -> None:
         if self.network is None:
@@ -81,16 +81,16 @@ class Settings:
             raise UserError("`epochs`, `batch_size` and `refresh` must each be at least 1; raise them.")
 
     def require_levels(self, count: int) -> None:
-        """Raise a UserError unless a network of so many levels has those in use, and each its size and weight."""
+        """Raise a UserError unless a network of ``count`` levels has those in use, each with a size and a weight."""
         if self.levels and not all(0 <= level < count for level in self.levels):
-            raise UserError(f"levels {self.levels} are not all there; this network has levels 0 to {count - 1}.")
+            raise UserError(f"`levels` {self.levels} are impossible; this network has levels 0 to {count - 1}.")
         if self.levels and min(len(self.sizes), len(self.mixing)) < count:
             raise UserError(
                 f"{len(self.sizes)} sizes for {count} levels; give one of `sizes` and of `mixing` per level."
             )
 
     def decisive(self) -> dict[str, Any]:
-        """Plain values that tell this run from others; the network is among them where it is named."""
+        """The plain values that identify this run; the network is among them if it is given by name."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         if self.network is None:
             del values["network"]
@@ -102,7 +102,7 @@ def _layer(level: int) -> dict[str, Any]:
 
 
 EVERY = "every"
-"""In place of levels: as many as the network has."""
+"""In place of levels: all levels of the network."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "weight-decay": {"weight_decay": 1e-4},
     "dropout": {"dropout": 0.2},
@@ -113,8 +113,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gaussian": {"levels": EVERY, "attack": "gaussian"},
     "virtual": {"virtual": 0.11},
 }
-"""The rows of the ablation, beside layer-K for any other K; what they do not say is as in ``Settings``. What was chosen
-how is in docs/HARDENING.md."""
+"""The variants of the ablation, besides layer-K for any other K: changes to the defaults in ``Settings``. How they were
+chosen: docs/HARDENING.md."""
 
 
 def variant(name: str, base: Settings, levels: int | None = None) -> Settings:
@@ -122,9 +122,9 @@ def variant(name: str, base: Settings, levels: int | None = None) -> Settings:
 
     Args:
         name: one of `VARIANTS`, or ``layer-K``.
-        base: what the variants have in common.
-        levels: how many the network has; when absent as many as the one that ``base.hidden`` describes. Where there are
-            fewer sizes or weights than levels, the last one stands for the others.
+        base: the settings that all variants share.
+        levels: number of levels of the network, by default of the one that ``base.hidden`` describes. If there are
+            fewer sizes or weights than levels, the last one is repeated.
 
     Raises:
         UserError: an unknown variant, or levels that the network does not have.
@@ -138,11 +138,11 @@ def variant(name: str, base: Settings, levels: int | None = None) -> Settings:
     for kind in ("sizes", "mixing") if "levels" in chosen else ():
         given = chosen.get(kind, getattr(base, kind))
         chosen[kind] = given + given[-1:] * (count - len(given))
-    made = replace(base, **chosen)
-    made.require_levels(count)
-    return made
+    result = replace(base, **chosen)
+    result.require_levels(count)
+    return result
 
 
 def is_variant(name: str) -> bool:
-    """Whether there is a variant of this name."""
+    """Whether a variant has this name."""
     return name in VARIANTS or re.fullmatch(r"layer-[1-9]\d*", name) is not None

@@ -1,8 +1,7 @@
-"""Snapshots of a pool of adversarial examples: Parquet, a file per level, and a pointer to the newest.
+"""Snapshots of a pool of adversarial examples: a Parquet file per level, and a pointer to the newest snapshot.
 
-A reader follows the pointer to files that are complete and never change. The writer replaces the pointer, in one
-rename or one PUT, only when all files of the next snapshot are there, and keeps the ones before for readers that are
-still at them.
+The pointer leads readers to files that are complete and never change. The writer replaces it, by one rename or one PUT,
+only when all files of the next snapshot are written, and keeps earlier snapshots for readers that still use them.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from advlab.training import trainer_state
 
 POINTER = "newest.json"
 KEPT = 3
-"""Snapshots left in place, the newest included."""
+"""Number of snapshots kept, including the newest."""
 _PART = re.compile(r"step=\d{9,18}/layer-\d{1,3}\.parquet")
 _LEVELS, _MOST = 100, 2**62
 _KINDS = {"label": pa.int64(), "birth": pa.int64(), "index": pa.int64(), "l2": pa.float64(), "loss": pa.float32()}
 ATTEMPTS = 20
-"""Times a reader follows the pointer: each time but the last, its snapshot was replaced ``KEPT`` times under it."""
+"""How often a reader follows the pointer, if its snapshot is deleted while it reads."""
 
 
 def save(
@@ -40,27 +39,27 @@ def save(
     folder: str,
     pool: Pool,
     step: int,
-    readings: dict[int, Tensor],
+    predictions: dict[int, Tensor],
     *,
     trainer: dict[str, Any] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> None:
-    """Write a snapshot and then point at it.
+    """Write a snapshot, then point to it.
 
     Args:
         store: where the pool is kept.
-        folder: its own within the store, with this one writer; "" for the store itself.
-        pool: to be written.
+        folder: its folder within the store, which has this one writer; "" for the store itself.
+        pool: the pool.
         step: of training; it names the snapshot.
-        readings: by level, the classes [C] that the network now reads the examples as.
-        trainer: what the trainer needs to go on, tensors and plain values; the pool and it are then of one step.
+        predictions: by level, the classes [C] that the network now predicts for the examples.
+        trainer: the state of the trainer at the same step, tensors and plain values.
         extra: JSON to keep in the pointer.
     """
     files = {}
     losses = pool.state()
     for level, batch in pool.layers.items():
         files[str(level)] = name = f"step={step:09d}/layer-{level}.parquet"
-        store.write_table(_in(folder, name), _table(level, batch, readings[level], losses[f"{level}.loss"]))
+        store.write_table(_in(folder, name), _table(level, batch, predictions[level], losses[f"{level}.loss"]))
     if trainer is not None:
         content = io.BytesIO()
         torch.save(trainer, content)
@@ -71,13 +70,13 @@ def save(
 
 
 def load(uri: str) -> tuple[Pool, dict[str, Any]]:
-    """The newest snapshot of a pool: frozen, or to go on with.
+    """The newest snapshot of a pool.
 
     Args:
-        uri: the pool's folder, of which another process may be the writer.
+        uri: the pool's folder, to which another process may be writing.
 
     Returns:
-        The pool, a copy that belongs to the caller, and what ``newest.json`` says of it.
+        The pool, a copy that belongs to the caller, and the content of ``newest.json``.
 
     Raises:
         UserError: there is no pool, or its files are damaged.
@@ -108,20 +107,20 @@ def read(store: Store, folder: str) -> tuple[Pool, dict[str, Any]]:
 
 
 def _pointer(store: Store, folder: str) -> dict[str, Any]:
-    """What ``newest.json`` says, with its levels as numbers; it may be a stranger's."""
+    """The content of ``newest.json``, with levels as numbers; it is checked, as others may have written it."""
     uri = store.path(folder)
     try:
         found: dict[str, Any] = store.read_json(_in(folder, POINTER))
         step, files, capacity, max_age = (found[key] for key in ("step", "files", "capacity", "max_age"))
         numbers = (step, capacity, 1 if max_age is None else max_age)
         if any(isinstance(number, bool) or not 0 <= number < _MOST for number in map(operator.index, numbers)):
-            raise ValueError("a number that is none of a pool's")
+            raise ValueError("a number is invalid")
         names = {_level(level): name for level, name in files.items()}
         if not isinstance(found.get("extra", {}), dict) or len(names) > _LEVELS:
-            raise ValueError("too many levels, or notes that are none")
+            raise ValueError("too many levels, or invalid extra data")
         if not all(map(_PART.fullmatch, names.values())):
-            raise ValueError("files that are none of a pool's")
-        Pool(capacity, found["replacement"], max_age)  # complains of settings that are none
+            raise ValueError("files that do not belong to a pool")
+        Pool(capacity, found["replacement"], max_age)  # raises on invalid settings
     except FileNotFoundError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OSError, UserError) as error:
@@ -134,7 +133,7 @@ def _pointer(store: Store, folder: str) -> dict[str, Any]:
 
 def _level(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 4):
-        raise ValueError(f"a level {text[:20]!r}")
+        raise ValueError(f"level {text[:20]!r} is not a number")
     return int(text)
 
 
@@ -142,13 +141,13 @@ def _restored(pointer: dict[str, Any], tables: dict[int, pa.Table]) -> Pool:
     pool = Pool(pointer["capacity"], pointer["replacement"], pointer["max_age"])
     for level, table in tables.items():
         if len(table) > pool.capacity:
-            raise ValueError(f"level {level} has {len(table):,} examples, and the pool room for {pool.capacity:,}")
+            raise ValueError(f"level {level} has {len(table):,} examples, more than the capacity {pool.capacity:,}")
     pool.restore({name: value for level, table in tables.items() for name, value in _columns(level, table).items()})
     return pool
 
 
 def read_trainer(store: Store, folder: str, pointer: dict[str, Any]) -> dict[str, Any]:
-    """What the trainer left beside the snapshot that ``read`` gave; its writer alone may ask, when it is back."""
+    """The state of the trainer saved with the snapshot that ``read`` returned; only for a resumed writer."""
     file = _in(folder, _trainer_file(pointer["step"]))
     return trainer_state.read(io.BytesIO(store.read_bytes(file)), store.path(file))
 
@@ -157,7 +156,7 @@ def dataset(pool: Pool, level: int = 0, shape: tuple[int, ...] | None = None) ->
     """The examples of a level as a map-style PyTorch data set of (values, label).
 
     Args:
-        pool: that holds them.
+        pool: the pool.
         level: 0 for images.
         shape: of one example, such as (1, 28, 28); flat when absent.
 
@@ -179,7 +178,7 @@ class Live:
         level: to draw from; 0 for images.
         batch_size: examples per batch.
         shape: of one example; flat when absent.
-        reload_every: batches between looks at the pointer; 0 for a frozen pool.
+        reload_every: batches between checks for a newer snapshot; 0 for a frozen pool.
         seed: of the draws.
 
     Raises:
@@ -207,7 +206,7 @@ class Live:
         self._values, self._labels = dataset(pool, self.level, self.shape).tensors
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(values [b, ...], labels [b]), without end."""
+        """Endless batches (values [b, ...], labels [b])."""
         drawn = 0
         while True:
             look = self.reload_every and drawn and drawn % self.reload_every == 0
@@ -224,7 +223,7 @@ def mixed(clean: Dataset[Any], pool: Pool, shape: tuple[int, ...]) -> ConcatData
 
 
 def _in(folder: str, name: str) -> str:
-    """A name relative to the pool's folder as the store has it."""
+    """A name in the pool's folder, relative to the store."""
     return f"{folder}/{name}" if folder else name
 
 
@@ -233,7 +232,7 @@ def _trainer_file(step: int) -> str:
 
 
 def _table(level: int, batch: Batch, reading: Tensor, loss: Tensor) -> pa.Table:
-    """The columns of ``examples/``, and ``layer``, ``birth`` and ``loss``; what the pool does not measure is null."""
+    """The columns of ``examples/`` (null if the pool does not measure them), ``layer``, ``birth`` and ``loss``."""
     n, width = batch.values.shape
     target = schema.examples((width,))
     l2 = batch.l2.double().numpy()
@@ -254,16 +253,16 @@ def _table(level: int, batch: Batch, reading: Tensor, loss: Tensor) -> pa.Table:
 
 
 def _columns(level: int, table: pa.Table) -> dict[str, Tensor]:
-    """The tensors of a level, each of the type and shape that the pool has them in; raises where they are not."""
+    """The tensors of a level; raises unless they have the types and shapes of a pool."""
     columns = {}
     for name, kind in _KINDS.items():
         if table[name].null_count or table[name].type != kind:
-            raise ValueError(f"its {name} is not as a pool has it")
+            raise ValueError(f"its {name} has the wrong type or shape")
         columns[name] = torch.from_numpy(table[name].to_numpy().copy())
     columns["l2"] = columns["l2"].float()
     values = torch.from_numpy(schema.decode_images(table).copy())
     if values.ndim != 2 or bool((columns["label"] < 0).any()) or not bool(values.isfinite().all()):
-        raise ValueError("its examples are not as a pool has them")
+        raise ValueError("its examples have the wrong type or shape")
     names = {"labels": "label", "births": "birth", "index": "index", "l2": "l2", "loss": "loss"}
     return {f"{level}.values": values} | {f"{level}.{key}": columns[name] for key, name in names.items()}
 

@@ -1,11 +1,10 @@
-"""Training on clean images mixed with examples from the pool: steps that wait for nobody and can be resumed.
+"""Training on clean images mixed with examples from the pool, without waiting for generators, resumable.
 
-All randomness of a step comes from (seed, step), so a run that goes on from a snapshot takes the same steps, to the
-last bit, as one that was never stopped.
+All randomness of a step is derived from (seed, step), so a run that continues from a snapshot takes the same steps, to
+the last bit, as one that was never stopped.
 
-Several processes joined by ``torch.distributed`` may share a run. Each holds the whole network and a shard of the pool,
-attacks and trains on its share of every batch, and draws from its own shard; gradients are averaged by DDP, so that all
-take the same step.
+Several processes of ``torch.distributed`` can share a run. Each has the whole network and a shard of the pool, attacks
+and trains on its share of every batch, and draws from its own shard; DDP averages gradients, so all take the same step.
 """
 
 from __future__ import annotations
@@ -31,27 +30,27 @@ from advlab.training.decay import WeightDecay
 
 CPU = torch.device("cpu")
 RANK_STRIDE = 1 << 40
-"""Distance of the random streams of two processes: more than any run's."""
+"""Offset between the random streams of two processes: more than the steps of any run."""
 WARM_UP = 0.1
 """Share of the steps over which the learning rate rises."""
 READ_AT_ONCE = 1000
-"""Examples of a pool that the network reads at a time."""
+"""Examples of a pool per forward pass."""
 
 
 class Source(Protocol):
-    """Who makes adversarial examples."""
+    """A source of adversarial examples."""
 
     def poll(self, trainer: Trainer, rows: Tensor) -> Iterator[dict[int, Batch]]:
-        """What has been made by now, at once.
+        """The examples that are ready now; does not wait.
 
         Args:
-            trainer: whose newest weights are to be attacked.
-            rows: [b], of the clean images about to be trained on.
+            trainer: has the newest weights, which are attacked.
+            rows: [b], of the clean images of the next step.
         """
 
 
 class Alternating:
-    """Attacks a part of each clean batch just before it is trained on: deterministic."""
+    """A `Source` that attacks a part of each clean batch just before training on it: deterministic."""
 
     def poll(self, trainer: Trainer, rows: Tensor) -> Iterator[dict[int, Batch]]:
         chosen = rows[: trainer.ranks.share(trainer.settings.refresh)]
@@ -61,7 +60,7 @@ class Alternating:
 
 
 class Frozen:
-    """Makes nothing: training on a pool that another run left behind."""
+    """A `Source` without examples: training on the pool of another run, unchanged."""
 
     def poll(self, _trainer: Trainer, _rows: Tensor) -> Iterator[dict[int, Batch]]:
         return iter(())
@@ -76,10 +75,10 @@ def make(
     step: int,
     generator: torch.Generator,
 ) -> dict[int, Batch]:
-    """Attack a network on some rows [b] of a data set as the settings say; it comes back in the mode it was in."""
+    """Attack a network on rows [b] of a data set by the settings; its mode is restored afterwards."""
     was_training = network.training
     network.eval()
-    made = attack.examples(
+    examples_by_level = attack.examples(
         levels,
         dataset.images[rows],
         dataset.labels[rows],
@@ -91,14 +90,14 @@ def make(
         generator=generator,
     )
     network.train(was_training)
-    return made
+    return examples_by_level
 
 
 def build(settings: Settings, dataset: Dataset) -> nn.Module:
     """The untrained network.
 
     Raises:
-        UserError: there is no model of that name, or it does not tell these classes apart.
+        UserError: there is no model of that name, or it has another number of classes.
     """
     if settings.network is not None:
         return models.build(settings.network, dataset)
@@ -108,10 +107,10 @@ def build(settings: Settings, dataset: Dataset) -> nn.Module:
 
 
 def cut(network: nn.Module, settings: Settings, dataset: Dataset) -> tuple[Levels, list[tuple[int, ...]]]:
-    """A network that ``build`` made, cut at its levels, and the shape of one example at each.
+    """A network from ``build``, split at its levels, and the shape of one example at each.
 
     Raises:
-        UserError: its layers have no order, or it cannot read these images or tell these classes apart.
+        UserError: it cannot be split, or does not take these images or have these classes.
     """
     levels = Levels(network)
     was_training = network.training
@@ -134,14 +133,14 @@ def cut(network: nn.Module, settings: Settings, dataset: Dataset) -> tuple[Level
 
 
 class Trainer:
-    """A network, its pool and its optimiser, one step after another.
+    """A network with its pool and optimiser, trained step by step.
 
     Args:
         settings: of the run.
         dataset: clean images.
         seed: of initial weights, order, draws and dropout.
-        source: who makes the examples.
-        pool: to begin with, all processes'; an empty one when absent.
+        source: of the examples.
+        pool: initial pool of all processes; an empty one by default.
         device: where to compute.
 
     Attributes:
@@ -183,11 +182,11 @@ class Trainer:
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def run(self, steps: int) -> dict[str, float]:
-        """Take so many steps.
+        """Take ``steps`` steps.
 
         Returns:
             ``loss`` (mean cost of a step), ``examples`` (rows trained on, clean and drawn), and for each level in
-            use ``age``, ``lag`` and ``hit_rate`` of the pool as it then is.
+            use ``age``, ``lag`` and ``hit_rate`` of the pool after them.
         """
         self.network.train()
         total, examples = torch.zeros((), device=self.ranks.device), 0
@@ -199,21 +198,21 @@ class Trainer:
         return {"loss": loss / max(steps, 1), "examples": seen, **self.measured()}
 
     def measured(self) -> dict[str, float]:
-        """Age, lag and hit rate of the pool: does it still fool the network as it is now?"""
-        told: dict[str, float] = {}
-        readings = self.readings(self.pool)
+        """Age, lag and hit rate (share that the current network misclassifies) of the pool."""
+        metrics: dict[str, float] = {}
+        predictions = self.predictions(self.pool)
         for level in range(self.levels.count):
             own, held = [0.0, 0.0, 0.0], self.pool.layers.get(level)
             if held is not None:
-                misread = float((readings[level] != held.labels).float().mean())
-                own = [self.pool.age(level, self.step), self.pool.lag(level), misread]
+                hit_rate = float((predictions[level] != held.labels).float().mean())
+                own = [self.pool.age(level, self.step), self.pool.lag(level), hit_rate]
             means = self.ranks.means(own, 0 if held is None else len(held))
-            told |= dict(zip((f"age_{level}", f"lag_{level}", f"hit_rate_{level}"), means, strict=False))
-        return told
+            metrics |= dict(zip((f"age_{level}", f"lag_{level}", f"hit_rate_{level}"), means, strict=False))
+        return metrics
 
     @torch.no_grad()
-    def readings(self, pool: Pool) -> dict[int, Tensor]:
-        """By level, the classes [C] that the network now reads a pool's examples as."""
+    def predictions(self, pool: Pool) -> dict[int, Tensor]:
+        """By level, the classes [C] that the network now predicts for a pool's examples."""
         was_training = self.network.training
         self.network.eval()
         read = {level: self._read(level, held.values) for level, held in pool.layers.items()}
@@ -221,13 +220,13 @@ class Trainer:
         return read
 
     def take_shard(self, states: list[dict[str, Tensor]]) -> None:
-        """Hold this process's part of a pool that is given by the states of as many shards as there may have been."""
+        """Take this process's share of a pool given by the states of any number of shards."""
         ranks = self.ranks
         shard = states[ranks.rank] if len(states) == ranks.size else dealt(merged(states), ranks.rank, ranks.size)
         self.pool.restore({name: column.to(ranks.device) for name, column in shard.items()})
 
     def whole_pool(self) -> Pool | None:
-        """The pool of all processes, for the first of them."""
+        """The pool of all processes, in the first process; None in the others."""
         shards = self.ranks.gathered({name: column.cpu() for name, column in self.pool.state().items()})
         if not shards:
             return None
@@ -236,7 +235,7 @@ class Trainer:
         return pool
 
     def _read(self, level: int, values: Tensor) -> Tensor:
-        """The classes [C] of activations [C, n] of a level."""
+        """The predicted classes [C] of activations [C, n] of a level."""
         tail, shape = self.levels.tail(level), self.shapes[level]
         parts = values.split(READ_AT_ONCE)
         return torch.cat([tail(part.to(self.ranks.device).view(-1, *shape)).argmax(1) for part in parts])
@@ -250,14 +249,14 @@ class Trainer:
         batch = self._rows()
         rows = self.ranks.own(batch)
         if settings.levels:
-            for made in self.source.poll(self, rows):
-                for level, examples in made.items():
+            for examples_by_level in self.source.poll(self, rows):
+                for level, examples in examples_by_level.items():
                     self.pool.push(level, examples, now=self.step, generator=self.draws)
         for group in self.optimiser.param_groups:
             group["lr"] = settings.learning_rate * schedule(self.step / self.total)
         self.optimiser.zero_grad(set_to_none=True)
         cost, seen = self._cost(self.dataset.images[rows], self.dataset.labels[rows])
-        # a process counts by its share of the clean images; DDP takes plain means
+        # weigh each process by its share of the clean images, as DDP takes plain means
         share = len(rows) / len(batch)
         (cost * (share * self.ranks.size)).backward()
         self.optimiser.step()
@@ -265,7 +264,7 @@ class Trainer:
         return cost.detach() * share, seen
 
     def _rows(self) -> Tensor:
-        """The clean images of this step, all processes'."""
+        """Rows of the clean images of this step, of all processes."""
         epoch, place = divmod(self.step, self.steps_per_epoch)
         if self._order[0] != epoch:
             order = torch.Generator().manual_seed(self.seed * 7_368_787 + epoch)
@@ -274,7 +273,7 @@ class Trainer:
         return self._order[1][place * size : (place + 1) * size]
 
     def _cost(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-        """Clean images and drawn examples in one pass: each drawn row joins at its level and trains all above it."""
+        """The loss of clean images and drawn examples in one pass; drawn rows join at their level."""
         clean, device = len(labels), labels.device
         classes, weights = [labels], [torch.full((clean,), 1 / clean, device=device)]
         joining: dict[int, Tensor] = {}
@@ -285,7 +284,7 @@ class Trainer:
             if len(batch):
                 joining[level] = batch.values.view(-1, *self.shapes[level])
                 classes.append(batch.labels)
-                # a starved pool counts for less, in proportion
+                # a pool with too few examples counts in proportion
                 weights.append(torch.full((len(batch),), self.settings.mixing[level] / clean, device=device))
                 scale += self.settings.mixing[level] * len(batch) / clean
                 drawn.append((level, rows))
@@ -304,18 +303,18 @@ class Trainer:
         return cost, len(losses)
 
     def state(self) -> dict[str, Any]:
-        """What ``restore`` needs to go on, the pool excepted."""
+        """The state for ``restore``, without the pool."""
         return {"step": self.step, "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from where ``state`` was taken, with the pool given beside it."""
+        """Continue from a ``state``, with the pool that belongs to it."""
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
 
 
 def schedule(progress: float) -> float:
-    """Share of the peak learning rate after a share of the steps: linear up, half a cosine down."""
+    """Learning rate, relative to its peak, after a fraction of the steps: linear up, half a cosine down."""
     if progress < WARM_UP:
         return progress / WARM_UP
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))

@@ -7,18 +7,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 PROBE = 1e-2
-"""Length of the finite difference ξ of equation 12, as a share of the mean norm of the images."""
+"""Length of the finite difference ξ of equation 12, relative to the mean norm of the images."""
 
 
 def divergence(network: nn.Module, images: Tensor, logits: Tensor, size: float, generator: torch.Generator) -> Tensor:
-    """Mean KL divergence between the answers to images and to their virtual adversaries: their Algorithm 1.
+    """Mean KL divergence between the predictions for images and for their virtual adversaries: their Algorithm 1.
 
     Args:
         network: images [B, ...] → logits [B, k].
         images: [B, ...] clean.
         logits: [B, k], of the images, with their graph.
-        size: L2 size ε of the perturbation, as a share of the mean norm of the images.
-        generator: of the first direction, on the CPU; one power iteration turns it.
+        size: L2 size ε of the perturbation, relative to the mean norm of the images.
+        generator: of the initial direction, on the CPU; one power iteration follows.
     """
     answer = logits.detach().softmax(1)
     norm = images.flatten(1).norm(dim=1).mean()

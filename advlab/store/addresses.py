@@ -1,4 +1,4 @@
-"""Content addresses: a hash of everything that decides the rows of a file."""
+"""Content addresses: hashes of everything that determines the rows of a file."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import Any
 
 
 def address(*decisive: Any) -> str:
-    """SHA-256 of everything that decides a shard's rows."""
+    """SHA-256 of values that together determine the rows of a shard."""
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()

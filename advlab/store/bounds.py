@@ -1,9 +1,9 @@
-"""How much memory a file would take, before it is read: its sizes are a stranger's claims until they are added up.
+"""Bounds on the memory that an untrusted file takes, computed before it is read.
 
-A few KiB of Parquet can stand for 50 million rows, and its footer may say otherwise. So the footer and the headers of
-the pages are walked here (Thrift's compact protocol; the numbers of the fields are those of apache/parquet-format's
-``FileMetaData`` and ``PageHeader``): Arrow unpacks a page into as many bytes as its header says, and no more. PyArrow
-itself is not asked: at some footers it ends the process.
+A few KiB of Parquet can hold 50 million rows, whatever its footer claims. So this module parses the footer and the page
+headers (Thrift's compact protocol; field numbers as in ``FileMetaData`` and ``PageHeader`` of apache/parquet-format):
+Arrow unpacks a page into as many bytes as its header says, and no more. PyArrow itself is not used for this, as some
+footers make it abort the process.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 FLOOR = 2**28
-"""Bytes that any file may take."""
+"""Bytes of memory that any file may take."""
 RATIO = 64
-"""Beyond those, how many times its own size a file may take: our shards take up to 20 times theirs."""
+"""Larger files may take this many times their size: our shards take up to 20 times theirs."""
 FOOTER = 2**20
-"""Bytes of a footer: a shard's has a few thousand."""
+"""Largest footer in bytes: that of a shard has a few thousand."""
 DEPTH = 64
-"""How deep JSON of ours may be nested."""
+"""Deepest nesting of JSON that is read."""
 _THRIFT = 100_000
-"""Entries of a list in a footer."""
+"""Largest number of entries of a list in a footer."""
 _PAGES = 100_000
-"""Pages of a column."""
+"""Largest number of pages of a column."""
 
 _WIDTHS = (1, 4, 8, 12, 4, 8)  # of BOOLEAN, INT32, INT64, INT96, FLOAT, DOUBLE in memory
 _BYTE_ARRAY, _FIXED = 6, 7
@@ -37,23 +37,23 @@ _SKIPPED = {1: 0, 2: 0, 3: 1, 7: 8}  # bytes of Thrift's true, false, byte and d
 
 
 class Damaged(OSError):
-    """A file that is not what was written: torn, corrupt, or made to mislead its reader."""
+    """A file that is not what was written: incomplete, corrupt, or crafted to mislead its reader."""
 
 
 class Oversized(Damaged):
-    """A file that would take more memory than it may."""
+    """A file that would take more memory than allowed."""
 
 
 def memory() -> int:
-    """Bytes of memory that one file may take on this machine unless told otherwise: a quarter of it, 1 GiB at least."""
+    """Default limit in bytes on the memory that one file may take: a quarter of this machine's, at least 1 GiB."""
     try:
         return max(2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
-    except (ValueError, OSError):  # not on every system
+    except (ValueError, OSError):  # not available on every system
         return 2**30
 
 
 def allowance(size: int, most: int) -> int:
-    """Bytes that a file of so many bytes may take when it is unpacked, ``most`` of them."""
+    """Bytes that a file of ``size`` bytes may take when unpacked, at most ``most``."""
     return min(most, max(FLOOR, RATIO * size))
 
 
@@ -61,14 +61,14 @@ def open_parquet(content: pa.Buffer, most: int) -> pq.ParquetFile:
     """A Parquet file whose rows take no more than ``most`` bytes.
 
     Raises:
-        Damaged: it is no Parquet file, or its parts contradict each other.
+        Damaged: it is not a Parquet file, or its parts contradict each other.
         Oversized: its rows take more.
-        pyarrow.ArrowException, OSError, UnicodeDecodeError: other things that PyArrow finds wrong.
+        pyarrow.ArrowException, OSError, UnicodeDecodeError: other errors of PyArrow.
     """
     try:
         strings = _require_bounded(memoryview(content).cast("B"), most)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise Damaged("its footer is none of a Parquet file") from error
+        raise Damaged("its footer is not that of a Parquet file") from error
     return pq.ParquetFile(
         pa.BufferReader(content),
         page_checksum_verification=True,
@@ -79,7 +79,7 @@ def open_parquet(content: pa.Buffer, most: int) -> pq.ParquetFile:
 
 
 def plain(table: pa.Table, most: int) -> pa.Table:
-    """A table with its strings written out; as read, each that occurs in many rows is held once.
+    """A table with plain strings; as read, repeated strings are dictionary-encoded.
 
     Raises:
         Oversized: they take more than ``most`` bytes.
@@ -98,7 +98,7 @@ def plain(table: pa.Table, most: int) -> pa.Table:
 
 
 def require_shallow(value: Any) -> None:
-    """Raise a ValueError for JSON that is nested deeper than ours ever is: it would end whoever walks it."""
+    """Raise a ValueError for JSON nested deeper than any that advlab writes, which could overflow recursive code."""
     level = [value]
     for _ in range(DEPTH):
         held = [item for item in level if isinstance(item, dict | list)]
@@ -109,7 +109,7 @@ def require_shallow(value: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Leaf:
-    """A column: its path, physical type, length where that is fixed, and how many steps to it can be null or repeat."""
+    """A column: path, physical type, length if fixed, and how many of its ancestors can be null or repeat."""
 
     path: str
     kind: int
@@ -119,10 +119,10 @@ class _Leaf:
 
 
 def _require_bounded(content: memoryview, most: int) -> list[str]:
-    """Add up what a file's pages hold; returns the columns of strings."""
+    """Add up the sizes of a file's pages; returns the columns of strings."""
     footer = int.from_bytes(content[-8:-4], "little")
     if len(content) < 12 or content[-4:] != b"PAR1" or footer > min(len(content) - 12, FOOTER):
-        raise Damaged("its footer is larger than any of ours, or is cut short")
+        raise Damaged("its footer is larger than any that advlab writes, or is incomplete")
     found, _ = _struct(content, len(content) - 8 - footer, 0)
     leaves = _leaves(found[2])
     size = 0
@@ -136,17 +136,17 @@ def _require_bounded(content: memoryview, most: int) -> list[str]:
                 width = leaf.length if leaf.kind == _FIXED else _WIDTHS[leaf.kind]
                 size += values * (width + leaf.repeated) + unpacked // 8
             if not 0 <= rows <= values or unpacked > most or size > most:
-                what = f"{rows:,} rows in {values:,} values" if rows > values else _gib(max(size, unpacked))
-                raise Oversized(f"it would take {what}, and is {len(content):,} bytes large")
+                size_text = f"{rows:,} rows in {values:,} values" if rows > values else _gib(max(size, unpacked))
+                raise Oversized(f"it would take {size_text}, and has {len(content):,} bytes")
     if found[3] != sum(group[3] for group in found.get(4, [])):
         raise Damaged("its footer contradicts itself")
     return [leaf.path for leaf in leaves if leaf.kind == _BYTE_ARRAY]
 
 
 def _leaves(schema: list[Any]) -> list[_Leaf]:
-    """The columns of a schema, which lists a tree of elements from its root."""
+    """The columns of a schema, which is a list of elements in pre-order."""
     found: list[_Leaf] = []
-    open_groups: list[list[Any]] = [[1, "", 0, 0]]  # children to come, path, how many can be null, how many repeat
+    open_groups: list[list[Any]] = [[1, "", 0, 0]]  # children left, path, number of nullable and of repeated levels
     for element in schema:
         while open_groups and open_groups[-1][0] == 0:
             open_groups.pop()
@@ -160,12 +160,12 @@ def _leaves(schema: list[Any]) -> list[_Leaf]:
         else:
             found.append(_Leaf(path, element[1], max(1, element.get(2, 0)), nullable, repeated))
     if any(leaf.kind == _BYTE_ARRAY and leaf.repeated for leaf in found):
-        raise Damaged("it has lists of strings, which none of ours has")
+        raise Damaged("it has lists of strings, which advlab does not write")
     return found
 
 
 def _column(content: memoryview, leaf: _Leaf, column: dict[int, Any]) -> tuple[int, int]:
-    """Values in the pages of a column, and their bytes when they are unpacked."""
+    """Number of values in the pages of a column, and their size in bytes when unpacked."""
     described = column[3]
     levels = described.get(16, {})
     if len(levels.get(2, [])) not in (0, leaf.repeated + 1) or len(levels.get(3, [])) not in (0, leaf.nullable + 1):
@@ -173,11 +173,11 @@ def _column(content: memoryview, leaf: _Leaf, column: dict[int, Any]) -> tuple[i
     if 1 in column or described[1] != leaf.kind:
         raise Damaged("a column lies in another file, or is of another type than its schema says")
     at, dictionary = described[9], described.get(11, 0)
-    if dictionary > 0 and (dictionary < at or not at):  # of no rows there is a dictionary alone
+    if dictionary > 0 and (dictionary < at or not at):  # without rows there is only a dictionary
         at = dictionary
     end = at + described[7]
     if not 4 <= at <= end <= len(content):
-        raise Damaged("a column lies outside of it")
+        raise Damaged("a column lies outside the file")
     values = unpacked = count = 0
     while at < end:
         count += 1
@@ -185,19 +185,19 @@ def _column(content: memoryview, leaf: _Leaf, column: dict[int, Any]) -> tuple[i
         page = header.get(5) or header.get(8) or header.get(7) or {}
         size, packed, held = header.get(2), header.get(3), page.get(1)
         if not (isinstance(size, int) and isinstance(packed, int) and isinstance(held, int)):
-            raise Damaged("the header of a page is torn")
+            raise Damaged("the header of a page is incomplete")
         if min(size, packed, held) < 0 or count > _PAGES or page.get(4 if 8 in header else 2) not in _ENCODINGS:
-            raise Damaged("a page is of a kind that none of ours is")
+            raise Damaged("a page is of a kind that advlab does not write")
         at, unpacked = at + packed, unpacked + size
         if header.get(1) != _DICTIONARY_PAGE:
             values += held
     if at != end:
-        raise Damaged("its pages leave their column")
+        raise Damaged("its pages exceed their column")
     return values, unpacked
 
 
 def _struct(content: memoryview, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """The integers, strings, lists and structures of a Thrift structure by field, and where it ends."""
+    """The integers, strings, lists and structures of a Thrift structure by field, and its end."""
     fields: dict[int, Any] = {}
     number = 0
     while True:
@@ -232,7 +232,7 @@ def _value(content: memoryview, at: int, kind: int, depth: int) -> tuple[Any, in
         return items, at
     if kind == 12 and depth < 8:
         return _struct(content, at, depth + 1)
-    raise Damaged("the header of a page is torn")
+    raise Damaged("the header of a page is incomplete")
 
 
 def _integer(content: memoryview, at: int) -> tuple[int, int]:
@@ -248,12 +248,12 @@ def _varint(content: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise Damaged("the header of a page is torn")
+    raise Damaged("the header of a page is incomplete")
 
 
 def _byte(content: memoryview, at: int) -> int:
     if not 0 <= at < len(content):
-        raise Damaged("the header of a page is torn")
+        raise Damaged("the header of a page is incomplete")
     return content[at]
 
 

@@ -1,8 +1,8 @@
-"""Create a file unless it is there: of several writers at one moment, exactly one succeeds.
+"""Exclusive creation of a file: of several concurrent writers, exactly one succeeds.
 
-On a disk that is a hard link of a whole file, which fails where the name is taken. PyArrow's object stores have no
-conditional write, only lists that show every object written before: there each writer lays down a claim of its own, and
-writes only when it has seen no other's after its own was there. Of two, the later to look sees the earlier.
+On a disk this is a hard link of a complete file, which fails if the name exists. PyArrow's object stores have no
+conditional write, but their listings show every object written before: there each writer first writes a claim of its
+own, and then the file only if it sees no other claim. Of two writers, the one that lists later sees the other's claim.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from advlab.store.files import Store
 
 EXPIRY = 60.0
-"""Seconds after which the claim of a writer that was killed does not count any more, by the store's own clock."""
+"""Seconds after which a claim expires, as its writer may have been killed; by the store's own clock."""
 _PAUSE = 0.5
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def create(store: Store, relative: str, content: bytes) -> bool:
-    """Write a file of the store's own folder whole, unless there is one; returns whether it did.
+    """Write a complete file in the store's own folder unless it exists; returns whether it was written.
 
     Raises:
-        OSError: the place cannot be written.
+        OSError: the store cannot be written.
     """
     return _link(store, relative, content) if store.is_local else _claim(store, relative, content)
 
@@ -54,7 +54,7 @@ def _link(store: Store, relative: str, content: bytes) -> bool:
 
 
 def _open_new(path: str, content: bytes) -> bool:
-    """For file systems without hard links: exclusive too, but a reader may see half of it for a moment."""
+    """For file systems without hard links: also exclusive, but a reader may briefly see an incomplete file."""
     try:
         with open(path, "xb") as stream:
             stream.write(content)
@@ -74,7 +74,7 @@ def _claim(store: Store, relative: str, content: bytes) -> bool:
             if not rivals and not store.exists(relative):
                 store.write_bytes(relative, content)
                 return store.read_bytes(relative) == content
-            if min(rivals, default=own) < own:  # all but one withdraw, and wait for that one
+            if min(rivals, default=own) < own:  # all except one withdraw, and wait for that one
                 store.delete(own)
             time.sleep(_PAUSE * random.uniform(0.5, 1.5))
         return False
@@ -84,10 +84,10 @@ def _claim(store: Store, relative: str, content: bytes) -> bool:
 
 
 def _rivals(store: Store, relative: str, own: str) -> list[str]:
-    """The claims of others that have not expired; one that has is removed."""
+    """The claims of others that have not expired; expired ones are removed."""
     claims = [name for name in store.temporary_files() if name.startswith(f".{relative}.")]
     found = {name: persist(partial(store.filesystem.get_file_info, store.path(name)), store.uri) for name in claims}
-    written = {name: info.mtime for name, info in found.items() if info.mtime}  # those that are still there
+    written = {name: info.mtime for name, info in found.items() if info.mtime}  # the ones that still exist
     now = written.get(own)
     expired = [name for name, at in written.items() if now is not None and now - at > timedelta(seconds=EXPIRY)]
     for name in expired:

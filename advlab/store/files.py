@@ -1,4 +1,4 @@
-"""Files of a study on any filesystem that PyArrow speaks: local disk, NFS, S3, GCS."""
+"""Files of a study on any file system that PyArrow supports: local disk, NFS, S3, GCS."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from advlab.store.retry import Result, persist
 from advlab.text import has_credentials, masked
 
 THREADS = 16
-"""Requests to an object store at a time: each is a round trip spent waiting."""
+"""Concurrent requests to an object store, as each mostly waits for a round trip."""
 
 JSON_BYTES = 2**24
-"""Bytes of a JSON file: those of a study of a hundred models are some 100,000."""
+"""Largest JSON file in bytes: that of a study of a hundred models has about 100,000."""
 
 _END = 1 << 16
-"""Bytes read from the end of a file to find its footer; that of a shard has a few thousand."""
+"""Bytes read from the end of a file to find its footer, which has a few thousand in a shard."""
 
 
 class Store:
-    """A folder, local or remote, whose files are written whole or not at all.
+    """A folder, local or remote, whose files are written atomically.
 
     On a local (or network) file system a file is written under a temporary name, flushed to disk and renamed; an
-    object store commits an object only when its upload is complete. Either way a reader never sees half a file.
-    An object store that is out of reach is waited for, for up to two minutes.
+    object store commits an object only when its upload is complete. So a reader never sees an incomplete file.
+    Operations on an unreachable object store are retried for up to two minutes.
 
-    The folder may be a stranger's: nothing outside of it is read, written or deleted, whatever links are in it, and
-    only regular files are read, those that take no more than ``memory`` bytes.
+    The folder is not trusted: nothing outside of it is read, written or deleted, whatever links are in it, and only
+    regular files are read that take no more than ``memory`` bytes.
     """
 
     def __init__(self, uri: str | os.PathLike[str], *, mending: bool = False) -> None:
@@ -47,17 +47,17 @@ class Store:
 
         Args:
             uri: the folder.
-            mending: whether a damaged file that is read is removed, so that it is made again: for the study that is
-                being made alone.
+            mending: whether to remove a damaged file when it is read, so that it is made again: only for the study
+                that is being computed.
 
         Raises:
-            UserError: the URI names no file system that PyArrow knows, or carries credentials.
+            UserError: the URI names no file system that PyArrow knows, or contains credentials.
         """
         self.uri, self.memory = str(uri), bounds.memory()
         if has_credentials(self.uri):
             raise UserError(
-                f"{masked(self.uri)!r} carries credentials, which study.json and logs would keep; leave them out, and "
-                "give them by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                f"{masked(self.uri)!r} contains credentials, which study.json and logs would keep; leave them out, and "
+                "set them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "GOOGLE_APPLICATION_CREDENTIALS) or the machine's role."
             )
         if "://" in self.uri:
@@ -71,16 +71,16 @@ class Store:
                 raise UserError(f"{self.uri!r} is not a location PyArrow can open: it names no bucket.")
         else:
             self.filesystem, self.root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().resolve())
-            self.uri = self.root  # actors work in other folders
+            self.uri = self.root  # actors have other working directories
         self.mending = mending
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def path(self, relative: str) -> str:
-        """The path of a file of this store, as its file system spells it."""
+        """The path of a file of this store in its file system."""
         return f"{self.root}/{relative}"
 
     def require_writable(self) -> None:
-        """Raise a UserError now, not after an hour, when nothing can be written here."""
+        """Raise a UserError at once if nothing can be written here."""
         probe = f".write-probe-{uuid.uuid4().hex}.tmp"
         try:
             self.write_bytes(probe, b"")
@@ -92,7 +92,7 @@ class Store:
             ) from error
 
     def exists(self, relative: str) -> bool:
-        """Whether a file of that name is there."""
+        """Whether a file of that name exists."""
         if self.is_local:
             with suppress(OSError):
                 return stat.S_ISREG(os.stat(self._inside(relative)).st_mode)
@@ -105,7 +105,7 @@ class Store:
         return sorted(name for name in self._names(folder) if name.endswith(suffix) and not _is_hidden(name))
 
     def temporary_files(self) -> list[str]:
-        """Names of files that a writer is at, or was killed at; object stores have none."""
+        """Names of files that are being written, or whose writer was killed; object stores have none."""
         return sorted(name for name in self._names("") if _is_hidden(name) and name.endswith(".tmp"))
 
     def strange_files(self) -> list[str]:
@@ -120,24 +120,24 @@ class Store:
         """The content of a file.
 
         Raises:
-            Damaged: it is no regular file of this store.
-            Oversized: it has more than ``most`` bytes, those of ``memory`` when absent.
+            Damaged: it is not a regular file of this store.
+            Oversized: it has more than ``most`` bytes, by default ``memory``.
         """
         allowed = self.memory if most is None else most
 
         def read(stream: pa.NativeFile) -> bytes:
             if (size := stream.size()) > allowed:
-                raise Oversized(f"{self.path(relative)!r} has {size:,} bytes, more than the {allowed:,} it may have")
+                raise Oversized(f"{self.path(relative)!r} has {size:,} bytes, more than the {allowed:,} allowed")
             content: bytes = stream.read()
             return content
 
         return self._read(relative, read)
 
     def write_bytes(self, relative: str, content: bytes | pa.Buffer) -> None:
-        """Write a file whole or not at all, replacing what was there.
+        """Write a file atomically, replacing an existing one.
 
         Raises:
-            OSError: with the file's name; nothing is left of the attempt.
+            OSError: with the file's name; no temporary file is left.
         """
         target, buffer = self._inside(relative, is_new=True), pa.py_buffer(content)
         if not self.is_local:
@@ -155,11 +155,11 @@ class Store:
         except OSError as error:
             raise OSError(error.errno, error.strerror, target) from error
         finally:
-            with suppress(OSError):  # it is gone when all went well
+            with suppress(OSError):  # it does not exist after success
                 os.unlink(temporary)
 
     def delete(self, relative: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         with suppress(FileNotFoundError):
             path = self._inside(relative, is_new=True)
             if self.is_local:
@@ -171,7 +171,7 @@ class Store:
         """The content of a JSON file.
 
         Raises:
-            ValueError: it is no JSON, or larger or deeper than any of ours.
+            ValueError: it is not JSON, or larger or deeper than any that advlab writes.
         """
         try:
             value = json.loads(self.read_bytes(relative, JSON_BYTES))
@@ -185,10 +185,10 @@ class Store:
         self.write_bytes(relative, (json.dumps(value, indent=2) + "\n").encode())
 
     def create_json(self, relative: str, value: Any) -> bool:
-        """Write a JSON file that nobody else has written; of several writers at one moment, one alone succeeds.
+        """Write a JSON file unless it exists; of several concurrent writers, exactly one succeeds.
 
         Returns:
-            Whether it was written; otherwise one was there already.
+            Whether it was written.
         """
         return exclusive.create(self, relative, (json.dumps(value, indent=2) + "\n").encode())
 
@@ -196,20 +196,20 @@ class Store:
         """A Parquet file as a table; the checksums of the pages read are verified.
 
         Raises:
-            Damaged: the file is torn or corrupt, or its rows take more than ``most`` bytes; see `parquet.decode`.
+            Damaged: the file is incomplete or corrupt, or its rows take more than ``most`` bytes; see `parquet.decode`.
         """
         content = self.read_bytes(relative)
         return parquet.decode(content, columns, self._allowance(content, most))
 
     def write_table(self, relative: str, table: pa.Table, key: str = "") -> None:
-        """Write a Parquet file with checksums; ``key`` is the content address kept in its metadata."""
+        """Write a Parquet file with checksums; ``key`` is the content address in its metadata."""
         self.write_bytes(relative, parquet.encode(table, key))
 
     def read_shard(self, relative: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file that can be made again; every byte of it is verified, whatever columns are wanted.
+        """A Parquet file that can be made again; all bytes are verified, whichever columns are read.
 
         Raises:
-            UserError: it is damaged; where this store is ``mending`` it has been removed.
+            UserError: it is damaged; if this store is ``mending``, it has been removed.
         """
         try:
             content = self.read_bytes(relative)
@@ -220,36 +220,36 @@ class Store:
             self._remove_damaged(relative)
 
     def keys(self, folder: str) -> dict[str, str]:
-        """The content addresses of all whole Parquet files below a folder, by name."""
+        """The content addresses of all complete Parquet files below a folder, by name."""
         return {name: key for name, key in self._all_keys(folder).items() if key}
 
     def require_whole(self, folder: str) -> None:
-        """See that no shard below a folder is cut short, by its footer alone.
+        """Check by the footers that all shards below a folder are complete.
 
         Raises:
-            UserError: one is; where this store is ``mending`` it has been removed.
+            UserError: one is not; if this store is ``mending``, it has been removed.
         """
         for name, key in self._all_keys(folder).items():
             if not key:
                 self._remove_damaged(name)
 
     def is_whole(self, relative: str) -> bool:
-        """Whether a Parquet file written here is there and not cut short, by its footer alone."""
+        """Whether a Parquet file of ours exists and is complete, judging by its footer."""
         return parquet.CHECKSUM_KEY in self.metadata(relative)
 
     def key(self, relative: str) -> str | None:
-        """The content address in a Parquet file's footer; None for missing, torn and foreign files."""
+        """The content address in a Parquet file's footer; None for missing, incomplete and foreign files."""
         footer = self.metadata(relative)
         if parquet.CHECKSUM_KEY not in footer:
             return None
         return footer.get(parquet.ADDRESS_KEY, b"").decode(errors="replace") or None
 
     def holds(self, relative: str, key: str) -> bool:
-        """Whether a whole Parquet file with this content address is there."""
+        """Whether a complete Parquet file with this content address exists."""
         return self.key(relative) == key
 
     def metadata(self, relative: str) -> dict[bytes, bytes]:
-        """Keys and values in a Parquet file's footer; none for missing, torn and foreign files."""
+        """Keys and values in a Parquet file's footer; empty for missing, incomplete and foreign files."""
 
         def end(stream: pa.NativeFile) -> bytes:
             size = stream.size()
@@ -275,12 +275,12 @@ class Store:
     def _remove_damaged(self, relative: str) -> NoReturn:
         if not self.mending:
             raise UserError(
-                f"{self.path(relative)!r} is damaged; it is left as it is: remove it (verify --repair does), then run "
+                f"{self.path(relative)!r} is damaged and was not changed: remove it (verify --repair does), then run "
                 "its study again."
             )
         self.delete(relative)
         raise UserError(
-            f"{self.path(relative)!r} was damaged and has been removed; run the same command again to make it anew."
+            f"{self.path(relative)!r} was damaged and has been removed; run the same command again to recompute it."
         )
 
     def _names(self, folder: str) -> Iterator[str]:
@@ -294,11 +294,11 @@ class Store:
                 yield info.path[prefix:]
 
     def _entries(self, folder: str) -> Iterator[tuple[str, bool]]:
-        """All below a local folder but folders: names, and whether they are regular files; no link is followed out."""
+        """All entries below a local folder except folders: names, and whether they are regular files of the store."""
         folders = [self.path(folder).rstrip("/")] if self._is_inside(folder) else []
         prefix = len(self.root.rstrip("/")) + 1
         while folders:
-            with suppress(OSError), os.scandir(folders.pop()) as entries:  # those it may not see, or gone by now
+            with suppress(OSError), os.scandir(folders.pop()) as entries:  # unreadable or vanished folders
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
@@ -318,14 +318,14 @@ class Store:
         return self._persist(attempt)
 
     def _inside(self, relative: str, *, is_new: bool = False) -> str:
-        """The path of a file; of one that is to be written or deleted, only its folder is followed.
+        """The path of a file; for a file to be written or deleted, only links of its folder are resolved.
 
         Raises:
-            Damaged: it leads out of the store, or can be no file's.
+            Damaged: it leads out of the store, or is not a valid file name.
         """
         path = self.path(relative)
         try:
-            relative.encode()  # a name that is no UTF-8 is none of ours
+            relative.encode()  # advlab writes no names that are not UTF-8
             is_name = "\0" not in relative and ".." not in relative.split("/")
         except UnicodeEncodeError:
             is_name = False
@@ -343,7 +343,7 @@ class Store:
         return False
 
     def _upload(self, target: str, content: pa.Buffer) -> None:
-        # one write and nothing else: leaving the block, for whatever reason, would commit what was written by then
+        # a single write: leaving the block for any reason commits what was written so far
         with self.filesystem.open_output_stream(target) as stream:
             stream.write(content)
 
@@ -352,13 +352,13 @@ class Store:
 
 
 def _require_regular(path: str) -> None:
-    """Raise Damaged for what would never end, or is not really there: a pipe, a device, a file with holes."""
+    """Raise Damaged for pipes and devices, which may never end, and for files with holes."""
     info = os.stat(path)
     if not stat.S_ISREG(info.st_mode):
         raise Damaged(f"{path!r} is not a regular file")
     held = getattr(info, "st_blocks", info.st_size) * 512
     if info.st_size > bounds.allowance(held, info.st_size):
-        raise Damaged(f"{path!r} has {info.st_size:,} bytes, of which the disk holds {held:,}")
+        raise Damaged(f"{path!r} has {info.st_size:,} bytes, of which only {held:,} are on the disk")
 
 
 def _is_hidden(name: str) -> bool:
@@ -366,7 +366,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _lean(uri: str) -> str:
-    """An S3 URI that makes PyArrow put a small object with one request instead of three."""
+    """An S3 URI with which PyArrow writes a small object by one request instead of three."""
     if not uri.startswith("s3://") or "allow_delayed_open=" in uri:
         return uri
     return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"

@@ -1,4 +1,4 @@
-"""Files that a study of any kind has in its folder."""
+"""The files that studies of every kind have in their folders."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ MANIFEST = "study.json"
 
 
 def weights_file(model: str) -> str:
-    """A model the study trained."""
+    """File of a model that the study trained."""
     return f"models/{partition(model)}.safetensors"
 
 
 def model_of(file: str) -> str:
-    """The model whose weights a file of ``models/`` is called after."""
+    """The model that a file of ``models/`` belongs to."""
     return unquote(file.removeprefix("models/").removesuffix(".safetensors"))
 
 
 def partition(name: str) -> str:
-    """A name as a hive partition value: percent-encoded, as readers expect; zoo names stay as they are."""
+    """A name as a Hive partition value: percent-encoded, as readers expect; zoo names are unchanged."""
     return quote(name, safe="")

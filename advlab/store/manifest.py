@@ -1,4 +1,4 @@
-"""Check the form of a ``study.json`` before anything in it is believed: it may be a stranger's."""
+"""Validation of ``study.json``, which may come from an untrusted source, before anything in it is used."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from urllib.parse import quote
 from advlab.text import printable
 
 LONGEST_NAME = 230
-"""Bytes of a model's or a control's name in a path: file systems allow 255, and ``source=`` stands before it."""
+"""Longest name of a model or control in a path, in bytes: file systems allow 255, including ``source=``."""
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 def check(manifest: Any) -> None:
-    """See that a manifest has the form of one of ours, whatever its numbers are.
+    """Check that a manifest has the right form, whatever its numbers.
 
     Raises:
-        ValueError: the first thing that is wrong with it, in words.
+        ValueError: describes the first problem.
     """
-    require(isinstance(manifest, dict), "it is no object")
+    require(isinstance(manifest, dict), "it is not an object")
     for key, kind in (("kind", str), ("identity", str), ("config", dict)):
         require(isinstance(manifest.get(key), kind), f"its {key} is missing")
     require_text("kind", manifest["kind"])
     for key in ("models", "dataset", "versions"):
-        require(isinstance(manifest.get(key, {}), dict), f"its {key} is no object")
+        require(isinstance(manifest.get(key, {}), dict), f"its {key} is not an object")
     for name, model in manifest.get("models", {}).items():
         _model(name, model)
     for key, value in manifest.get("dataset", {}).items():
@@ -33,14 +33,16 @@ def check(manifest: Any) -> None:
 
 def _model(name: str, model: Any) -> None:
     require_text("name of a model", name)
-    where = f"what it says of the model {name!r}"
+    where = f"its entry for the model {name!r}"
     require(isinstance(model, dict) and isinstance(model.get("fingerprint"), str), f"{where} names no weights")
-    require(bool(_HEX.fullmatch(model["fingerprint"])), f"{where} has a fingerprint that is none")
+    require(bool(_HEX.fullmatch(model["fingerprint"])), f"{where} has an invalid fingerprint")
     report, origin = model.get("report"), model.get("origin")
-    require(isinstance(report, dict | None) and isinstance(model.get("recipe"), dict | None), f"{where} is no object")
+    require(
+        isinstance(report, dict | None) and isinstance(model.get("recipe"), dict | None), f"{where} is not an object"
+    )
     for key in ("train_error", "test_error", "iterations", "validation_error"):
         number = (report or {}).get(key)
-        require(isinstance(number, int | float | None), f"{where} has a {key} that is no number")
+        require(isinstance(number, int | float | None), f"{where} has a {key} that is not a number")
     if origin is not None:
         require_text("origin of a model", origin)
         known = origin.startswith("study:") or origin.endswith(".safetensors")
@@ -48,15 +50,15 @@ def _model(name: str, model: Any) -> None:
 
 
 def require_name(name: Any) -> None:
-    """Raise a ValueError for what cannot be the name of a model or a control."""
+    """Raise a ValueError unless this can be the name of a model or a control."""
     require_text("name of a model or control", name)
     require(bool(name) and len(quote(name, safe="")) <= LONGEST_NAME, f"a name has {len(name)} characters")
     require("/../" not in f"/{name}/", "a name leads out of the folder")
 
 
 def require_text(key: str, value: Any) -> None:
-    """Raise a ValueError for what is not text, or has control characters."""
-    require(isinstance(value, str), f"its {key} is no text")
+    """Raise a ValueError unless this is text without control characters."""
+    require(isinstance(value, str), f"its {key} is not text")
     require(printable(value, None) == value, f"its {key} has control characters: {printable(value, 40)}")
 
 

@@ -1,4 +1,4 @@
-"""Parquet files that carry a checksum of themselves."""
+"""Parquet files with a checksum of the whole file in their footer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADDRESS_KEY = b"advlab.shard"
 CHECKSUM_KEY = b"advlab.sha256"
 
 _BLANK = b"0" * 64
-_BEFORE = CHECKSUM_KEY + b"\x18\x40"  # as the footer spells the key and the length of its value
+_BEFORE = CHECKSUM_KEY + b"\x18\x40"  # the key and the length of its value, as encoded in the footer
 
 
 def encode(table: pa.Table, address: str = "") -> pa.Buffer:
@@ -34,7 +34,7 @@ def encode(table: pa.Table, address: str = "") -> pa.Buffer:
     content = bytearray(sink.getvalue())
     place = _place(content)
     if content[place] != _BLANK:
-        raise RuntimeError("this release of PyArrow writes footers that advlab does not know; install the pinned one")
+        raise RuntimeError("this release of PyArrow writes footers unknown to advlab; install the pinned one")
     content[place] = hashlib.sha256(content).hexdigest().encode()
     return pa.py_buffer(content)
 
@@ -53,11 +53,11 @@ def decode(content: bytes | pa.Buffer, columns: list[str] | None = None, most: i
 
     Args:
         content: the whole file.
-        columns: those wanted; all when absent.
-        most: bytes of memory that the rows may take; what a file of that size may when absent.
+        columns: to read; all by default.
+        most: limit in bytes on the memory of the rows; by default that for a file of this size.
 
     Raises:
-        Damaged: the file is torn or corrupt, or its rows would take more.
+        Damaged: the file is incomplete or corrupt, or its rows would take more memory.
     """
     buffer = pa.py_buffer(content)
     allowed = bounds.allowance(len(buffer), bounds.memory()) if most is None else most
@@ -66,9 +66,9 @@ def decode(content: bytes | pa.Buffer, columns: list[str] | None = None, most: i
     except Damaged:
         raise
     except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
-        raise Damaged(f"it is no Parquet file that can be read: {one_line(error)[:300]}") from error
+        raise Damaged(f"it is not a readable Parquet file: {one_line(error)[:300]}") from error
     kept = {key: value for key, value in (table.schema.metadata or {}).items() if key != CHECKSUM_KEY}
-    return table.replace_schema_metadata(kept)  # the checksum is the file's, not the rows'
+    return table.replace_schema_metadata(kept)  # the checksum belongs to the file, not to the rows
 
 
 def footer_size(end: bytes) -> int:
@@ -77,7 +77,7 @@ def footer_size(end: bytes) -> int:
 
 
 def metadata(end: bytes) -> dict[bytes, bytes]:
-    """Keys and values in the footer of a file, given its end; none where it is no end of a Parquet file."""
+    """Keys and values in the footer of a file, given its end; empty if that is not the end of a Parquet file."""
     if not 8 < footer_size(end) <= min(len(end), bounds.FOOTER + 8):
         return {}
     try:
@@ -87,6 +87,6 @@ def metadata(end: bytes) -> dict[bytes, bytes]:
 
 
 def _place(content: bytes | bytearray) -> slice:
-    """Where the checksum stands; in a file without one, somewhere that holds none."""
+    """Position of the checksum; of a file without one, a slice that does not hold one."""
     start = content.rfind(_BEFORE) + len(_BEFORE)
     return slice(start, start + len(_BLANK))

@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, revision, command, time."""
+"""The provenance of results: versions, revision, command, time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = ("advlab", "torch", "torchvision", "ray", "numpy", "scipy", "pyarrow
 
 
 def describe(command: list[str]) -> dict[str, Any]:
-    """What ``study.json`` records of a run beside the settings."""
+    """The provenance that ``study.json`` records of a run."""
     return {
         "command": masked_values(command),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
@@ -28,7 +28,7 @@ def describe(command: list[str]) -> dict[str, Any]:
 
 @cache
 def code() -> str:
-    """SHA-256 of the project's source, the same on all machines that have the same version of it."""
+    """SHA-256 of the project's source: equal on machines with the same version."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -53,7 +53,9 @@ def _revision() -> str | None:
     """The git commit of this checkout, with ``+`` when files differ from it; None outside a checkout."""
     here = Path(__file__).parent
     try:
-        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)  # installed code may lie in another's checkout
+        _git(
+            here, "ls-files", "--error-unmatch", Path(__file__).name
+        )  # installed code may be inside another project's checkout
         commit = _git(here, "rev-parse", "HEAD")
         return commit + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):

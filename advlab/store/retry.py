@@ -1,8 +1,8 @@
-"""Patience with a remote file system that is out of reach for a while.
+"""Retry operations on a remote file system that is temporarily unreachable.
 
-PyArrow waits 6 seconds for an S3 endpoint that refuses connections, and a URI cannot ask for more. The retries that its
-constructor offers are counted, not timed, and share one budget: ten attempts lasted 85 seconds for one thread, 22 to 41
-for sixteen, and the sixteen did not wait at all in the next outage.
+PyArrow waits 6 seconds for an S3 endpoint that refuses connections, and a URI cannot set a longer time. The retries of
+its constructor are counted, not timed, and all threads share one budget: ten attempts lasted 85 seconds for one thread,
+22 to 41 seconds for sixteen, and in the next outage the sixteen did not wait at all.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 PATIENCE = 120.0
-"""Seconds after which an endpoint that does not answer counts as gone."""
+"""Seconds after which an endpoint that does not answer counts as failed."""
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 8.0
 
-# What PyArrow's file systems say when the network or the server is at fault; the last is what an upload is told when
-# the answer to its completion was lost. Refusals (no such bucket, access denied) are not among them.
+# Error messages of PyArrow's file systems for failures of the network or the server; the last one occurs when the
+# answer to the completion of an upload was lost. Permanent errors (no such bucket, access denied) are not among them.
 _TRANSIENT = re.compile(
     r"NETWORK_CONNECTION|INTERNAL_FAILURE|UNAVAILABLE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|DEADLINE_EXCEEDED"
     r"|HTTP status (?:408|429|5\d\d)|NO_SUCH_UPLOAD"
@@ -33,14 +33,14 @@ _TRANSIENT = re.compile(
 
 
 def persist(operation: Callable[[], Result], place: str) -> Result:
-    """Do ``operation``; while ``place`` is out of reach, do it again for up to ``PATIENCE`` seconds.
+    """Run ``operation``; while ``place`` is unreachable, retry for up to ``PATIENCE`` seconds.
 
     Args:
-        operation: something that may be done several times.
-        place: what is out of reach, for the log and the error.
+        operation: a function that may be called several times.
+        place: the store's name, for the log and the error.
 
     Raises:
-        OSError: what ``operation`` raised, at once where asking again cannot help.
+        OSError: the error of ``operation``, at once if a retry cannot help.
     """
     deadline = time.monotonic() + PATIENCE
     delay = _FIRST_DELAY
@@ -51,8 +51,8 @@ def persist(operation: Callable[[], Result], place: str) -> Result:
             if not _TRANSIENT.search(str(error)):
                 raise
             if time.monotonic() >= deadline:
-                raise OSError(f"{place} has been out of reach for {PATIENCE:.0f} s: {one_line(error)}") from error
+                raise OSError(f"{place} has been unreachable for {PATIENCE:.0f} s: {one_line(error)}") from error
             if delay == _FIRST_DELAY:
-                logger.warning("%s is out of reach (%s); waiting up to %.0f s", place, one_line(error), PATIENCE)
-        time.sleep(delay * random.uniform(0.5, 1.0))  # so that not all actors come back at the same moment
+                logger.warning("%s is unreachable (%s); retrying for up to %.0f s", place, one_line(error), PATIENCE)
+        time.sleep(delay * random.uniform(0.5, 1.0))  # so that the actors do not all retry at the same moment
         delay = min(2 * delay, _LONGEST_DELAY)

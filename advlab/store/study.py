@@ -1,4 +1,4 @@
-"""A folder of results: its settings and provenance, and what decides whether two studies are the same."""
+"""A study: a folder of results with its settings, provenance and identity."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from advlab.store.manifest import check
 class Study:
     """One study in one folder, local or remote.
 
-    ``study.json`` holds its configuration and provenance; the Parquet files hold its rows; everything else is a
-    view of them.
+    ``study.json`` holds its configuration and provenance; Parquet files hold its rows; everything else is derived from
+    them.
     """
 
     def __init__(self, store: Store, manifest: dict[str, Any]) -> None:
@@ -29,16 +29,16 @@ class Study:
     def begin(
         cls, kind: str, config: dict[str, Any], out: str | None = None, *, attack: dict[str, Any] | None = None
     ) -> Self:
-        """Start a study, or continue it where ``out`` holds part of the same one.
+        """Start a study, or continue it if ``out`` holds part of it.
 
         Args:
-            kind: what sort of study; with ``config`` and ``attack`` it decides what the same study is.
-            config: its settings in full.
-            out: its folder; one below ``runs/`` that is named after the above when absent.
-            attack: the attack's arguments and the version of its code, where there is one.
+            kind: kind of the study; together with ``config`` and ``attack`` it is the study's identity.
+            config: all settings.
+            out: its folder; by default one below ``runs/`` named after kind and identity.
+            attack: the attack's arguments and the version of its code, if there is an attack.
 
         Raises:
-            UserError: ``out`` holds another study, something that is no study, or cannot be written.
+            UserError: ``out`` holds another study or other files, or cannot be written.
         """
         manifest = {
             "kind": kind,
@@ -53,7 +53,7 @@ class Study:
 
     @classmethod
     def adopt(cls, out: str, manifest: dict[str, Any]) -> Self:
-        """Start a study with a manifest that is there already, or continue it; what an earlier run recorded is kept.
+        """Start a study with a given manifest, or continue it; entries of earlier runs are kept.
 
         Raises:
             UserError: as for ``begin``.
@@ -61,7 +61,7 @@ class Study:
         store = Store(out, mending=True)
         identity = study_identity(manifest)
         if not store.exists(MANIFEST):
-            if store.files() and not store.exists(MANIFEST):  # another command may have begun just now
+            if store.files() and not store.exists(MANIFEST):  # another command may have started it just now
                 raise UserError(f"--out {out!r} holds files but no study.json; choose an empty or new folder.")
             store.require_writable()
             study = cls(store, {**manifest, "identity": identity})
@@ -93,11 +93,11 @@ class Study:
         return cls(store, cls._read(store))
 
     def save_manifest(self) -> None:
-        """Write ``study.json`` as it now stands."""
+        """Write the current manifest to ``study.json``."""
         self.store.write_json(MANIFEST, self.manifest)
 
     def record_model(self, name: str, fingerprint: str, **described: Any) -> None:
-        """Note a model's fingerprint, and what else there is to say of it, for the next ``save_manifest``.
+        """Record a model's fingerprint and description for the next ``save_manifest``.
 
         Raises:
             UserError: the study began with other weights.
@@ -105,30 +105,30 @@ class Study:
         models = self.manifest.setdefault("models", {})
         if models.get(name, {}).get("fingerprint", fingerprint) != fingerprint:
             raise UserError(
-                f"model {name!r} is another than when the study in {self.store.uri!r} began; "
-                "choose another --out, or bring that model back."
+                f"model {name!r} differs from the one with which the study in {self.store.uri!r} began; "
+                "choose another --out, or restore that model."
             )
         models[name] = {"fingerprint": fingerprint, **described}
 
     def finish(self, hosts: int) -> None:
-        """Note that every row is there, and how many machines took part."""
+        """Record that the study is complete, and how many machines took part."""
         self.manifest |= {"finished": provenance.now(), "hosts": hosts}
         self.save_manifest()
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings that make the study what it is."""
+        """The settings of the study."""
         config: dict[str, Any] = self.manifest["config"]
         return config
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprints of the models' weights, as far as they are known."""
+        """Known fingerprints of the models' weights."""
         return {name: model["fingerprint"] for name, model in self.manifest.get("models", {}).items()}
 
     @classmethod
     def check(cls, manifest: dict[str, Any]) -> None:
-        """Raise a ValueError, in words, where a manifest cannot be one of ours; it may be a stranger's."""
+        """Raise a ValueError that describes the first problem of an untrusted manifest."""
         check(manifest)
 
     @classmethod
@@ -144,7 +144,7 @@ class Study:
 
 
 def study_identity(manifest: dict[str, Any]) -> str:
-    """SHA-256 of what decides a study's rows: its kind, its settings, and those of its attack."""
+    """SHA-256 of everything that determines a study's rows: kind, settings, and settings of the attack."""
     decisive = {key: manifest.get(key) for key in ("kind", "config", "attack")}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 

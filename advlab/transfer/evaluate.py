@@ -1,4 +1,4 @@
-"""The target side: show distorted images to a model."""
+"""The target side: predictions of a model for distorted images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from advlab.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """A model's answers as columns, one row per image.
+    """A model's predictions as columns, one row per image.
 
     Attributes:
         prediction: [N] int64, the class with the largest logit.
-        margin: [N] float32, logit of the label less the largest other logit.
+        margin: [N] float32, logit of the label minus the largest other logit.
     """
 
     prediction: np.ndarray
@@ -31,7 +31,7 @@ def answer(
     """Classify images [N, C, H, W] float32 with true classes ``labels`` [N] int64, in batches.
 
     Raises:
-        UserError: the model answers NaN, which would count as a misclassification.
+        UserError: the model returns NaN, which would count as a misclassification.
     """
     predictions, margins = [], []
     for start in range(0, len(images), batch_size):
@@ -43,5 +43,5 @@ def answer(
         margins.append(logits.gather(1, label).squeeze(1) - others)
     found = Answers(torch.cat(predictions).cpu().numpy(), torch.cat(margins).float().cpu().numpy())
     if count := int(np.isnan(found.margin).sum()):
-        raise UserError(f"it answers NaN to {count} of {len(images)} images, so it classifies none of them; mend it.")
+        raise UserError(f"it returns NaN for {count} of {len(images)} images, which is not a classification; fix it.")
     return found

@@ -24,10 +24,10 @@ class Examples:
 
     Attributes:
         index, label: [N] int64, which image of the data set, and its class.
-        target: [N] int64, the class aimed at or reached; -1 for controls.
+        target: [N] int64, the target class, or the class reached; -1 for controls.
         success: [N] bool.
-        l2, rms, linf: [N] float64, size of x' − x in pixel intensity.
-        c: [N] float64, the penalty constant of the returned point, NaN where there is none.
+        l2, rms, linf: [N] float64, norms of x' − x in pixel intensities.
+        c: [N] float64, the penalty constant of the returned point, NaN if there is none.
         evaluations: [N] int64, gradient evaluations spent.
         survives_uint8: [N] bool, still successful after rounding to 8 bits.
         images: [N, C, H, W] float32.
@@ -56,16 +56,16 @@ def attack_dataset(
     device: torch.device,
     references: Tensor | None = None,
 ) -> Examples:
-    """Attack every image of ``dataset`` once; for target ``all`` once per wrong class, for a class all but its own.
+    """Attack every image of ``dataset`` once; for ``all`` once per wrong class, for a class those of other classes.
 
     Args:
         model: logits of images on ``device``.
         dataset: the slice to attack.
         attack: an attack of the registry.
         target: a policy of ``advlab.attacks.targets``, ``all``, or a class as a number.
-        seed: of random targets and of whatever is random in the attack.
+        seed: of random targets and of the attack.
         device: where to compute.
-        references: [R, C, H, W] on the device, for an attack that takes them.
+        references: [R, C, H, W] on the device, for attacks that use them.
 
     Raises:
         UserError: an unknown policy or class.
@@ -100,7 +100,7 @@ def attack_dataset(
 
 
 def parse_class(target: str, num_classes: int) -> int:
-    """The class that ``--target`` names by its number."""
+    """The class that a target names by its number."""
     if not target.isdecimal() or int(target) >= num_classes:
         raise UserError(
             f"unknown target {target!r}; choose one of {', '.join(targets.POLICIES)}, all, or a class "

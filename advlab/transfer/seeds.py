@@ -1,4 +1,4 @@
-"""Numbers that vary with the seed: intervals and tests over repeated studies."""
+"""Statistics over seeds: intervals and tests for repeated studies."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Estimate:
 
     Attributes:
         mean: over ``n`` seeds.
-        half_width: of the t-interval of the mean at 95%; infinite for a single seed.
-        further: half the width of the interval in which one further seed falls with 95% (the t prediction interval).
+        half_width: of the 95% t-interval of the mean; infinite for a single seed.
+        further: half-width of the 95% t prediction interval for one further seed.
         n: number of seeds.
     """
 
@@ -35,23 +35,23 @@ class Estimate:
 
     @property
     def high(self) -> float:
-        """Upper end of it."""
+        """Upper end of the interval of the mean."""
         return self.mean + self.half_width
 
     def admits(self, value: float, resolution: float = 0.0) -> bool:
-        """Whether one further seed could well have given ``value``, known to within ``resolution``."""
+        """Whether ``value``, known to within ``resolution``, lies in the prediction interval of one further seed."""
         return abs(value - self.mean) <= self.further + resolution
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and intervals of one number per seed; the seeds' numbers are taken as normally distributed.
+    """Mean and intervals of one number per seed; the numbers are assumed to be normally distributed.
 
     Raises:
         ValueError: no values.
     """
     n = len(values)
     if n == 0:
-        raise ValueError("no values to take the mean of.")
+        raise ValueError("no values to average.")
     mean = float(np.mean(values))
     if n == 1:
         return Estimate(mean, math.inf, math.inf, 1)
@@ -60,10 +60,10 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
-    """One-sided p of "``first`` is not larger than ``second``", a paired t-test over seeds; NaN for fewer than two."""
+    """One-sided p-value of a paired t-test over seeds that ``first`` exceeds ``second``; NaN for fewer than two."""
     difference = np.subtract(first, second)
     if len(difference) < 2:
         return math.nan
-    if np.ptp(difference) <= 1e-12 * np.abs(difference).max():  # no spread but rounding's
+    if np.ptp(difference) <= 1e-12 * np.abs(difference).max():  # no spread except rounding errors
         return 0.0 if difference[0] > 0 else 1.0
     return float(stats.ttest_1samp(difference, 0.0, alternative="greater").pvalue)

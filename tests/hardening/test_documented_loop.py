@@ -29,7 +29,7 @@ def names(thousand: Dataset, short: Settings, tmp_path: Path) -> dict[str, Any]:
     """What the loops are given: a pool that a run left behind, a number of steps, a folder."""
     trainer = Trainer(short, thousand, seed=0, source=Alternating())
     trainer.run(5)
-    snapshots.save(Store(tmp_path / "pool"), "", trainer.pool, trainer.step, trainer.readings(trainer.pool))
+    snapshots.save(Store(tmp_path / "pool"), "", trainer.pool, trainer.step, trainer.predictions(trainer.pool))
     torch.manual_seed(0)
     return {"__name__": "documented", "POOL": str(tmp_path / "pool"), "STEPS": 30, "OUT": str(tmp_path / "out")}
 

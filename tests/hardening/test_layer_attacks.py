@@ -75,8 +75,8 @@ def test_minimal_attacks_cross_the_boundary_within_the_box(trained: Trainer, nam
         batch = found[level]
         low, high = trained.levels.boxes[level]
         assert low <= float(batch.values.min()) <= float(batch.values.max()) <= high
-        misread = trained.levels.tail(level)(batch.values).argmax(1) != batch.labels
-        assert float(misread.float().mean()) >= 0.9
+        misclassified = trained.levels.tail(level)(batch.values).argmax(1) != batch.labels
+        assert float(misclassified.float().mean()) >= 0.9
 
 
 def test_no_step_is_wasted_on_the_faces_of_the_box() -> None:

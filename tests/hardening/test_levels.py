@@ -71,5 +71,5 @@ def test_a_network_without_an_order_is_refused() -> None:
     class Odd(torch.nn.Module):
         pass
 
-    with pytest.raises(UserError, match="Odd is no nn"):
+    with pytest.raises(UserError, match="Odd is not an nn"):
         Levels(Odd())

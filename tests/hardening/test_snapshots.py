@@ -63,7 +63,7 @@ def folder(thousand: Dataset, short: Settings, tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.mktemp("pool")
     trainer = Trainer(short, thousand, seed=0, source=Alternating())
     trainer.run(trainer.total)
-    snapshots.save(Store(path), "", trainer.pool, trainer.step, trainer.readings(trainer.pool))
+    snapshots.save(Store(path), "", trainer.pool, trainer.step, trainer.predictions(trainer.pool))
     return path
 
 
@@ -90,13 +90,13 @@ def test_other_training_reads_it_as_a_data_set_or_as_batches(folder: Path, thous
 
 def test_a_live_reader_follows_the_writer(folder: Path, tmp_path: Path) -> None:
     pool, _ = snapshots.load(str(folder))
-    readings = {level: held.labels for level, held in pool.layers.items()}
-    snapshots.save(Store(tmp_path), "", pool, 1, readings)
+    predictions = {level: held.labels for level, held in pool.layers.items()}
+    snapshots.save(Store(tmp_path), "", pool, 1, predictions)
     live = snapshots.Live(str(tmp_path), batch_size=8, reload_every=2)
     batches = iter(live)
     next(batches)
     pool.layers[0].values.fill_(0.25)
-    snapshots.save(Store(tmp_path), "", pool, 2, readings)
+    snapshots.save(Store(tmp_path), "", pool, 2, predictions)
     assert [float(next(batches)[0].mean()) == 0.25 for _ in range(3)] == [False, True, True]
     assert live.step == 2
 
@@ -107,8 +107,8 @@ def test_mistakes_are_named(tmp_path: Path, folder: Path) -> None:
     pool, _ = snapshots.load(str(folder))
     with pytest.raises(UserError, match=r"level 7; it has levels \[0, 1, 2\]"):
         snapshots.dataset(pool, 7)
-    readings = {level: held.labels for level, held in pool.layers.items()}
-    snapshots.save(Store(tmp_path), "", pool, 1, readings)
+    predictions = {level: held.labels for level, held in pool.layers.items()}
+    snapshots.save(Store(tmp_path), "", pool, 1, predictions)
     (tmp_path / "step=000000001/layer-0.parquet").write_bytes(b"torn")
     with pytest.raises(UserError, match="step 1 is damaged"):
         snapshots.load(str(tmp_path))

@@ -146,12 +146,12 @@ def test_mistakes_are_named(short: Settings) -> None:
 @pytest.mark.parametrize(
     ("network", "told"),
     [
-        ("ae30-10", "AutoencoderClassifier is no nn.Sequential"),
+        ("ae30-10", "AutoencoderClassifier is not an nn.Sequential"),
         ("convolutional", "unknown model 'convolutional'"),
         ("fc20-7", "has 7 outputs; mnist has 10 classes"),
         ("python:advlab.models.alexnet:random", "does not take the 1 × 28 × 28 images of mnist"),
         ("python:advlab.models.convnet:ConvNet", None),
-        ("python:torch.nn:Flatten", "Flatten is no nn.Sequential"),
+        ("python:torch.nn:Flatten", "Flatten is not an nn.Sequential"),
         ("python:torch.nn:Sequential", r"logits of shape \[1, 28, 28\], and mnist has 10 classes"),
     ],
 )

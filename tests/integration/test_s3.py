@@ -159,7 +159,7 @@ def test_everything_a_store_does(proxy: Proxy) -> None:
     torn = store.read_bytes("a/large.parquet")[:-100]
     store.write_bytes("a/large.parquet", torn)
     assert store.key("a/large.parquet") is None
-    with pytest.raises(UserError, match="is damaged; it is left as it is"):
+    with pytest.raises(UserError, match="is damaged and was not changed"):
         store.read_shard("a/large.parquet")
     with pytest.raises(UserError, match="was damaged and has been removed"):
         Store(store.uri, mending=True).read_shard("a/large.parquet")
@@ -187,7 +187,7 @@ def test_an_upload_that_is_cut_leaves_the_object_as_it_was(proxy: Proxy) -> None
 
     cutter = threading.Thread(target=cut)
     cutter.start()
-    with pytest.raises(OSError, match=r"out of reach for 0 s: .*NETWORK_CONNECTION"):
+    with pytest.raises(OSError, match=r"unreachable for 0 s: .*NETWORK_CONNECTION"):
         store.write_bytes("file", content)
     cutter.join()
     proxy.up()
@@ -217,7 +217,7 @@ def test_an_outage_longer_than_pyarrow_waits_is_sat_out(
         store.write_table("t.parquet", table(), key="l")
     assert store.keys("") == {"t.parquet": "l" if writing else "k"}
     (text,) = told
-    assert text.startswith(f"{store.uri} is out of reach (")
+    assert text.startswith(f"{store.uri} is unreachable (")
 
 
 @pytest.mark.usefixtures("no_waiting")

@@ -105,5 +105,5 @@ def test_other_weights_than_the_study_began_with_are_refused(checkpoint_file: Pa
     subject.record_in(study)
     subject.record_in(Study.open(str(tmp_path / "out")))
     other = Resolved(subject.name, subject.model, "another fingerprint", "mnist", 224)
-    with pytest.raises(UserError, match="is another than when the study"):
+    with pytest.raises(UserError, match="differs from the one with which the study"):
         other.record_in(Study.open(str(tmp_path / "out")))

@@ -46,7 +46,7 @@ def test_what_may_pass_is_waited_for(message: str, slept: list[float], caplog: p
     assert retry.persist(failing(5, message), "s3://b/study") == "done"
     assert len(slept) == 5
     assert slept == sorted(slept) or max(slept) <= 8
-    assert [record.message.split(" (")[0] for record in caplog.records] == ["s3://b/study is out of reach"]
+    assert [record.message.split(" (")[0] for record in caplog.records] == ["s3://b/study is unreachable"]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_cannot_pass_is_told_at_once(message: str, slept: list[float]) -> N
 
 
 def test_patience_ends(slept: list[float]) -> None:
-    with pytest.raises(OSError, match=r"^s3://b/study has been out of reach for 120 s: When reading .*curlCode: 7"):
+    with pytest.raises(OSError, match=r"^s3://b/study has been unreachable for 120 s: When reading .*curlCode: 7"):
         retry.persist(failing(10**6, AWAY), "s3://b/study")
     assert 120 <= sum(slept) <= 128
     assert max(slept) <= 8

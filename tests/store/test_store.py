@@ -136,7 +136,7 @@ def test_a_damaged_shard_is_named_and_removed_from_the_study_that_is_being_made(
     content = bytearray(store.read_bytes("t.parquet"))
     content[int(share * len(content))] ^= 0x01
     store.write_bytes("t.parquet", bytes(content))
-    with pytest.raises(UserError, match=r"/t\.parquet' is damaged; it is left as it is"):
+    with pytest.raises(UserError, match=r"/t\.parquet' is damaged and was not changed"):
         store.read_shard("t.parquet", ["index"])
     assert store.read_bytes("t.parquet") == bytes(content)
     store = Store(store.root, mending=True)

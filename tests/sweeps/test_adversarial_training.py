@@ -201,7 +201,7 @@ def test_a_baseline_is_tuned_in_what_it_is_about() -> None:
         (HardeningConfig(examples=70_000), "1 to 60000"),
         (HardeningConfig(variants="layer-2", training=Settings(hidden=(50,))), "levels 0 to 1"),
         (HardeningConfig(variants="layer-3", training=Settings(network="conv")), "levels 0 to 2"),
-        (HardeningConfig(variants="all", training=Settings(network="ae400-10")), "is no nn.Sequential"),
+        (HardeningConfig(variants="all", training=Settings(network="ae400-10")), "is not an nn.Sequential"),
         (
             HardeningConfig(training=Settings(network="conv")),
             "leave out `dropout`, and the variant of that name among the `variants`",

@@ -87,7 +87,7 @@ class Generators:
             actor, since = self._calls.pop(ref)
             self._idle.append(actor)
             try:
-                made = ray.get(ref)
+                examples = ray.get(ref)
             except RayTaskError as error:
                 if not isinstance(error.cause, RayError):
                     raise
@@ -98,7 +98,7 @@ class Generators:
                 self.arrived += self.chunk
                 self._took = time.monotonic() - since
                 self._answered.add(actor)
-                yield made
+                yield examples
         self._replace_hung()
         self._give_out(trainer, (trainer.step - self._began) * trainer.settings.refresh)
 

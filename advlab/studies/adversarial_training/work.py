@@ -115,14 +115,14 @@ class TrainUnit:
         curve = keeper.resume(trainer)
         while trainer.step < trainer.total:
             began, cpu = time.perf_counter(), time.process_time()
-            told = trainer.run(trainer.steps_per_epoch)
-            told["seconds"] = time.perf_counter() - began
-            (told["cpu_seconds"],) = trainer.ranks.sums([time.process_time() - cpu])
+            metrics = trainer.run(trainer.steps_per_epoch)
+            metrics["seconds"] = time.perf_counter() - began
+            (metrics["cpu_seconds"],) = trainer.ranks.sums([time.process_time() - cpu])
             epoch = trainer.step // trainer.steps_per_epoch
-            if not math.isfinite(told["loss"]):
+            if not math.isfinite(metrics["loss"]):
                 raise UserError(f"{self.name}: the loss is no number any more in epoch {epoch}; lower --learning-rate.")
-            curve.append({"epoch": float(epoch), **told})
-            note(f"{self.name}: epoch {epoch} of {self.settings.epochs}, loss {told['loss']:.4f}")
+            curve.append({"epoch": float(epoch), **metrics})
+            note(f"{self.name}: epoch {epoch} of {self.settings.epochs}, loss {metrics['loss']:.4f}")
             if epoch % self.snapshot_epochs == 0 or trainer.step == trainer.total:
                 keeper.keep(trainer, curve)
         if trainer.ranks.rank:
@@ -220,9 +220,9 @@ class Snapshots:
 
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
         extra = {"key": self.key, "curve": curve}
-        readings = trainer.readings(trainer.pool)
+        predictions = trainer.predictions(trainer.pool)
         state = trainer.state()
-        snapshots.save(self.store, self.folder, trainer.pool, trainer.step, readings, trainer=state, extra=extra)
+        snapshots.save(self.store, self.folder, trainer.pool, trainer.step, predictions, trainer=state, extra=extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ class Checkpoints:
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
         whole = trainer.whole_pool()
         if whole is not None:
-            snapshots.save(self.store, self.folder, whole, trainer.step, trainer.readings(whole))
+            snapshots.save(self.store, self.folder, whole, trainer.step, trainer.predictions(whole))
         with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
             rank = trainer.ranks.rank
             torch.save(trainer.pool.state(), Path(folder) / f"shard-{rank:05d}.pt")

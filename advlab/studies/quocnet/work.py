@@ -188,8 +188,8 @@ def _detect(
     scores = _features(network, held_out, device) @ weight + bias
     truth = held_out.labels == positive
     if writing:
-        columns = {"index": held_out.index.numpy(), "positive": truth.numpy(), "score": scores.numpy()}
-        store.write_table(SCORES, pa.table(columns))
+        judged = {"index": held_out.index.numpy(), "positive": truth.numpy(), "score": scores.numpy()}
+        store.write_table(SCORES, pa.table(judged))
     rows = (truth & (scores > 0)).nonzero().squeeze(1)[: config.attacked]
     if not len(rows):
         return
