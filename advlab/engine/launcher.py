@@ -97,26 +97,26 @@ def one_process(backend: str) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainLayout:
-    """Where the workers of a training run are, and what they may use; its results are the same except for rounding."""
+    """Workers of a training run and their resources; they change results by rounding only."""
 
     alone: bool = False
-    """Work in this process, without Ray."""
+    """Run in this process, without Ray."""
 
     gpus: bool = False
-    """One GPU per worker, NCCL; otherwise one CPU each, gloo."""
+    """One GPU per worker with NCCL; otherwise one CPU per worker with gloo."""
 
     accelerator: str | None = None
-    """Kind of GPU to ask the cluster for, as Ray names it, such as A100; any when absent."""
+    """Kind of GPU, as Ray names it, such as A100; any by default."""
 
     checkpoint_every: int = 200
-    """Steps between checkpoints; 0 writes none, and a dead worker then costs everything."""
+    """Steps between checkpoints; with 0 there are none, and a failed worker loses all progress."""
 
     threads: int = 1
     """Threads per worker on CPUs."""
 
 
 def launch(study: Study, work: Work, config: Any, layout: TrainLayout, workers: int | tuple[int, int]) -> None:
-    """Run ``work(config, layout, store, launcher)`` in this process alone, or in workers of Ray Train as `fit` does.
+    """Run ``work(config, layout, store, launcher)`` in this process, or in workers of Ray Train by `fit`.
 
     Raises:
         UserError: as for `fit`.

@@ -28,18 +28,18 @@ DISTILLATION = "advlab.training.robust:distil"
 
 
 def register(pattern: str, describe: Callable[[str, re.Match[str], Dataset], dict[str, Any]]) -> None:
-    """Add models of your own.
+    """Register your own models.
 
     Args:
         pattern: a regular expression of their names.
-        describe: (name, match, data set) → ``network`` and ``trainer``, as recipes name them
+        describe: (name, match, data set) → ``network`` and ``trainer``, by their names in recipes
             (`advlab.models.register`), ``network_arguments`` and ``trainer_arguments``.
 
     Raises:
-        UserError: there is one of that pattern.
+        UserError: the pattern is registered already.
     """
     if pattern in _PATTERNS:
-        raise UserError(f"models {pattern!r} are there already; register yours under another pattern.")
+        raise UserError(f"models {pattern!r} exist already; register yours under another pattern.")
     _PATTERNS[pattern] = describe
 
 

@@ -1,4 +1,4 @@
-"""The report kit: figures as PNG, numbers as text, colours, W&B; and showing a study of any kind."""
+"""The report kit: figures as PNG, numbers as text, colours, W&B, and the command that shows any study."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Mode", "Shown", "Tracker", "print_study", "render"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("print_study", "render"):  # a transfer study's, by the names that scripts know them by
+    if name in ("print_study", "render"):  # of transfer studies, under the names that scripts use
         from advlab.studies.transfer import show
 
         return getattr(show, name)

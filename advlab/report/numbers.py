@@ -8,7 +8,7 @@ DIM = "dim"
 
 
 def percent(rate: float | None, digits: int = 1) -> str:
-    """A fraction as per cent without the sign: 0.289 -> ``28.9``; an en dash where there is none."""
+    """A fraction in per cent without the sign: 0.289 -> ``28.9``; an en dash for None."""
     return "–" if rate is None else f"{100 * rate:.{digits}f}"
 
 
@@ -18,14 +18,14 @@ def span(low: float, high: float) -> str:
 
 
 def rms(value: float | None) -> str:
-    """A distortion with the paper's three digits, and two of those that would vanish so; an en dash for none."""
+    """A distortion with three decimals, as in the paper, or two digits if it is smaller; an en dash for None."""
     if value is None:
         return "–"
     return f"{value:.2g}" if 0 < value < 0.005 else f"{value:.3f}"
 
 
 def beside(ours: str, theirs: str | None, separator: str = " ") -> Text:
-    """Our number, and the paper's in brackets where it has one."""
+    """Our number, and the paper's in brackets if it has one."""
     text = Text(ours)
     return text if theirs is None else text.append(f"{separator}({theirs})", DIM)
 

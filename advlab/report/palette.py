@@ -1,4 +1,4 @@
-"""The report's colours, safe for colour-blind readers: one ramp for rates, eight hues for models."""
+"""The colours of reports, distinguishable for colour-blind readers: one ramp for rates, eight hues for models."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ RULE = "#d5d9e0"
 HEAT = LinearSegmentedColormap.from_list(
     "advlab-heat", ["#f6f3ec", "#fbd9a5", "#f39c6b", "#d5566a", "#8a2f77", "#3f1a5b"]
 )
-"""Error rate 0 -> 1. Its lightness falls all the way, so it reads in greyscale and by dichromats."""
+"""Error rate 0 -> 1, of decreasing lightness, so that it works in greyscale and for dichromats."""
 
 HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a3e9d", "#44546a")
-"""Okabe and Ito's colours, the yellow darkened to hold on white, and two more for larger zoos."""
+"""Okabe and Ito's colours, the yellow darkened for white backgrounds, and two more for larger zoos."""
 
 
 def hue(position: int) -> str:
-    """The colour of the position-th model; they repeat after eight."""
+    """The colour of the model at a position; colours repeat after eight."""
     return HUES[position % len(HUES)]
 
 

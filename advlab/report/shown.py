@@ -1,4 +1,4 @@
-"""How a study is shown, in the terminal, as files and on W&B."""
+"""The presentation of a study, in the terminal, as files and on W&B."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.console import RenderableType
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shown:
-    """How a study is shown; all of it is made from its files alone.
+    """The presentation of a study, made only from its files.
 
     Attributes:
         tables: printed in the terminal.
-        files: figures and pages by their place in the study's folder.
-        pictures: PNGs for W&B, by name; those among the files when there are none.
-        hints: the last lines: what else can be done with it.
+        files: figures and pages by their path in the study's folder.
+        pictures: PNGs for W&B, by name; by default those among the files.
+        hints: the last printed lines, on further uses of the study.
         rows: tables for W&B, by name.
         summary: single numbers and sentences for W&B, by name.
     """

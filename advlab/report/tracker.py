@@ -1,4 +1,4 @@
-"""Weights & Biases, kept at arm's length: it can never stop, hang or change a study."""
+"""Tracking by Weights & Biases that can never stop, hang or change a study."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ _log = logging.getLogger(__name__)
 class Tracker:
     """One W&B run of a study; all runs of a study (its resumptions) share a group.
 
-    ``disabled`` never imports wandb. ``online`` becomes ``offline`` after one warning when there is no API
-    key or no server answers in time, so that ``wandb sync`` can still send the run. Any later error of wandb is
-    logged once and ends the tracking, never the study.
+    ``disabled`` never imports wandb. ``online`` becomes ``offline``, with a warning, if there is no API key or no
+    server answers in time; ``wandb sync`` can then send the run later. Any later error of wandb is logged once and ends
+    the tracking, never the study.
 
     Args:
         mode: ``online``, ``offline`` or ``disabled``.
         identity: the study's hash; its first 12 digits name the group.
-        config: what W&B shows as the run's config.
-        out: where the study lies. A local directory gets the run files in ``out/wandb``, any other URI leaves
-            them in a temporary directory.
+        config: the run's config on W&B.
+        out: the study's folder. Run files are in ``out/wandb`` if it is local, else in a temporary directory.
         project: the W&B project.
         timeout: seconds to wait for the server, at the start and again at the end.
 
@@ -71,7 +70,7 @@ class Tracker:
 
     @classmethod
     def of(cls, study: Study, mode: str) -> Self:
-        """The run of a study, beside its files."""
+        """The run of a study, with run files in its folder."""
         return cls(mode, identity=study.manifest["identity"], config=study.config, out=study.store.uri)
 
     def __enter__(self) -> Self:
@@ -87,12 +86,12 @@ class Tracker:
     def record(self, study: Study, shown: Shown) -> None:
         """Log the finished study: its tables, figures and summary, and its files as an artifact.
 
-        The artifact of a study on an object store holds ``study.json`` and those tables alone, and its URI.
+        The artifact of a study on an object store only holds ``study.json``, these tables, and its URI.
         """
         self._use("record the study", lambda run: self._record(run, study, shown))
 
     def finish(self, *, failed: bool = False) -> None:
-        """End the run, waiting no longer than the timeout for the server; harmless when there is none."""
+        """End the run, waiting for the server no longer than the timeout; does nothing if there is no run."""
         self._use("finish", lambda run: run.finish(exit_code=int(failed)))
         self._run = None
 
@@ -112,7 +111,7 @@ class Tracker:
         artifact = wandb.Artifact(name, type="study", metadata={"uri": study.store.uri})
         if study.store.is_local:
             for file in ["study.json", *study.store.files(suffix=".parquet")]:
-                # The files outlive the run where they are, so a second copy in W&B's cache is a waste.
+                # The files stay where they are after the run, so W&B's cache needs no copy.
                 artifact.add_file(study.store.path(file), name=file, policy="immutable", skip_cache=True)
         else:
             for file in ["study.json", *(f"{table}.parquet" for table in shown.rows)]:
@@ -121,23 +120,23 @@ class Tracker:
         run.log_artifact(artifact)
 
     def _use(self, verb: str, act: Callable[[Any], Any]) -> None:
-        """Do something with the run, if there is one; after an error there is none."""
+        """Use the run, if there is one; an error ends the tracking."""
         run = self._run
         if run is not None and self._attempt(verb, lambda: (act(run),)) is None:
             self._run = None
 
     def _attempt(self, verb: str, act: Callable[[], Any]) -> Any:
-        """The result of ``act``, or None and one warning whatever went wrong in it."""
+        """The result of ``act``, or None and one warning after any error."""
         try:
             return act()
-        except Exception as error:  # a tracker's failure of any kind must not end a study
+        except Exception as error:  # no failure of tracking may end a study
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-            _log.warning("W&B could not %s (%s); the study goes on without it.", verb, reason)
+            _log.warning("W&B could not %s (%s); the study continues without it.", verb, reason)
             return None
 
 
 def _start(group: str, config: dict[str, Any], directory: Path, project: str, timeout: float, mode: Any) -> Any:
-    # W&B's telemetry about itself goes through the same server and, when that is dead, delays the process's end.
+    # W&B's own telemetry uses the same server and, if that does not answer, delays the end of the process.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
@@ -148,13 +147,13 @@ def _start(group: str, config: dict[str, Any], directory: Path, project: str, ti
         config=config,
         dir=str(directory),
         mode=mode,
-        # Standard output belongs to the command, and its source to git.
+        # Standard output belongs to the command, and source code to git.
         settings=wandb.Settings(
             console="off",
             silent=True,
             disable_code=True,
             disable_job_creation=True,
-            x_disable_meta=True,  # it would keep the command line as it was given
+            x_disable_meta=True,  # it would record the command line unmasked
             init_timeout=timeout,
             login_timeout=timeout,
             finish_timeout=timeout,
@@ -163,7 +162,7 @@ def _start(group: str, config: dict[str, Any], directory: Path, project: str, ti
 
 
 def _picture(png: bytes) -> Any:
-    """A figure as wandb.Image takes it."""
+    """A figure as an image for wandb."""
     from PIL import Image
 
     return Image.open(io.BytesIO(png))

@@ -1,4 +1,4 @@
-"""Studies: what each computes, on Ray, from its settings to its tables and figures."""
+"""Studies on Ray, one folder each, from settings to tables and figures."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ KINDS = {
 
 
 def register(kind: str, place: str) -> None:
-    """Add studies of your own.
+    """Register your own studies.
 
     Args:
-        kind: what their ``study.json`` says.
+        kind: their kind in ``study.json``.
         place: of the `Experiment`, as ``package.module:class``.
 
     Raises:
-        UserError: there are some of that kind.
+        UserError: the kind exists.
     """
     if kind in KINDS:
-        raise UserError(f"studies of kind {kind!r} are there already; register yours under another name.")
+        raise UserError(f"studies of kind {kind!r} exist already; register yours under another name.")
     KINDS[kind] = place
 
 
 def of_kind(kind: str) -> type[Experiment[Any, Any, Any]]:
-    """The experiment that makes and shows studies of a kind, as ``study.json`` calls it.
+    """The experiment that computes and shows studies of a kind of ``study.json``.
 
     Raises:
         UserError: there is none.

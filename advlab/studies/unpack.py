@@ -1,7 +1,7 @@
-"""Images packed into Parquet or WebDataset files, unpacked by Ray Data into the folders that training reads.
+"""Unpacking of Parquet and WebDataset files, by Ray Data, into the folders of images that training reads.
 
-Training asks for single images by their number, so that its steps do not depend on who reads what
-(`advlab.training.image_classifier`); packed files want to be read from one end to the other. So they are unpacked once.
+Training reads single images by number, so that its steps do not depend on the number of workers
+(`advlab.training.image_classifier`), but packed files must be read sequentially. So they are unpacked once.
 """
 
 from __future__ import annotations
@@ -23,73 +23,73 @@ from advlab.errors import UserError, one_line
 from advlab.store import Store
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "PPM": ".ppm"}
-"""File names' ends by format, of those that a folder of images may hold."""
+"""File name suffixes by image format, of the formats that a folder may hold."""
 KEYS = tuple(suffix.removeprefix(".") for suffix in labels.SUFFIXES)
-"""Where a WebDataset sample has its image, unless ``--image`` says it."""
+"""Keys of the image in a WebDataset sample, unless ``--image`` is given."""
 BATCH = 64
 NUMBER_DIGITS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnpackConfig:
-    """What to unpack, and where to."""
+    """Options of unpacking."""
 
     source: str
     """A Parquet or tar file, or a folder of them; local, or s3://…"""
 
     out: str
-    """Folder to fill, with a folder per class; the same place on every machine of a cluster."""
+    """Output folder, with a folder per class; must be shared by all machines of a cluster."""
 
     layout: Literal["parquet", "webdataset"] = "parquet"
     """parquet (a column of encoded images, one of classes) or webdataset (tar files of samples)."""
 
     image: str | None = None
-    """Column or key of the encoded image, bytes or a struct that has them; when absent image in Parquet, and the suffix
+    """Column or key of the encoded image, bytes or a struct that has them; by default image in Parquet, and the suffix
     of an image file in a WebDataset."""
 
     label: str | None = None
-    """Column or key of the class, a number or a name; when absent label in Parquet and cls in a WebDataset."""
+    """Column or key of the class, a number or a name; by default label in Parquet and cls in a WebDataset."""
 
 
 def unpack(config: UnpackConfig) -> int:
     """Write every image to ``out/CLASS/HASH.SUFFIX``; Ray must be connected.
 
-    Numbers of classes get four digits, so that folders in alphabetical order are classes in theirs. A file is named by
-    the hash of its content and gets that name once it is complete: a second run writes only what is not there, and
-    the same image twice in a class is one file.
+    Class numbers get four digits, so that the alphabetical order of folders is that of the classes. A file is named by
+    the hash of its content, once it is complete: a second run writes only missing files, and duplicates within a class
+    become one file.
 
     Returns:
         Images read.
 
     Raises:
-        UserError: ``out`` cannot be written; nothing to read at ``source``, no such column or key, or something that is
-            no image.
+        UserError: ``out`` cannot be written; nothing to read at ``source``, no such column or key, or data that is
+            not an image.
     """
     out = Store(config.out)
     out.require_writable()
     total = 0
     try:
         with Console(stderr=True).status("unpacking") as status:
-            for told in _told(config, out.uri):
-                if told["problem"] is not None:
-                    raise UserError(f"--source {config.source!r}: {told['problem']}")
-                total += told["images"]
+            for result in _results(config, out.uri):
+                if result["problem"] is not None:
+                    raise UserError(f"--source {config.source!r}: {result['problem']}")
+                total += result["images"]
                 status.update(f"unpacking: {total} images")
     except (OSError, ValueError, RayError) as error:
         what = f"--source {config.source!r} cannot be read as {config.layout} ({one_line(error)})"
-        raise UserError(f"{what}; mend --source or --layout.") from error
+        raise UserError(f"{what}; fix --source or --layout.") from error
     if not total:
         raise UserError(f"--source {config.source!r} holds no images; give a file, or a folder that holds some.")
     return total
 
 
-def _told(config: UnpackConfig, out: str) -> Iterator[dict[str, Any]]:
-    """What `_Writer` tells of every batch."""
+def _results(config: UnpackConfig, out: str) -> Iterator[dict[str, Any]]:
+    """The results of `_Writer` for every batch."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     if config.layout == "parquet":
-        # numbers, names and bytes come as they are; a folder's name=value parts are no columns of ours
+        # numbers, names and bytes are read unchanged; name=value parts of folder names are not columns
         packed = ray.data.read_parquet(config.source, partitioning=None)
     else:
         packed = ray.data.read_webdataset(config.source, decoder=None)
@@ -100,7 +100,7 @@ def _told(config: UnpackConfig, out: str) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    """Writes a batch of packed images; tells how many, or what is wrong with one of them."""
+    """Writes a batch of packed images; returns their number, or the problem with one of them."""
 
     out: str
     layout: str
@@ -118,7 +118,7 @@ class _Writer:
         return {"images": [len(samples)], "problem": [problem]}
 
     def _write(self, sample: dict[str, Any]) -> str | None:
-        """What is wrong with a sample, if anything is."""
+        """Write a sample; returns its problem, if there is one."""
         keys = (self.image,) if self.image else ("image",) if self.layout == "parquet" else KEYS
         label = self.label or ("label" if self.layout == "parquet" else "cls")
         image = next((key for key in keys if sample.get(key) is not None), None)
@@ -131,9 +131,9 @@ class _Writer:
             with Image.open(io.BytesIO(content)) as opened:
                 suffix = SUFFIXES.get(opened.format or "")
         except (OSError, TypeError) as error:
-            return f"{image!r} of a row is no encoded image ({one_line(error)}); name another by --image."
+            return f"{image!r} of a row is not an encoded image ({one_line(error)}); name another with --image."
         if suffix is None:
-            return f"{image!r} of a row is of a format that is not read; convert it to one of {', '.join(SUFFIXES)}."
+            return f"{image!r} of a row is in an unsupported format; convert it to one of {', '.join(SUFFIXES)}."
         name = f"{class_folder(sample[label])}/{hashlib.sha256(content).hexdigest()[:24]}{suffix}"
         store = Store(self.out)
         if not store.exists(name):
@@ -142,7 +142,7 @@ class _Writer:
 
 
 def class_folder(label: object) -> str:
-    """The folder of a class: a number with four digits, or a name without what would lead out of its folder.
+    """The folder of a class: a number with four digits, or a name without characters that could leave the folder.
 
     Raises:
         ValueError: an empty name.

@@ -100,9 +100,9 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
         ({"width": -1.0}, {}, "a width of -1; choose more than 0"),
         ({"examples": 30}, {}, "--batch-size 128 is more than the 30 images to learn from"),
         ({"held_out": 50_000}, {}, "`held_out` 50000 are impossible together: there are 50000 training images"),
-        ({"batch_size": 4}, {"workers": 5}, "--batch-size 4 cannot be cut into 5 parts"),
+        ({"batch_size": 4}, {"workers": 5}, "--batch-size 4 cannot be split into 5 parts"),
         ({}, {"workers": 2, "min_workers": 3}, "--min-workers 3 is more than --workers 2"),
-        ({}, {"workers": 2, "alone": True}, "--alone is one process; leave --workers 2 or --alone out"),
+        ({}, {"workers": 2, "alone": True}, "--alone is a single process; leave --workers 2 or --alone out"),
     ],
 )
 def test_mistakes_are_one_sentence(config: dict[str, Any], layout: dict[str, Any], message: str) -> None:
@@ -119,7 +119,7 @@ def test_photos_need_test_images_of_the_same_classes(tmp_path: Path) -> None:
             Image.new("RGB", (30, 20)).save(photos / split / kind / f"{number}.png")
 
     write("", "cat")
-    with pytest.raises(UserError, match="has no test images of its own; put them into a folder test beside train"):
+    with pytest.raises(UserError, match="has no separate test images; put them into a folder test beside train"):
         runs.prepare(AlexNetConfig(data=f"folder:{photos}", **config), Layout())
     write("train", "cat")
     write("test", "dog")

@@ -156,7 +156,7 @@ def of_other_images(study: TransferStudy) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (edited, "its settings were edited; bring back the study.json"),
+        (edited, "its settings were edited; restore its original study.json"),
         (of_another_attack, "its attack's max_evaluations is 1, there 96"),
         (not_ready, "interrupted before its models were ready; leave it out"),
         (of_other_images, "its images are not those of mnist test on this machine"),

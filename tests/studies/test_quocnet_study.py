@@ -95,10 +95,10 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
     [
         (QuocNetConfig(model="quocnet-9b"), Layout(), "unknown model 'quocnet-9b'; choose one of"),
         (QuocNetConfig(steps=0), Layout(), "--steps 0 is impossible; choose at least 1"),
-        (QuocNetConfig(batch_size=9), Layout(data_parallel=2), "--batch-size 9 cannot be cut into 2 parts"),
+        (QuocNetConfig(batch_size=9), Layout(data_parallel=2), "--batch-size 9 cannot be split into 2 parts"),
         (QuocNetConfig(), Layout(space=2, parallelism="fsdp"), "fsdp only splits batches; give --data-parallel 2"),
         (QuocNetConfig(examples=10), Layout(), "--batch-size 64 is more than the 10 images of cifar10"),
-        (QuocNetConfig(), Layout(space=2, alone=True), "--alone is one process"),
+        (QuocNetConfig(), Layout(space=2, alone=True), "--alone is a single process"),
     ],
 )
 def test_mistakes_are_one_sentence(config: QuocNetConfig, layout: Layout, message: str) -> None:

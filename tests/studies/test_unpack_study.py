@@ -95,7 +95,7 @@ def test_mistakes_are_one_sentence(parquet: Path, tmp_path: Path) -> None:
     config = UnpackConfig(source=str(parquet), out=str(tmp_path / "photos"))
     with pytest.raises(UserError, match=r"a row has no --label kind; name one of image, label, file\."):
         unpack(replace(config, label="kind"))
-    with pytest.raises(UserError, match="'file' of a row is no encoded image"):
+    with pytest.raises(UserError, match="'file' of a row is not an encoded image"):
         unpack(replace(config, image="file"))
     with pytest.raises(UserError, match="cannot be read as parquet"):
         unpack(replace(config, source=str(tmp_path / "nowhere")))

@@ -89,7 +89,7 @@ def test_a_run_that_diverges_is_told_and_leaves_no_row(tmp_path: Path) -> None:
         "--variants", "weight-decay", "--seeds", "1", "--learning-rate", "1e30", "--out", str(tmp_path / "out")
     )
     assert done.returncode == 2
-    assert "weight-decay, seed 0: the loss is no number any more in epoch 1; lower --learning-rate" in done.stderr
+    assert "weight-decay, seed 0: the loss is NaN or infinite in epoch 1; lower --learning-rate" in done.stderr
     assert not (tmp_path / "out/results.parquet").exists()
 
 
@@ -218,9 +218,9 @@ def test_mistakes_are_told_before_any_work(config: HardeningConfig, told: str) -
     [
         (HardeningConfig(), Layout(workers=0), "--workers 0 is impossible"),
         (HardeningConfig(mode="asynchronous"), Layout(gpus=True), "--mode asynchronous has one trainer"),
-        (HardeningConfig(), Layout(workers=126), "--batch-size 125 cannot be cut into 126 parts"),
-        (HardeningConfig(training=Settings(refresh=2)), Layout(workers=3), "--refresh 2 cannot be cut into 3"),
-        (HardeningConfig(training=Settings(capacity=2)), Layout(workers=3), "--capacity 2 cannot be cut into 3"),
+        (HardeningConfig(), Layout(workers=126), "--batch-size 125 cannot be split into 126 parts"),
+        (HardeningConfig(training=Settings(refresh=2)), Layout(workers=3), "--refresh 2 cannot be split into 3"),
+        (HardeningConfig(training=Settings(capacity=2)), Layout(workers=3), "--capacity 2 cannot be split into 3"),
         (HardeningConfig(examples=251), Layout(workers=2), "leaves 1 of 251 images for the last batch of an epoch"),
     ],
 )

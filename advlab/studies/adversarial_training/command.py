@@ -1,4 +1,4 @@
-"""The command of adversarial training on a refreshed pool."""
+"""The command of the study of adversarial training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from advlab.studies.experiment import Experiment
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
-    """Train on a pool of adversarial examples that is continuously refreshed, beside its baselines (section 4.1)."""
+    """Train on a continuously refreshed pool of adversarial examples, and compare with baselines (section 4.1)."""
 
     kind = "hardening"
 

@@ -1,4 +1,4 @@
-"""Generators as actors: they attack the newest weights they were given while the trainer goes on."""
+"""Generators of adversarial examples as Ray actors, which attack recent weights while the trainer continues."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from advlab.hardening.settings import Settings
 from advlab.hardening.trainer import Trainer, build, make
 
 CHUNK = 500
-"""Clean images attacked per call, or as many as the pool holds if that is less."""
+"""Clean images attacked per call, or the capacity of the pool if that is less."""
 PATIENCE = 120.0
-"""Seconds after which a call is given up, or ten times what the last one took, if that is more: machines hang, too."""
+"""Seconds after which a call counts as hung, or ten times the duration of the last one if that is more."""
 POLL_EVERY = 10
-"""Steps between looks at what has been made: each costs the trainer a fraction of a millisecond."""
+"""Steps between polls of the generators: each costs the trainer a fraction of a millisecond."""
 
 
 class _Generator:
@@ -44,25 +44,25 @@ class _Generator:
 
 
 class Generators:
-    """A source for ``Trainer`` that never makes it wait.
+    """A source of examples for ``Trainer`` that never makes it wait.
 
-    Each actor has one call out. What has arrived is taken, and only then is the actor given new weights: it cannot run
-    ahead of the trainer. Nor is it given any while the pool is refreshed at the pace of ``settings.refresh`` per step
-    already. An actor that dies is started again by Ray, and one that hangs gives way to another; until it is back, the
-    pool is drawn from as it is, as far as ``settings.max_age`` allows.
+    Each actor has at most one pending call. It gets new weights only after its examples were taken, so it cannot run
+    ahead of the trainer, and only if the pool needs more to be refreshed by ``settings.refresh`` examples per step. Ray
+    restarts an actor that dies, and one that hangs is replaced; in the meantime the trainer draws from the pool as it
+    is, up to the age ``settings.max_age``.
 
     Args:
         dataset: clean images.
         settings: of the run.
         count: actors.
-        seed: of the images they choose.
-        num_cpus: CPUs asked for by each.
+        seed: of their choice of images.
+        num_cpus: CPUs of each.
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, count: int, *, seed: int, num_cpus: float = 1.0) -> None:
         actor: dict[str, Any] = {"num_cpus": num_cpus, "max_restarts": -1, "max_task_retries": 0}
         make_actor: Any = ray.remote(**actor)(_Generator)
-        # holds the images as long as actors may have to be started with them
+        # keeps the images as long as actors may be restarted with them
         self._start = partial(make_actor.remote, ray.put(dataset), settings)
         self.actors: list[Any] = [self._start() for _ in range(count)]
         self.chunk = min(CHUNK, settings.capacity)
@@ -77,7 +77,7 @@ class Generators:
         self._answered: set[Any] = set()
 
     def poll(self, trainer: Trainer, _rows: Tensor) -> Iterator[dict[int, Batch]]:
-        """What has arrived since the last look, if it is time for one."""
+        """The examples that arrived since the last poll, if it is time for one."""
         if trainer.step % POLL_EVERY:
             return
         if self._began is None:
@@ -103,12 +103,12 @@ class Generators:
         self._give_out(trainer, (trainer.step - self._began) * trainer.settings.refresh)
 
     def _replace_hung(self) -> None:
-        """New actors for those whose calls do not come back; before the first has, nobody knows how long one takes."""
+        """Replace actors whose calls hang; until the first call has returned, the usual duration is unknown."""
         if self._took is None:
             return
         longest = max(PATIENCE, 10 * self._took)
         for ref, (actor, since) in list(self._calls.items()):
-            # an actor's first call waits for its process
+            # the first call of an actor waits for its process
             if time.monotonic() - since > (longest if actor in self._answered else 10 * longest):
                 del self._calls[ref]
                 self.losses += 1
@@ -118,7 +118,7 @@ class Generators:
                 self._idle.append(another)
 
     def _give_out(self, trainer: Trainer, due: int) -> None:
-        """New weights for idle actors, unless what is out there suffices."""
+        """Send new weights to idle actors, unless pending examples suffice."""
         weights = None
         while self._idle and self.arrived + self.chunk * len(self._calls) <= due:
             if weights is None:
@@ -130,6 +130,6 @@ class Generators:
             self._calls[call] = actor, time.monotonic()
 
     def close(self) -> None:
-        """End the actors."""
+        """Kill the actors."""
         for actor in self.actors:
             ray.kill(actor)

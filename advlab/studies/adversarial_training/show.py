@@ -15,7 +15,7 @@ def ablation_table(study: Study) -> Table:
     rows = study.store.read_table("results.parquet").to_pylist()
     held_out = "test" if study.config["split"] == "train" else "validation"
     levels = sorted({int(name.rpartition("_")[2]) for row in rows for name in row if name.startswith("distortion_")})
-    title = f"{held_out.capitalize()} error, and median distortion to the nearest misread point at each level"
+    title = f"{held_out.capitalize()} error, and median distance to the nearest misclassified point at each level"
     table = Table(box=box.HORIZONTALS, title=title, title_justify="left", title_style="bold")
     table.add_column("variant", no_wrap=True)
     heads = ("seeds", f"{held_out} error %", "95% interval", "train error %", *(f"L2, level {k}" for k in levels), "s")

@@ -1,4 +1,4 @@
-"""The ablation of adversarial training: every variant from several seeds, each run a unit of work."""
+"""The ablation of adversarial training: every variant with several seeds, each run a unit of work."""
 
 from __future__ import annotations
 
@@ -34,76 +34,76 @@ from advlab.studies.adversarial_training import tuning
 from advlab.studies.adversarial_training.work import TrainUnit
 
 VERSION = 1
-"""Of the computation: a number that differs makes runs anew."""
+"""Version of the computation: runs of other versions are repeated."""
 RESULTS = "results.parquet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HardeningConfig:
-    """What decides the rows of an ablation."""
+    """Settings that determine the rows of an ablation."""
 
     dataset: str = "mnist"
     """mnist, fashion_mnist or cifar10."""
 
     variants: str = ",".join(VARIANTS)
-    """What is compared, comma separated."""
+    """Comma-separated variants to compare."""
 
     split: Literal["train", "fit"] = "train"
-    """train: all training images, measured on the test set; fit: without the last 10,000, measured on those alone,
-    for choosing hyper-parameters."""
+    """train: train on all training images and measure on the test set; fit: train without the last 10,000 and measure
+    on these only, to choose hyper-parameters."""
 
     seeds: int = 5
-    """Runs of each variant."""
+    """Number of runs of each variant, with consecutive seeds."""
 
     seed: int = 0
-    """First of the seeds."""
+    """First seed."""
 
     examples: int | None = None
-    """The first so many training images; all when absent."""
+    """Number of training images, from the first; all by default."""
 
     mode: Literal["synchronous", "asynchronous"] = "synchronous"
-    """synchronous: attack and train in turn, reproducible to the bit; asynchronous: generators of their own."""
+    """synchronous: attack and train in turn, reproducible to the bit; asynchronous: generators run in parallel."""
 
     generators: int = 1
-    """Generators of each run in asynchronous mode; each wants a CPU."""
+    """Generators of each run in asynchronous mode; each needs a CPU."""
 
     snapshot_epochs: int = 5
-    """Epochs between two snapshots of a run: what a crash can cost."""
+    """Epochs between snapshots of a run, of which a crash can lose one interval."""
 
     distortions: int = 300
-    """Held-out images whose minimal distortion is measured at every level."""
+    """Number of held-out images whose minimum distortion is measured at every level."""
 
     tune: int = 0
-    """Settings of each variant tried on the validation split before anything else; the best then replace those given.
-    None when 0."""
+    """Number of settings of each variant to try first on the validation split; the best replace those given. 0 for no
+    search."""
 
     pool: str | None = None
-    """Folder of another run's pool to begin with."""
+    """Folder of the pool of another run, to start with."""
 
     frozen: bool = False
-    """Leave that pool as it is instead of refreshing it."""
+    """Do not refresh that pool."""
 
     training: Settings = field(default_factory=Settings)
-    """What the variants have in common; a variant's own settings come first."""
+    """Settings shared by the variants; a variant's own settings take precedence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """How each run is spread: without a pool its results are the same but for rounding, with one they are as of another
-    seed."""
+    """Distribution of each run over workers: it changes results of runs without a pool by rounding only, and those of
+    runs with one like another seed."""
 
     workers: int = 1
-    """Workers of Ray Train that share each run: a part of every batch and of the pool each."""
+    """Number of Ray Train workers per run, each with a part of every batch and of the pool."""
 
     gpus: bool = False
-    """One GPU per worker, NCCL; otherwise one CPU each, gloo."""
+    """One GPU per worker with NCCL; otherwise one CPU per worker with gloo."""
 
     accelerator: str | None = None
-    """Kind of GPU to ask the cluster for, as Ray names it, such as A100; any when absent."""
+    """Kind of GPU, as Ray names it, such as A100; any by default."""
 
     @property
     def shared(self) -> bool:
-        """Whether runs are trained by Ray Train one after another, and not side by side on the actor pool."""
+        """Whether Ray Train trains the runs one after another, rather than the actor pool in parallel."""
         return self.workers > 1 or self.gpus
 
 
@@ -119,7 +119,7 @@ class HardeningPlan:
 
 
 def prepare(config: HardeningConfig, layout: Layout = Layout()) -> HardeningPlan:
-    """Load the data and spell the variants out.
+    """Load the data and check the variants.
 
     Raises:
         UserError: an unknown variant, network or data set, or an impossible number.
@@ -134,7 +134,7 @@ def prepare(config: HardeningConfig, layout: Layout = Layout()) -> HardeningPlan
         ("--workers", layout.workers, 1),
     )
     if config.frozen and config.pool is None:
-        raise UserError("--frozen says to leave a pool as it is, but there is none; name its folder with --pool.")
+        raise UserError("--frozen needs a pool; give its folder with --pool.")
     names = listed(config.variants)
     if not names:
         raise UserError(f"--variants names no variant; choose among {', '.join(VARIANTS)}.")
@@ -149,7 +149,7 @@ def prepare(config: HardeningConfig, layout: Layout = Layout()) -> HardeningPlan
 
 
 def _images(config: HardeningConfig) -> tuple[Dataset, Dataset]:
-    """Those to train on, and those held out."""
+    """Training and held-out images."""
     train = data.load(config.dataset, config.split)
     examples = len(train) if config.examples is None else config.examples
     if not 1 <= examples <= len(train):
@@ -159,11 +159,11 @@ def _images(config: HardeningConfig) -> tuple[Dataset, Dataset]:
 
 
 def _require_shares(config: HardeningConfig, layout: Layout, examples: int) -> None:
-    """Raise a UserError unless there is something for every worker in every step."""
+    """Raise a UserError unless every worker has a share of every step."""
     settings, workers = config.training, layout.workers
     if layout.shared and config.mode == "asynchronous":
         raise UserError(
-            "--mode asynchronous has one trainer, on a CPU; leave out --workers and --gpus, or choose synchronous."
+            "--mode asynchronous has a single trainer on a CPU; leave out --workers and --gpus, or choose synchronous."
         )
     for option, value in (
         ("--batch-size", settings.batch_size),
@@ -171,7 +171,7 @@ def _require_shares(config: HardeningConfig, layout: Layout, examples: int) -> N
         ("--capacity", settings.capacity),
     ):
         if value < workers:
-            raise UserError(f"{option} {value} cannot be cut into {workers} parts; choose at least that many.")
+            raise UserError(f"{option} {value} cannot be split into {workers} parts; choose at least that many.")
     last = examples % settings.batch_size or settings.batch_size
     if last < workers:
         raise UserError(
@@ -181,20 +181,20 @@ def _require_shares(config: HardeningConfig, layout: Layout, examples: int) -> N
 
 
 def begin(plan: HardeningPlan, out: str | None) -> Study:
-    """Start a study, or continue it where ``out`` holds part of it.
+    """Start a study, or continue it if ``out`` holds part of it.
 
     Raises:
         UserError: a folder that cannot be used.
     """
     config = asdict(plan.config)
-    for choice in ("variants", "seeds", "seed"):  # more of them join the same study
+    for choice in ("variants", "seeds", "seed"):  # more of these extend the same study
         del config[choice]
     config["training"] = plan.config.training.decisive()
     return Study.begin("hardening", config, out)
 
 
 def tune(plan: HardeningPlan, study: Study, options: PoolOptions, *, on_progress: OnProgress = lambda _: None) -> None:
-    """Choose the settings of the variants, if ``--tune`` asks for it; Ray must be connected.
+    """Search for settings of the variants if ``--tune`` is given; Ray must be connected.
 
     Raises:
         UserError: no trial of a variant ran to its end.
@@ -212,7 +212,7 @@ def tune(plan: HardeningPlan, study: Study, options: PoolOptions, *, on_progress
 
 
 def room_for_generators(config: HardeningConfig, options: PoolOptions) -> PoolOptions:
-    """Pool options that leave a CPU to each generator, where there are that many; Ray must be connected."""
+    """Pool options that leave a CPU for each generator, if there are enough; Ray must be connected."""
     if config.mode == "synchronous":
         return options
     cpus = ray.cluster_resources().get("CPU", 1)
@@ -227,7 +227,7 @@ def run(plan: HardeningPlan, study: Study, pool: ActorPool, *, on_progress: OnPr
     per epoch), ``models/`` and ``pools/`` (the newest snapshots of every run).
 
     Raises:
-        UserError: units of work failed; the others are done and kept.
+        UserError: units of work failed; the others are finished and kept.
     """
     pool.require_file(study.store.uri, MANIFEST)
     pool.share("train", plan.train)
@@ -237,10 +237,10 @@ def run(plan: HardeningPlan, study: Study, pool: ActorPool, *, on_progress: OnPr
 
 
 def run_shared(plan: HardeningPlan, study: Study, layout: Layout, *, on_progress: OnProgress = lambda _: None) -> None:
-    """As ``run``, but one run after another, each by the workers of Ray Train, whose checkpoints lie in ``train/``.
+    """As ``run``, but one run after another, each by workers of Ray Train with checkpoints in ``train/``.
 
     Raises:
-        UserError: workers kept failing; what is finished is kept.
+        UserError: workers kept failing; finished work is kept.
     """
     with _following(plan, study, on_progress) as (missing, follow, _):
         for unit in missing:
@@ -258,7 +258,7 @@ def run_shared(plan: HardeningPlan, study: Study, layout: Layout, *, on_progress
 
 
 def _work(given: dict[str, Any]) -> None:
-    """What every worker of a run does."""
+    """Run one worker of a training run."""
     torch.set_num_threads(1)
     given["unit"].run_among(OnRay(), *_images(given["config"]))
 
@@ -267,7 +267,7 @@ def _work(given: dict[str, Any]) -> None:
 def _following(
     plan: HardeningPlan, study: Study, on_progress: OnProgress
 ) -> Iterator[tuple[list[TrainUnit], Callable[[Any, Any], Iterable[Unit]], Stage]]:
-    """The runs that are not done yet, whom to tell when one is, and where to say how far it is."""
+    """The runs left to do, a callback for finished ones, and the progress bar."""
     store = study.store
     seeds = range(plan.config.seed, plan.config.seed + plan.config.seeds)
     units = [_unit(plan, study, name, seed) for seed in seeds for name in plan.variants]
@@ -289,7 +289,7 @@ def _following(
 
 
 def write_results(plan: HardeningPlan, study: Study) -> None:
-    """Gather the rows of all runs that are done, those of earlier commands too."""
+    """Collect the rows of all finished runs, including those of earlier commands."""
     found = [re.fullmatch(r"runs/variant=(.+)/seed-(\d+)\.parquet", name) for name in study.store.files("runs")]
     named = sorted((match[1], int(match[2])) for match in found if match and is_variant(match[1]))
     units = [_unit(plan, study, name, seed) for name, seed in named]
@@ -299,7 +299,7 @@ def write_results(plan: HardeningPlan, study: Study) -> None:
 
 
 def _unit(plan: HardeningPlan, study: Study, name: str, seed: int) -> TrainUnit:
-    """One run; its key is made of all that decides its row."""
+    """One run; its key is a hash of everything that determines its row."""
     config = plan.config
     settings = tuning.settled(study, name, variant(name, config.training, plan.levels))
     generators = config.generators if config.mode == "asynchronous" else 0

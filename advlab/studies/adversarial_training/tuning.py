@@ -1,6 +1,6 @@
-"""Settings of a variant by Ray Tune, chosen on the validation split alone: what is measured later has no say."""
+"""The search for a variant's settings by Ray Tune, on the validation split only."""
 
-# ruff: noqa: ARG002 (Tune hands its callbacks more than these look at)
+# ruff: noqa: ARG002 (Tune passes its callbacks more than these use)
 
 from __future__ import annotations
 
@@ -30,16 +30,15 @@ METRIC = "validation_error"
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What is tuned of a variant: rates on a logarithmic scale, and sizes and weights of the levels in use.
+    """The search space of a variant: rates on a logarithmic scale, and sizes and weights of the levels in use.
 
-    A variant without adversarial examples stays what its name says: of weight decay and dropout, what is 0 in it
-    stays 0.
+    In a variant without adversarial examples, a weight decay or dropout of 0 stays 0, so that it matches its name.
     """
 
     settings: Settings
 
     def sample(self) -> dict[str, Any]:
-        """Tune's description of it."""
+        """The space in Tune's format."""
         adversarial = bool(self.settings.levels or self.settings.virtual)
         space = {"learning_rate": tune.loguniform(1e-3, 8e-3)}
         if adversarial or self.settings.weight_decay:
@@ -54,7 +53,7 @@ class Space:
         return space
 
     def settle(self, point: dict[str, float]) -> Settings:
-        """The settings that a point of the space stands for."""
+        """The settings of a point of the space."""
         sizes, mixing = list(self.settings.sizes), list(self.settings.mixing)
         for level in self.settings.levels:
             sizes[level], mixing[level] = point[f"size_{level}"], point[f"mixing_{level}"]
@@ -79,25 +78,25 @@ def choose(
     examples: int,
     on_progress: OnProgress = lambda _: None,
 ) -> None:
-    """Try ``trials`` settings of each variant; those of least validation error are kept in the manifest.
+    """Try ``trials`` settings of each variant; those with the smallest validation error are stored in the manifest.
 
-    A trial trains from seed 0 on the training images without the last 10,000, which it is measured on; it is given up
-    early where others were better after as many epochs (successive halving, Li et al. 2020). The search is Optuna's
-    tree-structured Parzen estimator (Bergstra et al. 2011). Killed, it goes on with the trials that are not done.
+    A trial trains with seed 0 on the training images without the last 10,000, and is evaluated on these; it is stopped
+    early if others were better after as many epochs (successive halving, Li et al. 2020). The search is Optuna's
+    tree-structured Parzen estimator (Bergstra et al. 2011). A killed search resumes with the unfinished trials.
 
     Writes ``tuning/variant=….parquet``, one row per trial: its point, ``epochs`` and ``validation_error``.
 
     Args:
-        study: where it lies.
-        variants: by name, the settings that are fixed or begun with.
+        study: the study.
+        variants: their settings, by name.
         trials: per variant.
-        options: CPUs and GPUs of a trial, and how many at a time.
+        options: CPUs and GPUs of a trial, and the number of parallel trials.
         dataset: name of the data set.
-        examples: the first so many training images.
-        on_progress: told each trial's result.
+        examples: number of training images, from the first.
+        on_progress: called with each trial's result.
 
     Raises:
-        UserError: no trial of a variant ran to its end.
+        UserError: no trial of a variant finished.
     """
     chosen = study.manifest.setdefault("chosen", {})
     for name, settings in variants.items():
@@ -107,7 +106,7 @@ def choose(
 
 
 def settled(study: Study, name: str, settings: Settings) -> Settings:
-    """The settings of a variant in a study: those that were chosen, if they were tuned, else those given."""
+    """The settings of a variant in a study: the tuned ones if there are any, else the given ones."""
     chosen = study.manifest.get("chosen", {})
     return Space(settings).settle(chosen[name]) if name in chosen else settings
 
@@ -151,13 +150,13 @@ def _search(
             ).fit()
     whole = [row for row in rows if row["epochs"] == epochs]
     if not whole:
-        raise UserError(f"no trial of {name!r} ran to its end; look at {folder} for what went wrong.")
+        raise UserError(f"no trial of {name!r} finished; see {folder} for the errors.")
     best = min(whole, key=lambda row: row[METRIC])
     return _point(best)
 
 
 def _optuna(space: Space, rows: list[dict[str, Any]]) -> OptunaSearch:
-    """A search that knows what the trials of earlier commands came to."""
+    """A search initialised with the results of earlier commands."""
     distributions = OptunaSearch.convert_search_space(space.sample())
     known = [
         optuna.trial.create_trial(value=row[METRIC], params=_point(row), distributions=distributions) for row in rows
@@ -170,7 +169,7 @@ def _point(row: dict[str, Any]) -> dict[str, float]:
 
 
 def _trial(config: dict[str, float], *, space: Space, images: dict[str, SharedDataset], threads: int) -> None:
-    """Train at a point of the space; tells its validation error after each epoch."""
+    """Train with the settings of a point; reports the validation error after each epoch."""
     torch.set_num_threads(threads)
     validation = images["validation"].dataset()
     trainer = Trainer(space.settle(config), images["fit"].dataset(), seed=0, source=Alternating())
@@ -182,7 +181,7 @@ def _trial(config: dict[str, float], *, space: Space, images: dict[str, SharedDa
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """Who hears of trials, and where their rows are kept."""
+    """The recipients of the results of trials."""
 
     stage: Stage
     variant: str
@@ -194,7 +193,7 @@ class _Told:
 
 
 class _Listener(tune.Callback):
-    """Tune pickles its callbacks to its notes: this one holds nothing."""
+    """A callback without state, as Tune pickles its callbacks."""
 
     told: ClassVar[_Told]
 

@@ -1,4 +1,4 @@
-"""One training run of the ablation: a unit of work, or what each of several workers does; it goes on where it was."""
+"""One training run of the ablation, by a unit of work or by several workers; resumable."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ STATE = "state.pt"
 
 @dataclass(frozen=True, slots=True)
 class TrainUnit:
-    """Train one variant from one seed, and measure it.
+    """Train one variant with one seed, and evaluate it.
 
     Attributes:
         store: URI of the study's folder.
         variant: its name.
         seed: of the run.
-        settings: what the variant is.
-        key: content address of the row it makes.
-        held_out: ``test`` or ``validation``, what it is measured on.
-        generators: actors that make examples beside the trainer; 0 alternates.
-        snapshot_epochs: between two snapshots.
-        distortions: held-out images whose minimal distortion is measured.
-        pool: folder of a pool to begin with, or None.
-        frozen: whether that pool stays as it is.
+        settings: of the variant.
+        key: content address of its row.
+        held_out: ``test`` or ``validation``, the images it is evaluated on.
+        generators: actors that make examples beside the trainer; with 0 attacks and training alternate.
+        snapshot_epochs: epochs between snapshots.
+        distortions: number of held-out images whose minimum distortion is measured.
+        pool: folder of a pool to start with, or None.
+        frozen: whether that pool is not refreshed.
     """
 
     store: str
@@ -74,12 +74,12 @@ class TrainUnit:
 
     @property
     def part(self) -> str:
-        """The file of its row."""
+        """The file of the run's row."""
         return f"runs/{self.stem}.parquet"
 
     @property
     def stem(self) -> str:
-        """What its files are called, in the folder of their kind."""
+        """The stem of the names of the run's files."""
         return f"variant={self.variant}/seed-{self.seed:04d}"
 
     def run(self, resources: Resources) -> None:
@@ -120,7 +120,7 @@ class TrainUnit:
             (metrics["cpu_seconds"],) = trainer.ranks.sums([time.process_time() - cpu])
             epoch = trainer.step // trainer.steps_per_epoch
             if not math.isfinite(metrics["loss"]):
-                raise UserError(f"{self.name}: the loss is no number any more in epoch {epoch}; lower --learning-rate.")
+                raise UserError(f"{self.name}: the loss is NaN or infinite in epoch {epoch}; lower --learning-rate.")
             curve.append({"epoch": float(epoch), **metrics})
             note(f"{self.name}: epoch {epoch} of {self.settings.epochs}, loss {metrics['loss']:.4f}")
             if epoch % self.snapshot_epochs == 0 or trainer.step == trainer.total:
@@ -145,9 +145,9 @@ class TrainUnit:
             if widths.get(level) != width:
                 raise UserError(
                     f"--pool {self.pool!r} holds {width} activations per example at level {level}, and {network} "
-                    "does not; take another pool, or that network."
+                    "does not; choose another pool, or that network."
                 )
-            held.births.zero_()  # steps of another run mean nothing in this one
+            held.births.zero_()  # step numbers of another run have no meaning in this one
         return pool
 
     def _row(self, trainer: Trainer, curve: list[dict[str, float]], held_out: Dataset) -> dict[str, Any]:
@@ -169,8 +169,8 @@ class TrainUnit:
 
 
 def distortions(network: nn.Module, images: Dataset) -> dict[str, float]:
-    """How far the nearest misread point is at every level: ``distortion_k``, the median L2 norm, and
-    ``relative_distortion_k``, the median share of the activation's own norm, over images read rightly."""
+    """Distance to the nearest misclassified point at every level: ``distortion_k``, its median L2 norm, and
+    ``relative_distortion_k``, its median relative to the activation's norm, over correctly classified images."""
     levels = Levels(network)
     found: dict[str, float] = {}
     images = images.to(next(network.parameters()).device)
@@ -185,18 +185,18 @@ def distortions(network: nn.Module, images: Dataset) -> dict[str, float]:
 
 
 class Keeper(Protocol):
-    """Where a run keeps what it needs to go on."""
+    """Storage for the state from which a run resumes."""
 
     def resume(self, trainer: Trainer) -> list[dict[str, float]]:
-        """Go on from what was kept last by the same run, if anything was; returns the curve up to there."""
+        """Restore the last stored state of the same run, if there is one; returns the curve up to there."""
 
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
-        """Keep the trainer and its pool as they are."""
+        """Store the current state of the trainer and its pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshots:
-    """A `Keeper` of a trainer by itself: its state lies beside the snapshot of its pool.
+    """A `Keeper` for a single trainer: its state is stored beside the snapshot of its pool.
 
     Attributes:
         store: of the study.
@@ -227,9 +227,9 @@ class Snapshots:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """A `Keeper` of workers that share a run: Ray Train's checkpoints, to which each gives its own shard.
+    """A `Keeper` for workers that share a run: checkpoints of Ray Train, each worker's shard included.
 
-    The pool's snapshot is written too, for whoever reads it; it is whole, and no worker needs it.
+    A snapshot of the whole pool is also written for other readers; the workers do not need it.
 
     Attributes:
         launcher: this worker's.
@@ -244,7 +244,7 @@ class Checkpoints:
     key: str
 
     def resume(self, trainer: Trainer) -> list[dict[str, float]]:
-        """See `Keeper`; shards of another number of workers are dealt anew."""
+        """See `Keeper`; shards of another number of workers are redistributed."""
         with self.launcher.newest() as folder:
             if folder is None:
                 return []

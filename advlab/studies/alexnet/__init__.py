@@ -1,1 +1,1 @@
-"""AlexNet trained by data-parallel workers: what a run is (`study`), and what each of its workers does (`work`)."""
+"""AlexNet trained by data-parallel workers: the run (`study`) and its workers (`work`)."""

@@ -18,7 +18,7 @@ from advlab.studies.experiment import Experiment
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlexNet(Experiment[None, Study, None]):
-    """AlexNet (Krizhevsky et al. 2012) by data-parallel workers on Ray Train, to be attacked by other studies."""
+    """Train AlexNet (Krizhevsky et al. 2012) by data-parallel workers on Ray Train, for use in other studies."""
 
     kind = "alexnet"
 

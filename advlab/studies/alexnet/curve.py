@@ -1,4 +1,4 @@
-"""The learning curve of a training run: a row per finished epoch."""
+"""The learning curve of a training run: one row per finished epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FOLDER = "curve"
 
 
 def write(store: Store, epoch: int, row: dict[str, float]) -> None:
-    """Note what an epoch came to; one that was taken again replaces its row."""
+    """Write the row of an epoch; an epoch that was repeated replaces its row."""
     store.write_table(f"{FOLDER}/epoch-{epoch:05d}.parquet", pa.Table.from_pylist([row]))
 
 

@@ -1,4 +1,4 @@
-"""AlexNet's learning curve, and what a run came to."""
+"""Tables and figures of an AlexNet run: its results and its learning curve."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from advlab.transfer.metrics import wilson
 
 
 def show(study: Study) -> Shown:
-    """What the network came to, and its learning curve."""
+    """The results and the learning curve."""
     return Shown(
         tables=[table(study)],
         files={"figures/learning_curve.png": learning_curve(study)},
-        hints=[f"in other studies: --models study:{study.store.uri}"],
+        hints=[f"to use it in other studies: --models study:{study.store.uri}"],
         summary=study.manifest["result"],
     )
 
 
 def table(study: Study) -> Table:
-    """What the run came to."""
+    """The results of the run."""
     config, result = study.config, study.manifest["result"]
     rows = curve.read(study.store)
     shown = Table(title=f"AlexNet ({config['variant']}, width {config['width']:g}) on {config['data']}")
@@ -48,7 +48,7 @@ def table(study: Study) -> Table:
 
 
 def learning_curve(study: Study) -> bytes:
-    """Accuracy per epoch on training and held-out images, and at the end on those of the test; PNG."""
+    """Accuracy per epoch on training and held-out images, and on the test images at the end; PNG."""
     rows = curve.read(study.store)
     result = study.manifest["result"]
     epochs = [row["epoch"] for row in rows]

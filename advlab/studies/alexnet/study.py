@@ -1,4 +1,4 @@
-"""AlexNet by Ray Train, or in this process alone: what a run is, and where it is launched."""
+"""An AlexNet run: its checks and its launch on Ray Train or in this process."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from advlab.training import image_classifier
 
 
 def prepare(config: AlexNetConfig, layout: Layout) -> None:
-    """Check the settings, and that the images can be had.
+    """Check the settings and the images.
 
     Raises:
-        UserError: images that cannot be had or are not of three colours, or an impossible number.
+        UserError: images that are missing or do not have three channels, or an impossible number.
     """
     least = layout.workers if layout.min_workers is None else layout.min_workers
     require_at_least(
@@ -41,25 +41,25 @@ def prepare(config: AlexNetConfig, layout: Layout) -> None:
         ("--threads", layout.threads, 1),
     )
     if not re.fullmatch(r"[\w.-]+", config.name):
-        raise UserError(f"--name {config.name!r} is no name; choose letters, digits, dots and hyphens.")
+        raise UserError(f"--name {config.name!r} is not a valid name; use letters, digits, dots and hyphens.")
     if not 0 <= config.dropout < 1:
         raise UserError(f"--dropout {config.dropout:g} is impossible; choose at least 0 and less than 1.")
     if least > layout.workers:
-        raise UserError(f"--min-workers {least} is more than --workers {layout.workers}; choose no more than that.")
+        raise UserError(f"--min-workers {least} is more than --workers {layout.workers}; choose at most that.")
     if layout.workers * layout.accumulate > config.batch_size:
         parts = layout.workers * layout.accumulate
         raise UserError(
-            f"--batch-size {config.batch_size} cannot be cut into {parts} parts; choose at least that many."
+            f"--batch-size {config.batch_size} cannot be split into {parts} parts; choose at least that many."
         )
     if layout.alone and layout.workers > 1:
-        raise UserError(f"--alone is one process; leave --workers {layout.workers} or --alone out.")
+        raise UserError(f"--alone is a single process; leave out --workers {layout.workers} or --alone.")
     with torch.device("meta"):
         AlexNet(variant=config.variant, size=config.pixels(), width=config.width)
     _require_images(config)
 
 
 def begin(config: AlexNetConfig, layout: Layout, out: str | None) -> Study:
-    """Start a run, or continue it where ``out`` holds part of it.
+    """Start a run, or continue it if ``out`` holds part of it.
 
     Raises:
         UserError: a folder that cannot be used.
@@ -73,28 +73,24 @@ def _require_images(config: AlexNetConfig) -> None:
     dataset = config.images("train")
     rows, _ = image_classifier.share(len(dataset), config.held_out, config.examples)
     if config.batch_size > len(rows):
-        raise UserError(
-            f"--batch-size {config.batch_size} is more than the {len(rows)} images to learn from; choose less."
-        )
+        raise UserError(f"--batch-size {config.batch_size} is more than the {len(rows)} training images; choose less.")
     channels, side, _ = dataset.subset(slice(1)).images.shape[1:]
     if channels != 3:
-        raise UserError(f"--data {config.data} has images of {channels} channel; choose cifar10 or photos, in colour.")
+        raise UserError(f"--data {config.data} has images of {channels} channel; choose cifar10 or colour photos.")
     if side < config.pixels():
         raise UserError(f"--size {config.size} is more than the {side} pixels of {config.data}; choose at most that.")
     test = config.images("test")
     if isinstance(dataset, ImageFolder) and isinstance(test, ImageFolder) and set(test.files) & set(dataset.files):
-        raise UserError(
-            f"--data {config.data} has no test images of its own; put them into a folder test beside train."
-        )
+        raise UserError(f"--data {config.data} has no separate test images; put them into a folder test beside train.")
     if test.class_names != dataset.class_names:
-        raise UserError(f"--data {config.data} has other classes for testing than for training; mend its folders.")
+        raise UserError(f"--data {config.data} has other classes for testing than for training; fix its folders.")
 
 
 def run(study: Study, layout: Layout, *, on_progress: OnProgress = lambda _, **__: None) -> None:
-    """Train and measure, where that is not done yet; Ray must be connected.
+    """Train and evaluate, unless that is done; Ray must be connected.
 
     Raises:
-        UserError: the loss diverged, or workers kept failing; what is finished is kept.
+        UserError: the loss diverged, or workers kept failing; finished work is kept.
     """
     if study.manifest["finished"] is not None:
         return

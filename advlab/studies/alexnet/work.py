@@ -1,7 +1,7 @@
-"""What every worker of an AlexNet run does, whoever launched it.
+"""A worker of an AlexNet run, on Ray Train or alone.
 
-Every worker holds the whole network and sees its share of every batch; all make the same calls, and the first one
-writes. What is finished lies in files: a row of the learning curve per epoch, the trained model.
+Every worker has the whole network and its share of every batch; all make the same calls, and the first one writes.
+Finished work is in files: one row of the learning curve per epoch, and the trained model.
 """
 
 from __future__ import annotations
@@ -32,36 +32,37 @@ from advlab.training.image_classifier import DEFAULTS, Colours, Name, Precision,
 
 STATE = "state.pt"
 JUDGED = 10_000
-"""Training images, at most, on which the finished network's training error is measured."""
+"""Largest number of training images on which the training error of the finished network is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlexNetConfig:
-    """What decides the weights of a run."""
+    """Settings that determine the weights of a run."""
 
     name: str = "alexnet"
-    """What other studies call the model: two AlexNets in one matrix need two names."""
+    """Name of the model in other studies: two AlexNets in one matrix need different names."""
 
     variant: Variant = "krizhevsky"
-    """krizhevsky (one tower, local response normalisation), groups (his two towers) or torchvision (without it)."""
+    """krizhevsky (one tower, local response normalisation), groups (the original two towers) or torchvision (one tower
+    without normalisation)."""
 
     width: float = 1.0
-    """Factor of the numbers of maps and units."""
+    """Factor for the numbers of maps and units."""
 
     dropout: float = 0.5
-    """Share of the inputs of the first two fully connected layers that is dropped."""
+    """Probability of dropping inputs of the first two fully connected layers."""
 
     data: str = "cifar10"
     """cifar10, folder:PATH or imagenet:PATH (folders of classes in PATH/train and PATH/val)."""
 
     size: int | None = None
-    """Height and width of the crops, in pixels; when absent 32 for cifar10 and 227 for photos."""
+    """Height and width of the crops, in pixels; by default 32 for cifar10 and 227 for photos."""
 
     examples: int | None = None
-    """Training images, drawn once for all; all that are not held out when absent."""
+    """Number of training images, a fixed random choice; by default all that are not held out."""
 
     held_out: int = 5000
-    """Training images that are not learnt from: the validation set of the learning curve."""
+    """Number of training images held out as the validation set of the learning curve."""
 
     recipe: Name = "2012"
     """2012 (SGD with momentum, rate divided by ten at 1/3, 2/3 and 8/9 of the run, lighting noise) or modern (AdamW,
@@ -74,27 +75,27 @@ class AlexNetConfig:
     """Images per step, over all workers."""
 
     learning_rate: float | None = None
-    """The largest; when absent 0.01 for recipe 2012 and 0.001 for modern."""
+    """Peak learning rate; by default 0.01 for recipe 2012 and 0.001 for modern."""
 
     weight_decay: float | None = None
-    """When absent 0.0005 for recipe 2012 and 0.05 for modern."""
+    """Weight decay; by default 0.0005 for recipe 2012 and 0.05 for modern."""
 
     precision: Precision = "float32"
-    """Type in which products are made; weights stay float32."""
+    """Type in which products are computed; weights stay float32."""
 
     seed: int = 0
-    """Of the weights, the order, crops and dropout."""
+    """Seed of the weights, the order, crops and dropout."""
 
     def pixels(self) -> int:
         """Height and width of the crops."""
         return self.size or (alexnet.SIZE if self.of_photos() else 32)
 
     def of_photos(self) -> bool:
-        """Whether the images are files of any size."""
+        """Whether the images are files of arbitrary size."""
         return is_folder(self.data)
 
     def settings(self) -> Settings:
-        """The training's."""
+        """The settings of the training."""
         rate, decay = DEFAULTS[self.recipe]
         return Settings(
             recipe=self.recipe,
@@ -108,13 +109,13 @@ class AlexNetConfig:
         )
 
     def images(self, split: str) -> Dataset:
-        """Those of a split, as they lie before they are cropped."""
+        """The images of a split, before cropping."""
         if not self.of_photos():
             return data.load(self.data, split)
         return data.load(self.data, split, size=image_classifier.stored_size(self.pixels()), margin=1.0)
 
     def model(self, colours: Colours, dataset: Dataset) -> Recipe:
-        """How the model comes to be, in words that other studies understand."""
+        """The recipe of the model, which other studies read."""
         trained = asdict(self.settings())
         return Recipe(
             name=self.name,
@@ -139,16 +140,16 @@ class AlexNetConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout(TrainLayout):
-    """How the work is spread; the weights are the same but for rounding."""
+    """Distribution of the work; it changes weights by rounding only."""
 
     workers: int = 1
-    """Workers, each with a share of every batch."""
+    """Number of workers, each with a share of every batch."""
 
     min_workers: int | None = None
-    """Fewest workers to go on with when machines go; as many as --workers when absent."""
+    """Smallest number of workers with which training continues when machines are lost; --workers by default."""
 
     accumulate: int = 1
-    """Parts into which a worker cuts its share, to save memory."""
+    """Number of parts into which a worker splits its share of a batch, to save memory."""
 
     peak_tflops: float | None = None
     """A worker's peak, from which utilisation is computed; by default that of a large matrix product, measured."""
@@ -156,14 +157,14 @@ class Layout(TrainLayout):
 
 @dataclass(slots=True)
 class _Epoch:
-    """What an epoch has come to so far, over all workers; it goes into checkpoints."""
+    """Sums of the current epoch over all workers; part of checkpoints."""
 
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, right answers and examples
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, correct predictions and examples
     seconds: float = 0.0  # of training
 
 
 def work(config: AlexNetConfig, layout: Layout, store: Store, launcher: Launcher) -> None:
-    """Train, from where the newest checkpoint left it, and measure the errors."""
+    """Train, from the newest checkpoint if there is one, and measure the errors."""
     torch.set_num_threads(layout.threads)
     dataset = config.images("train")
     rows, held_out = image_classifier.share(len(dataset), config.held_out, config.examples)
@@ -194,7 +195,7 @@ class _Job:
         self.share_of_peak = flops / (peak * run.ranks.size)
 
     def train(self) -> None:
-        """All steps that are not in a checkpoint; the curve's row at the end of each epoch."""
+        """Take the steps after the checkpoint; write a row of the curve after each epoch."""
         run, every = self.run, self.layout.checkpoint_every
         per_epoch = run.settings.steps_per_epoch(len(run.rows))
         tally = Tally.empty(run.device)
@@ -215,7 +216,7 @@ class _Job:
             metrics = self._metrics(done)
             latest = {name: metrics[name] for name in ("train_loss", "train_accuracy", "images_per_second")}
             if not math.isfinite(metrics["train_loss"]):
-                raise UserError(f"the loss is no number any more at step {done}; lower --learning-rate.")
+                raise UserError(f"the loss is NaN or infinite at step {done}; lower --learning-rate.")
             if ends:
                 metrics |= self._validated()
                 if self.launcher.rank == 0:
@@ -225,7 +226,7 @@ class _Job:
             started = time.perf_counter()
 
     def finish(self, recipe: Recipe) -> None:
-        """The finished network, its error on the test images, which are seen here for the first time; and so on."""
+        """Save the finished network with its errors; the test images are used here for the first time."""
         run, network = self.run, self.run.network
         training_loss, wrong, seen = run.evaluate(run.dataset, run.rows[:JUDGED])
         _, held_wrong, held_seen = run.evaluate(run.dataset, self.held_out)
@@ -268,7 +269,7 @@ class _Job:
         return {"validation_loss": loss, "validation_accuracy": 1 - wrong / seen} if seen else {}
 
     def _resume(self) -> int:
-        """Read the newest checkpoint; the step to take next."""
+        """Load the newest checkpoint; returns the next step."""
         with self.launcher.newest() as folder:
             if folder is None:
                 return 0
@@ -280,7 +281,7 @@ class _Job:
         return int(state["step"])
 
     def _report(self, metrics: dict[str, float], *, saves: bool) -> None:
-        """Progress, with a checkpoint from the first worker: all hold the same."""
+        """Report progress, with a checkpoint from the first worker, as all hold the same state."""
         if not (saves and self.launcher.rank == 0):
             self.launcher.report(metrics, None)
             return

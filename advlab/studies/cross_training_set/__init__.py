@@ -1,1 +1,1 @@
-"""Examples across halves of the training set, Tables 3 and 4."""
+"""Transfer between models of disjoint halves of the training set: Tables 3 and 4."""

@@ -1,7 +1,7 @@
-"""Tables 3 and 4: models from disjoint halves of the training set, before the same distorted test images.
+"""Settings of Tables 3 and 4: models trained on disjoint halves of the training set, attacked on test images.
 
-It is a transfer study whose models bear the half they were trained on in their names; what is added here are the
-settings, and Table 3's errors on both halves.
+This is a transfer study of models whose names contain their half; this module adds the settings, and the errors on both
+halves for Table 3.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HALVES = "halves.parquet"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CrossTrainingSetConfig:
-    """What decides the rows of a cross-training-set study."""
+    """Settings that determine the rows of a cross-training-set study."""
 
     dataset: str = "mnist"
     """Data set: mnist or fashion_mnist."""
@@ -33,7 +33,7 @@ class CrossTrainingSetConfig:
     """Comma-separated zoo names of the models trained on the first half of the training set: M1 and M1'."""
 
     on_second: str = "fc100-100-10"
-    """Those trained on the second half: M2."""
+    """Comma-separated zoo names of the models trained on the second half: M2."""
 
     examples: int = 1000
     """Number of test images attacked per model: the first of the test set."""
@@ -45,23 +45,23 @@ class CrossTrainingSetConfig:
     """random, nearest, runner-up, least-likely, all, or a class."""
 
     amplitudes: str = "0.1"
-    """Comma-separated RMS to which perturbations are amplified: unclipped, clipped, clipped to that very RMS, and by
-    the formula as printed."""
+    """Comma-separated RMS to which perturbations are amplified, each in four variants: unclipped, clipped, of that RMS
+    after clipping, and by the formula as printed."""
 
     noise: str = "0.06,0.1"
-    """Comma-separated deviations of Gaussian noise."""
+    """Comma-separated standard deviations of Gaussian noise."""
 
     matched: str = "shuffled,sphere,noise,borrowed"
-    """Comma-separated controls that have each perturbation's own size."""
+    """Comma-separated controls with the same norm as each perturbation."""
 
     shard_size: int = 250
-    """Images per shard, the unit of work and of loss."""
+    """Images per shard, the unit of work."""
 
     seed: int = 0
     """Seed of the halves, of training, of random targets and of noise."""
 
     def transfer(self) -> TransferConfig:
-        """The transfer study that this is.
+        """The settings of the transfer study.
 
         Raises:
             UserError: a negative seed, or no model for one of the halves.

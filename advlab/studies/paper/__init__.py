@@ -1,1 +1,1 @@
-"""The paper's experiments, whole."""
+"""The complete experiments of the paper."""

@@ -1,10 +1,10 @@
-"""The whole of the paper's MNIST study as transfer studies in one folder, repeated over seeds.
+"""The paper's MNIST experiments as transfer studies in one folder, repeated over seeds.
 
 ``tables_1_and_2/seed=K``   the six models of Table 1, attacked on training images
 ``tables_3_and_4/seed=K``   models of two halves, attacked on test images
 ``readings``                the softmax rows by other readings of the paper's text
-``targets/POLICY``          the six models once more, by other policies of choosing targets
-``alignment.parquet``       why their examples transfer
+``targets/POLICY``          the six models with other target policies
+``alignment.parquet``       predictors of the transferability of their examples
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from advlab.transfer.controls import CURVE, MATCHED
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PaperConfig:
-    """What decides the rows of the paper's studies."""
+    """Settings that determine the rows of the paper's studies."""
 
     only: Literal["mnist"] = "mnist"
     """Which of the paper's experiments: mnist is section 4.2, Tables 1 to 4 and Figure 7."""
@@ -43,7 +43,7 @@ class PaperConfig:
     """lbfgs (the paper's), minimum-norm (ours) or foolbox:CLASS."""
 
     shard_size: int = 500
-    """Images per shard, the unit of work and of loss."""
+    """Images per shard, the unit of work."""
 
     def studies(self) -> dict[str, TransferConfig]:
         """The transfer studies, by their folders.
@@ -70,11 +70,11 @@ class PaperConfig:
 
 
 def record_alignment(out: str, seeds: int) -> None:
-    """Write ``alignment.parquet``: why the six models' examples transfer, one row per seed, source and target.
+    """Write ``alignment.parquet``: predictors of transferability, one row per seed, source and target.
 
     Columns: ``seed``, ``source``, ``target``, ``gradient_size`` of the target, ``alignment`` of the two,
-    ``variability`` of the source over seeds (null for a single one), ``rms`` and ``error_rate`` of the pair. A
-    file that is there for these seeds is left as it is.
+    ``variability`` of the source over seeds (null for a single one), ``rms`` and ``error_rate`` of the pair. An
+    existing file for these seeds is not changed.
     """
     store = Store(out, mending=True)
     if store.exists(ALIGNMENT) and set(store.read_shard(ALIGNMENT)["seed"].to_pylist()) == set(range(seeds)):

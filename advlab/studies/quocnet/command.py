@@ -18,7 +18,7 @@ from advlab.studies.quocnet.work import Layout, QuocNetConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuocNet(Experiment[None, Study, None]):
-    """QuocNet: learnt without labels on Ray Train, a car classifier on top, adversarial examples for it (Figure 6)."""
+    """Train QuocNet without labels on Ray Train, and a car classifier on top; attack the classifier (Figure 6)."""
 
     kind = "quocnet"
 

@@ -1,4 +1,4 @@
-"""QuocNet by Ray Train, or in this process alone: what a run is, and where it is launched."""
+"""A QuocNet run: its checks and its launch on Ray Train or in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from advlab.studies.quocnet.work import ATTACKED, SCORES, Layout, QuocNetConfig,
 
 
 def prepare(config: QuocNetConfig, layout: Layout) -> None:
-    """Check the settings, and that the images can be had.
+    """Check the settings and the images.
 
     Raises:
         UserError: an unknown model or data set, or an impossible number.
@@ -36,19 +36,19 @@ def prepare(config: QuocNetConfig, layout: Layout) -> None:
         ("--data-parallel", groups, 1),
     )
     if config.batch_size % groups:
-        raise UserError(f"--batch-size {config.batch_size} cannot be cut into {groups} parts; choose a multiple.")
+        raise UserError(f"--batch-size {config.batch_size} cannot be split into {groups} parts; choose a multiple.")
     if layout.parallelism == "fsdp" and layout.space > 1:
         workers = groups * layout.space
         raise UserError(f"--parallelism fsdp only splits batches; give --data-parallel {workers} --space 1.")
     if layout.alone and groups * layout.space > 1:
-        raise UserError("--alone is one process; leave --space and --data-parallel out, or --alone.")
+        raise UserError("--alone is a single process; leave out --space and --data-parallel, or --alone.")
     dataset = images(config, "train")
     if not config.batch_size <= len(dataset):
         raise UserError(f"--batch-size {config.batch_size} is more than the {len(dataset)} images of {config.data}.")
 
 
 def begin(config: QuocNetConfig, layout: Layout, out: str | None) -> Study:
-    """Start a run, or continue it where ``out`` holds part of it.
+    """Start a run, or continue it if ``out`` holds part of it.
 
     Raises:
         UserError: a folder that cannot be used.
@@ -59,10 +59,10 @@ def begin(config: QuocNetConfig, layout: Layout, out: str | None) -> Study:
 
 
 def run(study: Study, layout: Layout, *, on_progress: OnProgress = lambda _, **__: None) -> None:
-    """Train, classify and attack, where that is not done yet; Ray must be connected.
+    """Train, classify and attack, unless that is done; Ray must be connected.
 
     Raises:
-        UserError: workers kept failing; what is finished is kept.
+        UserError: workers kept failing; finished work is kept.
     """
     if study.manifest["finished"] is not None:
         return
@@ -83,14 +83,14 @@ def _has_losses(store: Store) -> bool:
 def losses(store: Store) -> pa.Table:
     """``step``, ``loss``, ``errors`` (per stage) and ``seconds`` of every step, each once.
 
-    A run that went on with another ``--checkpoint-every`` may have written a step twice.
+    A run that was resumed with another ``--checkpoint-every`` may have written a step twice.
     """
     table = pa.concat_tables(store.read_table(name) for name in store.files("losses", suffix=".parquet"))
     return table.take(np.unique(table["step"].to_numpy(), return_index=True)[1])
 
 
 def _summary(store: Store) -> dict[str, Any]:
-    """What the run came to, for its manifest."""
+    """The results of the run, for its manifest."""
     steps = losses(store)
     summary: dict[str, Any] = {
         "loss": float(np.mean(steps["loss"].to_numpy()[-50:])),

@@ -1,7 +1,7 @@
-"""What every worker of a QuocNet run does, whoever launched it.
+"""A worker of a QuocNet run, on Ray Train or alone.
 
-Every worker holds a part of the network (`advlab.training.quocnet_parallel`), all of them make the same calls, and the
-first one writes. What is finished lies in files: the loss of every step, scores, attacked images.
+Every worker has a part of the network (`advlab.training.quocnet_parallel`); all make the same calls, and the first one
+writes. Finished work is in files: the loss of every step, scores, attacked images.
 """
 
 from __future__ import annotations
@@ -31,51 +31,51 @@ from advlab.training.rica import Settings, Step, images_of, train
 
 SCORES, ATTACKED, FILTERS = "scores.parquet", "attacked.parquet", "filters.parquet"
 SHOWN_PLACES = 6
-"""Rows and columns of places whose filters are kept to be shown."""
+"""Rows and columns of positions whose filters are stored for display."""
 WHITENED_BY = 2_000_000
-"""Pixels whose statistics set the whitening filter, in whole images."""
+"""Number of pixels, in whole images, from whose statistics the whitening filter is computed."""
 FEATURE_BATCH = 250
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuocNetConfig:
-    """What decides the weights and the attacked images of a run."""
+    """Settings that determine the weights and the attacked images of a run."""
 
     model: str = "quocnet-small"
     """quocnet-1b (the paper's size), quocnet-small or quocnet-tiny (for 32 × 32 pixels)."""
 
     data: str = "cifar10"
-    """Images to learn from: cifar10 or folder:PATH; brought to the model's size."""
+    """Training images: cifar10 or folder:PATH, resized to the model's size."""
 
     examples: int | None = None
-    """The first so many of them; all when absent."""
+    """Number of training images, from the first; all by default."""
 
     steps: int = 2500
-    """Minibatches to learn from."""
+    """Number of training steps."""
 
     batch_size: int = 64
-    """Images per minibatch, over all workers."""
+    """Images per step, over all workers."""
 
     learning_rate: float = 0.02
-    """Of the first step; it falls to nothing along half a cosine."""
+    """Learning rate of the first step; it falls to zero along half a cosine."""
 
     sparsity: float = 0.2
     """Weight of the pooled units' activity against the reconstruction (λ)."""
 
     joint: bool = False
-    """Let the gradient of a stage's cost move the stages below it, too, as Le et al. (2012) do."""
+    """Let the gradient of a stage's cost update the stages below it, too, as Le et al. (2012) do."""
 
     optimiser: Literal["adam-mini", "sgd"] = "adam-mini"
-    """adam-mini: Adam with one rate per filter, not per weight. sgd keeps nothing beside weights and gradients."""
+    """adam-mini: Adam with one rate per filter, not per weight. sgd: without momentum, needs the least memory."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Type in which the local layers make their products; weights stay float32."""
+    """Type in which the local layers compute products; weights stay float32."""
 
     positive: str = "automobile"
     """Class that the classifier on the top features separates from all others; no classifier if the data lack it."""
 
     attacked: int = 24
-    """Held-out images of that class, read rightly, to make adversarial examples of."""
+    """Number of correctly classified held-out images of that class to attack."""
 
     seed: int = 0
     """Seed of the weights, and of the order of the images."""
@@ -83,20 +83,20 @@ class QuocNetConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout(TrainLayout):
-    """How the work is spread; the results are the same but for rounding."""
+    """Distribution of the work; it changes results by rounding only."""
 
     space: int = 1
-    """Workers that share one network, each holding some rows of its maps."""
+    """Number of workers that share one network, each with some rows of its maps."""
 
     data_parallel: int = 1
-    """Such groups, each working on a part of every minibatch."""
+    """Number of such groups, each with a part of every batch."""
 
     parallelism: Kind = "spatial"
-    """spatial splits the maps; fsdp the parameters (FSDP2), and then every worker has a part of the minibatch."""
+    """spatial splits the maps; fsdp splits the parameters (FSDP2), and every worker has a part of the batch."""
 
 
 def work(config: QuocNetConfig, layout: Layout, store: Store, launcher: Launcher) -> None:
-    """Train, from where the newest checkpoint left it; classify; attack."""
+    """Train, from the newest checkpoint if there is one; classify; attack."""
     torch.set_num_threads(layout.threads)
     device = launcher.device
     dataset = images(config, "train")
@@ -179,7 +179,7 @@ def _keep(
 def _detect(
     config: QuocNetConfig, parallel: Parallel, dataset: Dataset, store: Store, device: torch.device, *, writing: bool
 ) -> None:
-    """The classifier on the top features, its scores on held-out images, and adversarial examples for it."""
+    """Fit the classifier on the top features, score held-out images, and attack it."""
     network = parallel.network
     network.requires_grad_(False)
     held_out = images(config, "test")
@@ -208,7 +208,7 @@ def _detect(
 
 @torch.no_grad()
 def _features(network: QuocNet, dataset: Dataset, device: torch.device) -> Tensor:
-    """[N, F] on the CPU, every worker the same."""
+    """[N, F] on the CPU, the same in every worker."""
     starts = range(0, len(dataset), FEATURE_BATCH)
     size = network.shape.size
     batches = (images_of(dataset, slice(start, start + FEATURE_BATCH), size) for start in starts)

@@ -1,1 +1,1 @@
-"""The main job: models, their adversarial examples, and what every model says to them."""
+"""The transfer study: models, their adversarial examples, and every model's predictions for them."""

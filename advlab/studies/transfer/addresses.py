@@ -1,4 +1,4 @@
-"""Content addresses: what a shard must have been made from to belong to a study."""
+"""Content addresses of the shards of a transfer study."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from advlab.transfer import controls
 
 
 class Addresses:
-    """The content addresses of a transfer study, by the place of a shard.
+    """The content addresses of a transfer study, by source, target and start of a shard.
 
     Args:
         manifest: of the study: its settings and those of its attack.
@@ -32,13 +32,13 @@ class Addresses:
         return address("attack", self._fingerprints[source], self._content(start), *decisive)
 
     def predictions(self, source: str, target: str, start: int) -> str:
-        """The address of a target's answers to one shard of a source, a model or a control."""
+        """The address of a target's predictions for one shard of a source, a model or a control."""
         attacked = source if source in self._fingerprints else controls.attacked_model(source)
         origin = self.examples(attacked, start) if attacked else self._content(start)
         return address("evaluate", source, self._config["seed"], origin, self._fingerprints[target])
 
     def prediction_files(self, source: str, target: str, starts: Iterable[int]) -> dict[str, str]:
-        """The files of a target's answers to a source, and the address that each must have."""
+        """The files of a target's predictions for a source, and the address that each must have."""
         return {predictions_part(source, target, start): self.predictions(source, target, start) for start in starts}
 
     def _content(self, start: int) -> str:

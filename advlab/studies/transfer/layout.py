@@ -18,10 +18,10 @@ def examples_part(source: str, start: int) -> str:
 
 
 def predictions_folder(source: str, target: str) -> str:
-    """All answers of one target to one source."""
+    """All predictions of one target for one source."""
     return f"predictions/source={partition(source)}/target={partition(target)}"
 
 
 def predictions_part(source: str, target: str, start: int) -> str:
-    """A target's answers to one shard."""
+    """A target's predictions for one shard."""
     return f"{predictions_folder(source, target)}/part-{start:08d}.parquet"

@@ -1,4 +1,4 @@
-"""Check the form of a transfer study's ``study.json``, beside what every study's must have."""
+"""Validation of the ``study.json`` of a transfer study, in addition to that of all studies."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from advlab.transfer import controls
 SETTINGS = (
     "dataset", "split", "train_split", "models", "examples", "attack", "target", "controls", "shard_size", "seed",
 )  # fmt: skip
-"""The settings of a transfer study, all of which its command gives."""
+"""The settings that a transfer study must have, as its command records them."""
 
 _MODELS, _CELLS = 2_000, 4_000_000
-"""Models of a study, and cells of its matrix: more than any study has, few enough for every loop over them."""
+"""Limits on models and matrix cells: more than any study has, few enough for loops over them."""
 _MOST = 2**62
 
 
 def check(manifest: dict[str, Any]) -> None:
-    """Raise a ValueError, in words, for the first setting that cannot be one of a transfer study."""
+    """Raise a ValueError that describes the first invalid setting."""
     _transfer(manifest["config"])
-    require(isinstance(manifest.get("attack"), dict | None), "its attack is no object")
+    require(isinstance(manifest.get("attack"), dict | None), "its attack is not an object")
     for name in manifest.get("models", {}):
         require_name(name)
 
 
 def lacking(manifest: dict[str, Any]) -> list[str]:
-    """The settings that a transfer study must have and this one has not."""
+    """The settings that a transfer study must have and this one lacks."""
     settings = [key for key in SETTINGS if key not in manifest["config"] and key != "train_split"]
     return settings if isinstance(manifest.get("attack"), dict) else [*settings, "attack's settings"]
 
@@ -48,8 +48,8 @@ def _transfer(config: dict[str, Any]) -> None:
 
 
 def _names(models: Any, noise: Any) -> None:
-    """The models and controls, each by itself and as many as there are."""
-    require(isinstance(models, list) and isinstance(noise, list), "its models or controls are no list")
+    """Check the names of models and controls, and their number."""
+    require(isinstance(models, list) and isinstance(noise, list), "its models or controls are not a list")
     for name in (*models, *noise):
         require_name(name)
     require(len(models) <= _MODELS and len(set(models)) == len(models), f"it has {len(models):,} models")

@@ -19,7 +19,7 @@ _COLUMNS = ["label", "clean_prediction", "prediction", "source_prediction", "rms
 
 
 def count_table(table: pa.Table) -> Counts:
-    """The counts of rows of ``predictions/``."""
+    """The counts of a table of predictions."""
     columns = {column: table.column(column) for column in _COLUMNS}
     source = columns.pop("source_prediction")
     return count(
@@ -35,12 +35,12 @@ def reduce_counts(counts: Mapping[tuple[str, str], Counts]) -> pa.Table:
 
 
 def build(store: Store, files: Mapping[tuple[str, str], Mapping[str, str]]) -> pa.Table:
-    """The matrix of a study, summed file by file: memory does not grow with the number of examples.
+    """The matrix of a study, summed file by file, so that memory does not grow with the number of examples.
 
     Args:
-        store: where the study lies.
-        files: by source and target, the files of ``predictions/`` and the content address that each must have; what
-            else lies there is not counted.
+        store: of the study.
+        files: by source and target, the files of ``predictions/`` and the content address that each must have; other
+            files are not counted.
 
     Raises:
         UserError: a file is missing, damaged, or has rows of other weights, images or settings.
@@ -51,11 +51,11 @@ def build(store: Store, files: Mapping[tuple[str, str], Mapping[str, str]]) -> p
         try:
             table = store.read_shard(name, _COLUMNS)
         except FileNotFoundError as error:
-            raise UserError(f"{store.path(name)!r} is missing; run the same command again to make it.") from error
+            raise UserError(f"{store.path(name)!r} is missing; run the same command again to compute it.") from error
         if (table.schema.metadata or {}).get(ADDRESS_KEY, b"").decode(errors="replace") != address:
             raise UserError(
                 f"{store.path(name)!r} has rows of other weights, images or settings; another study may be writing to "
-                "this folder: end it, and run the same command again to make them again."
+                "this folder: end it, and run the same command again to recompute them."
             )
         return count_table(table)
 

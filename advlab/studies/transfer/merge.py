@@ -1,4 +1,4 @@
-"""Join parts of one study that were computed in different places."""
+"""Merging of studies, or of parts of one study, that were computed in different places."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from advlab.studies.transfer.results import TransferStudy
 from advlab.transfer import controls
 
 THREADS = 8
-"""Shards copied at a time; each takes the memory of its images."""
+"""Shards copied in parallel; each takes the memory of its images."""
 
 _UNITED = ("models", "controls", "examples")
-"""Settings in which the parts may differ, for none of them decides the rows of a shard."""
+"""Settings in which the parts may differ, as none of them affects the rows of a shard."""
 
 _ORIGIN = ("identity", "command", "versions", "revision", "started", "resumed", "finished", "hosts")
-"""What is kept of the manifest of a part."""
+"""Fields of a part's manifest that are kept."""
 
 
 def merge(
     parts: list[TransferStudy], out: str, on_progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> tuple[TransferStudy, int]:
-    """Write the union of transfer studies to ``out``, or go on with it where ``out`` holds part of it.
+    """Write the union of transfer studies to ``out``, or continue it if ``out`` holds part of it.
 
-    The union has the models and the controls of all parts, and as many examples as the largest. A shard is taken from
-    a part when it is whole and its content address is the one it must have in the union. Predictions are taken only
-    from parts whose examples are those of the union to the byte, so that all rows agree.
+    The union has the models and controls of all parts, and as many examples as the largest. A shard is copied from a
+    part if it is complete and has the content address that it must have in the union. Predictions are copied only from
+    parts with exactly the examples of the union, to the byte, so that all rows agree.
 
     Args:
-        parts: the studies; nothing in them is changed. The first of them that holds a shard gives it.
+        parts: the studies, which are not changed. A shard is copied from the first that has it.
         out: folder of the union.
-        on_progress: called as ``on_progress(done, total)``, in shards of attacked models and of plain noise.
+        on_progress: called as ``on_progress(done, total)``, in shards of attacked models and of model-free noise.
 
     Returns:
-        The union, and how many of its shards are missing: its command makes them.
+        The union, and the number of its missing shards, which its command computes.
 
     Raises:
-        UserError: studies whose rows do not belong together, or an ``out`` that holds something else.
+        UserError: studies with incompatible rows, or an ``out`` that holds something else.
     """
     for part in parts:
         _require_mergeable(part, parts[0])
@@ -92,10 +92,10 @@ def merge(
 
 
 def _require_mergeable(part: TransferStudy, first: TransferStudy) -> None:
-    """Raise a UserError when the settings of a part say that its rows are not of one study with the first's."""
+    """Raise a UserError if the settings of a part are incompatible with those of the first."""
     where = f"{part.store.uri!r} cannot be merged"
     if part.manifest["identity"] != study_identity(part.manifest):
-        raise UserError(f"{where}: its settings were edited; bring back the study.json it began with.")
+        raise UserError(f"{where}: its settings were edited; restore its original study.json.")
     if set(part.targets) - set(part.fingerprints):
         raise UserError(f"{where}: it was interrupted before its models were ready; leave it out.")
     for kind, ours, theirs in (
@@ -115,12 +115,12 @@ def _require_same_data(part: TransferStudy, largest: TransferStudy) -> None:
     if part.manifest["dataset"]["fingerprint"] != here.fingerprint:
         raise UserError(
             f"{part.store.uri!r} cannot be merged: its images are not those of {here.name} {here.split} on this "
-            "machine; merge where the data set is the one that the study was made from."
+            "machine; merge on a machine with the study's data set."
         )
 
 
 def _models(studies: list[TransferStudy]) -> dict[str, Any]:
-    """What the studies say of their models; a UserError when they mean different weights by one name."""
+    """The model entries of all studies; raises a UserError if a name has different weights."""
     found: dict[str, Any] = {}
     holder: dict[str, str] = {}
     for study in studies:
@@ -128,7 +128,7 @@ def _models(studies: list[TransferStudy]) -> dict[str, Any]:
             if found.setdefault(name, model)["fingerprint"] != model["fingerprint"]:
                 raise UserError(
                     f"model {name!r} has other weights in {study.store.uri!r} than in {holder[name]!r}, so their rows "
-                    "cannot be merged; give both places the same trained models, those of the cache, before they begin."
+                    "cannot be merged; copy the trained models of one cache to the other before both begin."
                 )
             holder.setdefault(name, study.store.uri)
     return found
@@ -155,14 +155,14 @@ def _copy_weights(model: str, union: TransferStudy, parts: list[TransferStudy]) 
 
 
 class _Copy:
-    """Copying the shards of the parts."""
+    """The copying of shards from the parts."""
 
     def __init__(self, union: TransferStudy, parts: list[TransferStudy]) -> None:
         self.union, self.addresses = union, union.addresses
         self.holders = [union.store, *(part.store for part in parts)]
 
     def run(self, on_progress: Callable[[int, int], None]) -> int:
-        """Copy all there is; returns how many shards are missing."""
+        """Copy all available shards; returns the number of missing ones."""
         groups = list(product([*self.union.targets, None], self.union.starts))
         missing = 0
         with ThreadPoolExecutor(THREADS) as threads:
@@ -172,7 +172,7 @@ class _Copy:
         return missing
 
     def _group(self, group: tuple[str | None, int]) -> int:
-        """Copy a shard's examples of one model and what was made from them, or, of no model, its plain noise."""
+        """Copy a shard's examples of one model and the files derived from them, or (None) its model-free noise."""
         attacked, start = group
         sources = [source for source in self.union.sources if self._origin(source) == attacked]
         holders, missing = self.holders, 0
@@ -191,7 +191,7 @@ class _Copy:
         return controls.attacked_model(source) if self.union.is_control(source) else source
 
     def _take(self, name: str, address: str, holders: list[Store]) -> bool:
-        """Whether one of the holders has this shard, whole; the union has it then too."""
+        """Copy a shard from the first store that has it complete; returns whether one has."""
         for holder in holders:
             if holder.holds(name, address):
                 if holder is self.union.store:

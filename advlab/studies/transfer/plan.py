@@ -1,4 +1,4 @@
-"""What a transfer study is to do: its settings, checked."""
+"""The plan of a transfer study: its settings, validated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransferConfig:
-    """What decides the rows of a transfer study."""
+    """Settings that determine the rows of a transfer study."""
 
     dataset: str = "mnist"
     """Data set: mnist, fashion_mnist, cifar10 or folder:PATH[?size=N]."""
@@ -35,14 +35,14 @@ class TransferConfig:
     """Split whose images are attacked: train, test, fit, validation, p1 or p2."""
 
     train_split: str = "train"
-    """Split the zoo models are trained on."""
+    """Split on which zoo models are trained."""
 
     models: str = "paper"
-    """Comma-separated zoo names (paper = the six of Table 1; NAME@SPLIT to train one on another split), study:DIR (the
+    """Comma-separated: zoo names (paper = the six of Table 1; NAME@SPLIT to train on another split), study:DIR (the
     models of another study or sweep), PATH.safetensors, torchvision:NAME, timm:NAME, file:PATH.py:FACTORY."""
 
     examples: int = 1000
-    """Number of images attacked per model: the first of the split."""
+    """Number of images attacked per model, from the first of the split."""
 
     attack: str = "lbfgs"
     """lbfgs (the paper's), minimum-norm[:EVALUATIONS] (ours, with its budget per image) or foolbox:CLASS."""
@@ -55,7 +55,7 @@ class TransferConfig:
     amplified-RMS[-clipped|-boxed|-literal], made from the perturbations of every model, or of one: shuffled-MODEL."""
 
     shard_size: int = 250
-    """Images per shard, the unit of work and of loss."""
+    """Images per shard, the unit of work."""
 
     seed: int = 0
     """Seed of training, of random targets and of noise."""
@@ -63,21 +63,21 @@ class TransferConfig:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done, every setting checked.
+    """A transfer study to be computed, with all settings validated.
 
     Attributes:
         config: the settings as given.
-        settings: the settings in full, as ``study.json`` keeps them; they decide what the same study is.
-        attack_settings: the attack's arguments and the version of its code; they decide it too.
+        settings: all settings, as in ``study.json``; part of the study's identity.
+        attack_settings: the attack's arguments and the version of its code; also part of the identity.
         attacked: the images to attack.
-        references: images that the attack is given as references, if it takes any.
-        trained_on: by split, the images zoo models are trained on.
+        references: reference images for the attack, if it uses any.
+        trained_on: by split, the images on which zoo models are trained.
         recipes: of the zoo models.
         models: names of the models.
-        external: those of them that come from elsewhere.
-        trained: those of them that come from other studies.
+        external: the external ones among them.
+        trained: those from other studies.
         controls: names of the noise sources.
-        reuse: folder of another study whose shards are taken over where they are the same.
+        reuse: folder of another study, whose shards are copied if their content addresses match.
     """
 
     config: TransferConfig
@@ -104,7 +104,7 @@ def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = 
 
     Raises:
         UserError: an unknown data set, split, model, attack, target or control; an impossible number; no study in
-            ``reuse`` or behind a ``study:``.
+            ``reuse`` or at a ``study:``.
     """
     names, trained = study_models.expand(zoo.expand(config.models), listed(trust_code))
     noise = listed(config.controls)
@@ -129,7 +129,7 @@ def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = 
             if split not in trained_on:
                 trained_on[split] = data.load(config.dataset, split)
             recipes[name] = zoo.recipe(name, trained_on[split], seed=config.seed)
-    # a model out of a study is its weights, whatever it is called there
+    # a model from a study is identified by its weights, not by its name there
     elsewhere = {name: external.load(name) for name in names if name not in trained and external.is_external(name)}
     stored = {name: model.checkpoint.network() for name, model in trained.items()}
     for name, network in (elsewhere | stored).items():
@@ -152,10 +152,10 @@ def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = 
 
 
 def _require_classifier(name: str, network: nn.Module, dataset: Dataset) -> None:
-    """Show the first images to a model, before anything is computed.
+    """Run a model on the first images, before anything is computed.
 
     Raises:
-        UserError: it fails on them, answers something else than finite logits, or has too few classes.
+        UserError: it fails, does not return finite logits, or has too few classes.
     """
     images = dataset.subset(slice(PROBED)).images
     try:
@@ -165,19 +165,19 @@ def _require_classifier(name: str, network: nn.Module, dataset: Dataset) -> None
     except UserError as error:
         raise UserError(f"model {name!r} cannot classify {dataset.name}: {error}") from error
     if bool(logits.isnan().any()):
-        raise UserError(f"model {name!r} answers NaN to the first images of {dataset.name}; mend it or leave it out.")
+        raise UserError(f"model {name!r} returns NaN for the first images of {dataset.name}; fix it or leave it out.")
     if classifier.num_classes < dataset.num_classes:
         raise UserError(
             f"model {name!r} has {classifier.num_classes} classes, and {dataset.name} has {dataset.num_classes}; "
-            "choose a model of as many, or other images."
+            "choose a model with as many, or another data set."
         )
     if classifier.num_classes > dataset.num_classes:
-        told = "model %r has %s classes, and %s has %s: its class k is taken for the data set's class k"
-        logger.warning(told, name, f"{classifier.num_classes:,}", dataset.name, dataset.num_classes)
+        warning = "model %r has %s classes, and %s has %s: its class k is assumed to be the data set's class k"
+        logger.warning(warning, name, f"{classifier.num_classes:,}", dataset.name, dataset.num_classes)
 
 
 def _references(config: TransferConfig, loaded: dict[str, Dataset]) -> Dataset:
-    """The first training images, whichever images are attacked; of a folder without a training split, its own."""
+    """The first training images, or those of the attacked split of a folder without a training split."""
     try:
         return references.among(loaded["train"] if "train" in loaded else data.load(config.dataset, "train"))
     except UserError:

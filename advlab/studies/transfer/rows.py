@@ -1,4 +1,4 @@
-"""Columns of numbers to Arrow tables and back."""
+"""Conversion between columns of numbers and Arrow tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def examples_from_arrow(table: pa.Table) -> Examples:
 
 
 def predictions_to_arrow(examples: Examples, clean: Answers, distorted: Answers, source: Answers | None) -> pa.Table:
-    """Rows of ``predictions/`` of one target; ``source`` holds the attacked model's own answers, if there is one."""
+    """Rows of ``predictions/`` of one target; ``source`` has the attacked model's own predictions, if there is one."""
     answers = [examples.index, examples.label, clean.prediction, distorted.prediction]
     own = pa.nulls(len(examples.index), pa.int64()) if source is None else pa.array(source.prediction)
     arrays = [*map(pa.array, answers), own, pa.array(distorted.margin), pa.array(examples.rms)]

@@ -1,4 +1,4 @@
-"""The main job: train or find the models, attack each once, show every example to all, and reduce to a matrix."""
+"""The execution of a transfer study: prepare the models, attack each, evaluate all, and reduce to the matrix."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from advlab.studies.transfer.work import AttackUnit, CountUnit, EvaluateUnit, Sh
 from advlab.transfer import controls
 
 SHARDS_AT_ONCE = 16
-"""Shards of images kept in the object store: units are given out shard by shard."""
+"""Number of shards of images kept in the object store: units are assigned shard by shard."""
 
 
 @dataclass(slots=True)
 class _Work:
-    """A study under way: the plan, the folder, the pool, and the models' fingerprints."""
+    """A running study: the plan, the folder, the pool, and the models' fingerprints."""
 
     plan: Plan
     study: TransferStudy
@@ -44,11 +44,11 @@ class _Work:
 
 
 def begin(plan: Plan, out: str | None) -> TransferStudy:
-    """Start a study, or continue it where ``out`` holds part of it.
+    """Start a study, or continue it if ``out`` holds part of it.
 
     Args:
         plan: what to compute.
-        out: folder of the study; a folder below ``runs/`` that is named after the settings when absent.
+        out: folder of the study; by default one below ``runs/`` named after the settings.
 
     Raises:
         UserError: a folder that cannot be used.
@@ -59,16 +59,16 @@ def begin(plan: Plan, out: str | None) -> TransferStudy:
 def run(
     plan: Plan, study: TransferStudy, pool: ActorPool, *, on_progress: Callable[[dict[str, int]], None] = lambda _: None
 ) -> None:
-    """Do what is not yet done of a study; Ray must be connected.
+    """Compute the missing parts of a study; Ray must be connected.
 
     Args:
-        plan: what the study was begun with.
-        study: where it lies.
-        pool: who does it.
+        plan: the plan with which the study was started.
+        study: the study.
+        pool: the actor pool.
         on_progress: called as ``on_progress({"attacked": …, "evaluated": …})``, in shards, after each unit.
 
     Raises:
-        UserError: units of work that failed; the others are done and kept.
+        UserError: units of work failed; the others are finished and kept.
     """
     work = _Work(plan, study, pool)
     pool.require_file(study.store.uri, MANIFEST)
@@ -81,7 +81,7 @@ def run(
 
 
 def _prepare_models(work: _Work) -> None:
-    """Share every model with the pool: from the study, from the cache, or trained on the pool now."""
+    """Share every model with the pool: from the study, from the cache, or newly trained on the pool."""
     plan, study = work.plan, work.study
     described = study.manifest.setdefault("models", {})
     missing: list[TrainUnit] = []
@@ -101,7 +101,7 @@ def _prepare_models(work: _Work) -> None:
         else:
             _adopt(work, found)
     if missing:
-        missing.sort(key=lambda unit: unit.parameters, reverse=True)  # so that no long one is left for last
+        missing.sort(key=lambda unit: unit.parameters, reverse=True)  # the longest first
         needed = {recipe.split: plan.trained_on[recipe.split] for recipe in (unit.recipe for unit in missing)}
         needed["test"] = data.load(plan.config.dataset, "test")
         for split, dataset in needed.items():
@@ -112,7 +112,7 @@ def _prepare_models(work: _Work) -> None:
                 trained = Checkpoint.from_bytes(content)
                 try:
                     _adopt(work, trained)
-                finally:  # once it is in the study, or even if that has failed
+                finally:  # after it is stored in the study, or if that fails
                     checkpoint.save(trained)
                 stage.advance(unit.name)
                 return ()
@@ -129,7 +129,7 @@ def _prepare_models(work: _Work) -> None:
 
 
 def _stored(store: Store, name: str) -> Checkpoint | None:
-    """The study's own copy of a model; None where it is torn, so that it is made again."""
+    """The study's own copy of a model; None if it is incomplete, so that it is trained again."""
     try:
         return read_model(store, weights_file(name))
     except (FileNotFoundError, ValueError):
@@ -137,7 +137,7 @@ def _stored(store: Store, name: str) -> Checkpoint | None:
 
 
 def _adopt(work: _Work, trained: Checkpoint, **described: Any) -> None:
-    """Keep a model in the study, before anything else is tried, and share it."""
+    """Store a model in the study, before anything else, and share it."""
     name, store = trained.recipe.name, work.study.store
     if _stored(store, name) is None:
         store.write_bytes(weights_file(name), trained.to_bytes())
@@ -152,7 +152,7 @@ def _share(work: _Work, name: str, network: nn.Module, fingerprint: str, **descr
 
 
 def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], None]) -> bool:
-    """Attack every shard that is not there yet; as each is there, show it to every model that has not seen it.
+    """Attack every missing shard; evaluate each attacked shard on every model without predictions for it.
 
     Returns whether there was anything to do.
     """
@@ -160,17 +160,17 @@ def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], No
     starts, addresses = work.study.starts, Addresses(work.study.manifest, work.fingerprints, plan.attacked)
     shards = {start: Shard(store.uri, start, config.seed) for start in starts}
     held = store.keys("examples") | store.keys("predictions")
-    # what is made from a model's attacked images: they themselves, and some controls; from none: the other controls
+    # sources by the model whose examples they are made from (itself and some controls); None for other controls
     made_from: dict[str | None, list[str]] = {name: [name] for name in plan.models} | {None: []}
     for control in plan.controls:
         made_from[controls.attacked_model(control)].append(control)
 
-    def evaluation(attacked: str | None, start: int, *, anew: bool = False) -> list[EvaluateUnit]:
+    def evaluation(attacked: str | None, start: int, *, again: bool = False) -> list[EvaluateUnit]:
         missing: dict[str, dict[str, str]] = {}
         for source in made_from[attacked]:
             for target in plan.models:
                 key = addresses.predictions(source, target, start)
-                if anew or held.get(predictions_part(source, target, start)) != key:
+                if again or held.get(predictions_part(source, target, start)) != key:
                     missing.setdefault(source, {})[target] = key
         return [EvaluateUnit(shards[start], attacked, missing)] if missing else []
 
@@ -200,7 +200,7 @@ def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], No
         def follow(unit: Any, _answer: Any) -> Iterable[Unit]:
             before, more = sum(done.values()), []
             if isinstance(unit, AttackUnit):
-                more = evaluation(unit.source, unit.shard.start, anew=True)
+                more = evaluation(unit.source, unit.shard.start, again=True)
                 done["attacked"] += 1
             else:
                 done["evaluated"] += len(unit.keys)
@@ -216,7 +216,7 @@ def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], No
 
 
 def _count(work: _Work) -> pa.Table:
-    """The matrix, each source's rows counted on the pool."""
+    """The matrix; each source's rows are counted on the pool."""
     study = work.study
     rows: dict[str, pa.Table] = {}
     with Stage("counting", len(study.sources)) as stage:
