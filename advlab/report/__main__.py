@@ -13,6 +13,7 @@ from advlab.store import Study
 from advlab.studies.experiment import present
 from advlab.studies.transfer import show, tables
 from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.view import View
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +32,8 @@ def main(options: Options) -> None:
     if options.markdown:
         study = TransferStudy.open(options.study)
         show.require_finished(study)
-        print(tables.markdown_models(study), tables.markdown_matrix(study), sep="\n\n")
+        view = View(study)
+        print(tables.markdown_models(view), tables.markdown_matrix(view), sep="\n\n")
         return
     kind = Study.open(options.study).manifest["kind"]
     experiment = studies.of_kind(kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,9 @@ DASHES: Any = ("-", (0, (5, 1.5)), (0, (2, 1.2)))
 """Curves differ in dashes as well as in hue, so that they can be told apart without colour."""
 CHART_WIDTH = 6.6
 """Inches."""
-MAGNIFIED = 10
+MAGNIFIED = 10.0
 """Factor by which the paper's figures 5 and 6 show a difference."""
+_VISIBLE = 0.5  # a difference that goes from grey to black or white
 
 
 def figure(width: float, height: float) -> Figure:
@@ -46,6 +48,16 @@ def png(drawn: Figure, **options: Any) -> bytes:
     # Without Matplotlib's version in it, a figure changes only when its picture does.
     drawn.savefig(buffer, format="png", metadata={"Software": None}, **options)
     return buffer.getvalue()
+
+
+def magnification(change: np.ndarray) -> float:
+    """The factor, of one digit and zeros, by which a change of intensities can be seen; at least the paper's ten."""
+    moved = np.abs(change[change != 0])  # an attack may leave most pixels as they are
+    largest = float(np.quantile(moved, 0.99)) if len(moved) else _VISIBLE
+    if MAGNIFIED * largest >= _VISIBLE:
+        return MAGNIFIED
+    power = 10.0 ** math.floor(math.log10(_VISIBLE / largest))
+    return power * (_VISIBLE / largest // power)
 
 
 def mosaic(tiles: np.ndarray, across: int, title: str) -> bytes:

@@ -30,11 +30,14 @@ MATRIX = pa.schema(
         ("error_rate", pa.float64()),
         ("ci_low", pa.float64()),  # Wilson, 95%
         ("ci_high", pa.float64()),
-        ("conditional_error_rate", pa.float64()),  # among the examples the target read rightly when clean
+        ("conditional_error_rate", pa.float64()),  # among the examples that the target classifies correctly when clean
         ("same_mistake_rate", pa.float64()),  # the target gives the attacked model's wrong answer; null for controls
         ("mean_rms", pa.float64()),
+        ("clean_error_rate", pa.float64()),  # of the target on the clean images; null where a file lacks the column
     ]
 )
+BRIEF_MATRIX = pa.schema(list(MATRIX)[:-1])
+"""What earlier revisions wrote."""
 
 
 def examples(image_shape: tuple[int, ...]) -> pa.Schema:

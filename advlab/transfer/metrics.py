@@ -20,10 +20,10 @@ class Counts:
 
     Attributes:
         n: rows.
-        errors: rows the target misreads.
-        clean_right: rows whose clean image the target reads rightly.
-        errors_of_clean_right: those of them it misreads when distorted.
-        same_mistakes: rows it misreads as the attacked model does; None for controls.
+        errors: rows the target misclassifies.
+        clean_right: rows whose clean image the target classifies correctly.
+        errors_of_clean_right: those of them it misclassifies when distorted.
+        same_mistakes: rows it misclassifies as the attacked model does; None for controls.
         rms_steps: sum of the RMS in steps of 1e-12.
     """
 
@@ -73,7 +73,7 @@ def wilson(errors: int, n: int) -> tuple[float, float]:
 
 
 def rates(counts: Counts) -> dict[str, float | int | None]:
-    """The columns of one row of the matrix, but for its two names."""
+    """The columns of one row of the matrix, except its two names."""
     low, high = wilson(counts.errors, counts.n)
     return {
         "n": counts.n,
@@ -83,4 +83,5 @@ def rates(counts: Counts) -> dict[str, float | int | None]:
         "conditional_error_rate": counts.errors_of_clean_right / counts.clean_right if counts.clean_right else None,
         "same_mistake_rate": None if counts.same_mistakes is None else counts.same_mistakes / counts.n,
         "mean_rms": counts.rms_steps / RMS_STEPS / counts.n,
+        "clean_error_rate": (counts.n - counts.clean_right) / counts.n,
     }

@@ -15,10 +15,12 @@ from advlab.attacks.criterion import Criterion
 from advlab.attacks.model import Model
 from advlab.attacks.result import Adversarial, judge
 from advlab.data import Dataset
+from advlab.studies.transfer import paper_numbers
 from advlab.studies.transfer.layout import predictions_folder
 from advlab.studies.transfer.matrix import build
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.rows import examples_from_arrow, examples_to_arrow, predictions_to_arrow
+from advlab.studies.transfer.view import View
 from advlab.transfer.evaluate import answer
 from advlab.transfer.generate import attack_dataset
 
@@ -32,6 +34,20 @@ CPU = torch.device("cpu")
 def study(small_study: Path) -> TransferStudy:
     """The small study, opened afresh."""
     return TransferStudy.open(str(small_study))
+
+
+@pytest.fixture
+def view(study: TransferStudy) -> View:
+    """What a report sees of the small study."""
+    return View(study)
+
+
+@pytest.fixture
+def repeating(study: TransferStudy, monkeypatch: pytest.MonkeyPatch) -> View:
+    """The small study as if it repeated the paper's Table 2."""
+    monkeypatch.setattr(paper_numbers, "FEWEST", EXAMPLES)
+    study.config.update(attack="lbfgs", target="random")
+    return View(study)
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +92,10 @@ def write_study(out: Path, train: Dataset, models: list[str]) -> TransferStudy:
                 "attack": "closed form",
                 "target": "runner-up",
                 "controls": controls,
+                "shard_size": EXAMPLES,
                 "seed": 0,
             },
+            "attack": {},
             "seed": 0,
             "versions": {"advlab": "0.1.0", "torch": torch.__version__},
             "revision": "519ff29",

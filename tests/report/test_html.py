@@ -16,10 +16,17 @@ import pytest
 from advlab import report
 from advlab.report.numbers import percent
 from advlab.store import Store
-from advlab.studies.transfer.page import page
+from advlab.studies.transfer import figures
+from advlab.studies.transfer import page as pages
 from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.view import View
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def page(study: TransferStudy | View) -> str:
+    view = study if isinstance(study, View) else View(study)
+    return pages.page(view, *figures.draw(view))
 
 
 class Elements(HTMLParser):
@@ -56,12 +63,14 @@ def test_the_page_needs_nothing_but_itself(study: TransferStudy) -> None:
 def test_every_number_of_the_matrix_is_on_the_page(study: TransferStudy) -> None:
     text = page(study)
     details = [html.unescape(cell["data-details"] or "") for cell in Elements(text).of("td") if "data-details" in cell]
-    assert len(details) == len(study.sources) * len(study.targets)
+    assert len(details) == (1 + len(study.sources)) * len(study.targets)
     for row in study.matrix().to_pylist():
         (found,) = [d for d in details if d.startswith(f"Made for {row['source']}, shown to {row['target']}\n")]
-        assert f"{percent(row['error_rate'])}% of {row['n']:,} misread" in found
+        assert f"{percent(row['error_rate'])}% of {row['n']:,} misclassified" in found
         assert f"{percent(row['ci_low'])}–{percent(row['ci_high'])}%" in found
         assert f"{percent(row['conditional_error_rate'])}% of those" in found
+        (clean,) = [d for d in details if d.startswith(f"Clean images, shown to {row['target']}\n")]
+        assert f"{percent(row['clean_error_rate'])}% of {row['n']:,} misclassified" in clean
 
 
 def test_tables_have_scopes_and_pictures_have_words(study: TransferStudy) -> None:
@@ -83,7 +92,7 @@ def test_hostile_names_are_escaped(one_model_study: TransferStudy) -> None:
 
 
 def test_a_study_of_one_model_has_a_page(one_model_study: TransferStudy) -> None:
-    assert "The model misreads" in page(one_model_study)
+    assert "The model misclassifies 100.0% of the examples" in page(one_model_study)
 
 
 def test_the_command_is_safe_to_paste() -> None:
@@ -112,34 +121,44 @@ def test_the_query_on_the_page_makes_the_matrix_again(study: TransferStudy) -> N
     with duckdb.connect(config={"file_search_path": study.store.root}) as connection:
         found = {(row[0], row[1]): row[2:] for row in connection.execute(html.unescape(query)).fetchall()}
     for row in study.matrix().to_pylist():
-        n, error_rate, conditional_error_rate, mean_rms = found[row["source"], row["target"]]
-        assert (n, error_rate) == (row["n"], row["error_rate"])
+        n, error_rate, conditional_error_rate, mean_rms, clean_error_rate = found[row["source"], row["target"]]
+        assert (n, error_rate, clean_error_rate) == (row["n"], row["error_rate"], row["clean_error_rate"])
         assert conditional_error_rate == pytest.approx(row["conditional_error_rate"], abs=1e-12)
         assert mean_rms == pytest.approx(row["mean_rms"], abs=1e-11)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser_nothing_overflows_is_fetched_or_goes_wrong(
-    study: TransferStudy, tmp_path: Path, width: int
-) -> None:
+def test_in_a_browser_nothing_overflows_is_fetched_or_goes_wrong(repeating: View, tmp_path: Path, width: int) -> None:
     # Headless Chromium does not go below 500 pixels of window, so the page is measured in a frame of that width.
     probe = """<script>
       const wrong = [];
       addEventListener("error", (event) => wrong.push(event.message));
       addEventListener("securitypolicyviolation", (event) => wrong.push(event.blockedURI));
       addEventListener("load", () => {
+        const root = document.documentElement, cell = document.querySelector("td.self"), looks = [], sticky = [];
+        const clean = document.querySelector("td.cell"), colours = new Set();
+        for (const radio of document.querySelectorAll("input[name=shown]")) {
+          radio.focus();
+          if (document.activeElement === radio) radio.click();
+          const paper = document.getElementById("paper").offsetParent !== null;
+          looks.push(cell.innerText.trim().split("\\n")[0] + (paper ? " paper" : ""));
+          colours.add(getComputedStyle(clean).backgroundColor);
+        }
         document.querySelector("[data-details]").focus();
-        const root = document.documentElement;
+        for (const box of document.querySelectorAll(".scroll"))
+          if (box.scrollWidth > box.clientWidth)
+            sticky.push(box.querySelector("th:first-child").offsetWidth / box.clientWidth);
         parent.postMessage({
           wrong, inner: innerWidth, overflow: Math.max(0, root.scrollWidth - root.clientWidth),
-          tip: !document.getElementById("tip").hidden,
+          tip: !document.getElementById("tip").hidden, looks: looks.join("|"),
+          narrow: sticky.every((share) => share <= 0.35), colours: colours.size,
           fetched: performance.getEntriesByType("resource").filter((entry) => !entry.name.startsWith("data:")).length,
           pictures: [...document.images].every((image) => image.complete && image.naturalWidth > 0),
         }, "*");
       });
     </script>"""
-    inner = page(study).replace("<style>", probe + "<style>", 1)
+    inner = page(repeating).replace("<style>", probe + "<style>", 1)
     frame = tmp_path / "frame.html"
     frame.write_text(
         f'<!doctype html><meta charset="utf-8"><iframe width="{width}" height="900" style="border:0" '
@@ -154,5 +173,11 @@ def test_in_a_browser_nothing_overflows_is_fetched_or_goes_wrong(
         [str(CHROMIUM), *flags, frame.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
     (said,) = re.findall(r"<output>(.*?)</output>", run.stdout)
-    expected = f"wrong,;inner,{width};overflow,0;tip,true;fetched,0;pictures,true"
-    assert html.unescape(said) == expected
+    found = dict(part.split(",", 1) for part in html.unescape(said).split(";"))
+    looks = found.pop("looks").split("|")
+    expected = {"wrong": "", "inner": str(width), "overflow": "0", "tip": "true", "narrow": "true", "colours": "2"}
+    assert found == expected | {"fetched": "0", "pictures": "true"}
+    own = repeating.matrix.own[0]
+    rates = (own.error_rate, own.conditional_error_rate, own.same_mistake_rate)
+    shown = [f"{percent(rate)}{paper}" for rate, paper in zip(rates, (" paper", "", ""), strict=True)]
+    assert [look.partition(" rgb")[0] for look in looks] == shown

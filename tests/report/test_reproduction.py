@@ -49,12 +49,13 @@ def write(out: Path, models: list[str], config: object) -> None:
     settings = {"models": models, "controls": names, "examples": 1000, "attack": "lbfgs", "seed": config.seed}
     study = TransferStudy.begin("transfer", settings, str(out))
     generator = np.random.default_rng(config.seed)
+    printed = paper_numbers.TABLE_4 if "@p1" in models[0] else paper_numbers.TABLE_2
     counts = {}
     for source in [*models, *controls.expand(names, models)]:
         for target in models:
-            rate = 1.0 if source == target else paper_numbers.error_rate(source, target) or 0.01
+            rate = 1.0 if source == target else printed.error_rate(source, target) or 0.01
             errors = round(1000 * rate) + generator.integers(8)
-            rms = (paper_numbers.distortion(source) or 0.1) + 0.001 * generator.random()
+            rms = (printed.rms(source) or 0.1) + 0.001 * generator.random()
             counts[source, target] = Counts(1000, int(min(errors, 1000)), 1000, 0, None, round(rms * 1e15))
     study.store.write_table(MATRIX, reduce_counts(counts))
     errors = dict.fromkeys(("p1_error", "p2_error", "test_error"), 0.02)

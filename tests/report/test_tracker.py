@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from offline_runs import records
 
 from advlab.errors import UserError
 from advlab.report import Tracker
+from advlab.store import Store
+from advlab.studies.transfer import figures
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.show import show
+from advlab.studies.transfer.view import View
 
 GROUP = "0123456789ab"
 IDENTITY = GROUP + 52 * "c"
@@ -77,7 +81,7 @@ def history(path: Path) -> dict[str, Any]:
 def test_an_offline_run_holds_config_matrix_heat_map_examples_and_artifact(study: TransferStudy) -> None:
     with tracker(study, "offline") as tracked:
         tracked.log({"progress/shards": 3}, step=1)
-        tracked.record(study, show(study, 140))
+        tracked.record(study, show(View(study), 140))
         assert tracked.mode == "offline"
     path = run_file(Path(study.store.root))
     found = {record.WhichOneof("record_type"): record for record in records(path)}
@@ -90,7 +94,7 @@ def test_an_offline_run_holds_config_matrix_heat_map_examples_and_artifact(study
     logged = history(path)
     assert logged["progress/shards"] == 3
     assert logged["matrix"]["_type"] == "table-file"
-    assert (logged["matrix"]["ncols"], logged["matrix"]["nrows"]) == (9, study.matrix().num_rows)
+    assert (logged["matrix"]["ncols"], logged["matrix"]["nrows"]) == (10, study.matrix().num_rows)
     table = json.loads((path.parent / "files" / logged["matrix"]["path"]).read_text())
     assert table["columns"] == study.matrix().column_names
     assert table["data"] == [list(row.values()) for row in study.matrix().to_pylist()]
@@ -104,10 +108,34 @@ def test_an_offline_run_holds_config_matrix_heat_map_examples_and_artifact(study
     assert names == {"study.json", *study.store.files(suffix=".parquet")}
 
 
+def test_a_whole_report_reads_the_matrix_once_and_makes_each_panel_once(
+    study: TransferStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, made = Counter[str](), Counter[str]()
+    read_bytes, pairs = Store.read_bytes, figures._pairs
+
+    def counted(store: Store, relative: str, most: int | None = None) -> bytes:
+        read[relative] += 1
+        return read_bytes(store, relative, most)
+
+    def counted_pairs(view: View, source: str, rows: int = 6) -> Any:
+        made[source] += 1
+        return pairs(view, source, rows)
+
+    monkeypatch.setattr(Store, "read_bytes", counted)
+    monkeypatch.setattr(figures, "_pairs", counted_pairs)
+    with tracker(study, "offline") as tracked:
+        tracked.record(study, show(View(study), 140))
+    assert read["matrix.parquet"] == 1
+    assert made == dict.fromkeys(figures.figure_7_sources(View(study).matrix), 1)
+    # once for the sizes of all examples, and the first files once more for the images shown
+    assert all(count <= 2 for name, count in read.items() if name.startswith("examples/"))
+
+
 def test_a_remote_studys_artifact_holds_the_matrix_alone(study: TransferStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study.store, "is_local", False)
     with tracker(study, "offline") as tracked:
-        tracked.record(study, show(study, 140))
+        tracked.record(study, show(View(study), 140))
     artifact = study_artifact(run_file(Path(study.store.root)))
     assert {entry.path for entry in artifact.manifest.contents} == {"study.json", "matrix.parquet"}
     assert json.loads(artifact.metadata) == {"uri": study.store.uri}
@@ -161,11 +189,12 @@ def test_a_dead_server_neither_raises_nor_hangs(study: TransferStudy, tmp_path: 
         code = (
             "import logging; logging.basicConfig()\n"
             "from advlab.report import Tracker\n"
-            "from advlab.results import Study\n"
+            "from advlab.studies.transfer.results import TransferStudy\n"
             "from advlab.studies.transfer.show import show\n"
-            f"study = Study.open({str(study.store.root)!r})\n"
+            "from advlab.studies.transfer.view import View\n"
+            f"study = TransferStudy.open({str(study.store.root)!r})\n"
             f"with Tracker('online', identity={IDENTITY!r}, config={{}}, out={str(tmp_path)!r}, timeout=3) as t:\n"
-            "    t.log({'a': 1}); t.record(study, show(study, 140))\n"
+            "    t.log({'a': 1}); t.record(study, show(View(study), 140))\n"
             "print('the study went on', t.mode)"
         )
         environment = {
@@ -185,7 +214,7 @@ def test_a_dead_server_neither_raises_nor_hangs(study: TransferStudy, tmp_path: 
 def test_an_error_while_recording_is_one_warning(
     one_model_study: TransferStudy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = show(one_model_study, 140)
+    shown = show(View(one_model_study), 140)
     Path(one_model_study.store.path("matrix.parquet")).unlink()
     monkeypatch.setattr(one_model_study.store, "files", lambda *_, **__: ["matrix.parquet"])
     with caplog.at_level(logging.WARNING, "advlab"), tracker(one_model_study, "offline") as tracked:

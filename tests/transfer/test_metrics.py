@@ -81,6 +81,7 @@ def test_rates_divide_by_the_right_denominators() -> None:
         "conditional_error_rate": 0.125,
         "same_mistake_rate": 0.15,
         "mean_rms": 0.06,
+        "clean_error_rate": 0.2,
     }
 
 

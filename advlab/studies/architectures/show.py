@@ -20,7 +20,8 @@ from advlab.report.palette import RULE, hue
 from advlab.store import Study
 from advlab.studies.architectures import trials
 from advlab.studies.transfer.results import TransferStudy
-from advlab.studies.transfer.summary import Matrix, read_matrix
+from advlab.studies.transfer.summary import Matrix
+from advlab.studies.transfer.view import View
 
 SHOWN = 12
 """Trials in the table, beside those of the Pareto front."""
@@ -88,7 +89,7 @@ def figure(study: Study, transfer: TransferStudy | None = None) -> bytes:
         ("mean minimum distortion, RMS", _curves(rows, {row["trial"]: row["mean_rms"] for row in rows})),
     ]
     if transfer is not None:
-        panels.append(("misread by the other models, %", _curves(rows, _transferred(read_matrix(transfer)))))
+        panels.append(("misread by the other models, %", _curves(rows, _transferred(View(transfer).matrix))))
     with rc_context(canvas.STYLE):
         drawn = canvas.figure(4.0 * len(panels), 3.6)
         axes = drawn.subplots(1, len(panels), squeeze=False)[0]

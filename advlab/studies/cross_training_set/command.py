@@ -17,6 +17,7 @@ from advlab.studies.transfer import show
 from advlab.studies.transfer import study as work
 from advlab.studies.transfer.plan import Plan
 from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.view import View
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,5 +42,6 @@ class CrossTrainingSet(PoolExperiment[Plan, TransferStudy]):
 
     @classmethod
     def show(cls, study: TransferStudy, width: int) -> Shown:
-        shown = show.show(study, width)
-        return replace(shown, tables=[halves_table(study), *shown.tables])
+        view = View(study)
+        shown = show.show(view, width)
+        return replace(shown, tables=[halves_table(view), *shown.tables])

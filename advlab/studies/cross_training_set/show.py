@@ -10,19 +10,19 @@ from advlab.report.numbers import beside, percent, rms
 from advlab.studies.cross_training_set.plan import HALVES
 from advlab.studies.transfer import paper_numbers
 from advlab.studies.transfer.paper_numbers import as_printed
-from advlab.studies.transfer.results import TransferStudy
-from advlab.studies.transfer.summary import read_matrix
+from advlab.studies.transfer.view import View
 
 
-def halves_table(study: TransferStudy) -> Table:
+def halves_table(view: View) -> Table:
     """Table 3 for a terminal: errors in per cent on both halves and on the test set, and mean distortion."""
-    distortion = {row.source: row.mean_rms for row in read_matrix(study).rows}
+    distortion = {row.source: row.mean_rms for row in view.matrix.rows}
+    printed = paper_numbers.TABLE_3 if view.paper is paper_numbers.TABLE_4 else {}
     table = Table(box=box.HORIZONTALS, title="Models of two halves", title_justify="left", title_style="bold")
     table.add_column("model", no_wrap=True)
     for heading in ("error on P1 %", "error on P2 %", "test error %", "mean RMS"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in study.store.read_shard(HALVES).to_pylist():
-        theirs = paper_numbers.TABLE_3.get(paper_numbers.undrawn(row["model"]))
+    for row in view.study.store.read_shard(HALVES).to_pylist():
+        theirs = printed.get(paper_numbers.undrawn(row["model"]))
         cells = [
             beside(percent(row[column], 2), None if theirs is None else as_printed(getattr(theirs, column)))
             for column in ("p1_error", "p2_error", "test_error")

@@ -23,6 +23,7 @@ from advlab.studies.transfer import show
 from advlab.studies.transfer import study as work
 from advlab.studies.transfer.plan import Plan, TransferConfig
 from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.view import View
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +63,7 @@ class Paper(PoolExperiment[dict[str, TransferConfig], TransferStudy]):
         study = work.begin(plan, out)
         with Tracker.of(study, self.common.wandb) as tracker:
             work.run(plan, study, pool, on_progress=tracker.log)
-            shown = show.show(study, Console().width)
+            shown = show.show(View(study), Console().width)
             tracker.record(study, shown)
         if has_halves:
             record_halves(study)

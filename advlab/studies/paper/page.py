@@ -21,7 +21,7 @@ from advlab.store import Store
 from advlab.studies.cross_training_set.plan import HALVES
 from advlab.studies.paper.layout import ALIGNMENT, FIRST_TABLES, LAST_TABLES, POLICIES, READINGS, TARGETS, seed_folder
 from advlab.studies.transfer import figures, paper_numbers
-from advlab.studies.transfer.paper_numbers import M1, M1_PRIME, M2, as_printed
+from advlab.studies.transfer.paper_numbers import M1, M1_PRIME, M2, PaperMatrix, as_printed
 from advlab.studies.transfer.results import TransferStudy
 from advlab.transfer.controls import CURVE, MATCHED
 from advlab.transfer.metrics import wilson
@@ -118,6 +118,7 @@ def render(out: str, *, seeds: int) -> dict[str, bytes]:
     """
     first, last = (Repeated.open(out, part, seeds) for part in (FIRST_TABLES, LAST_TABLES))
     tally = Tally()
+    noise_4 = [source for source in last.sources if source.startswith(("gaussian-", "amplified-"))]
     environment = Environment(
         loader=PackageLoader("advlab.studies.paper", "."),
         undefined=StrictUndefined,
@@ -129,9 +130,9 @@ def render(out: str, *, seeds: int) -> dict[str, bytes]:
         examples=first.studies[0].config["examples"],
         attack=first.studies[0].config["attack"],
         table_1=table_1(first, tally),
-        table_2=matrix_table(first, ["gaussian-0.1", "gaussian-0.3"], tally),
+        table_2=matrix_table(first, paper_numbers.TABLE_2, ["gaussian-0.1", "gaussian-0.3"], tally),
         table_3=table_3(last, tally),
-        table_4=matrix_table(last, [s for s in last.sources if s.startswith(("gaussian-", "amplified-"))], tally),
+        table_4=matrix_table(last, paper_numbers.TABLE_4, noise_4, tally),
         matched_2=matched_table(first),
         matched_4=matched_table(last),
         claims=claims(first, last),
@@ -189,12 +190,12 @@ def table_1(study: Repeated, tally: Tally) -> str:
     return _table(lines)
 
 
-def matrix_table(study: Repeated, controls: list[str], tally: Tally) -> str:
+def matrix_table(study: Repeated, printed: PaperMatrix, controls: list[str], tally: Tally) -> str:
     """A matrix of error rates over seeds, the paper's below ours."""
     lines = _head("examples of ↓ shown to →", *study.models, "mean RMS")
     for source in [*study.models, *controls]:
-        cells = [_rate(study.errors(source, m), paper_numbers.error_rate(source, m), tally, 1) for m in study.models]
-        lines.append([source, *cells, _rms(study.distortions(source), paper_numbers.distortion(source), tally)])
+        cells = [_rate(study.errors(source, m), printed.error_rate(source, m), tally, 1) for m in study.models]
+        lines.append([source, *cells, _rms(study.distortions(source), printed.rms(source), tally)])
     return _table(lines)
 
 

@@ -63,7 +63,7 @@ def filters(study: Study) -> bytes:
 
 
 def figure_6(study: Study, rows: int = 8) -> bytes:
-    """The paper's Figure 6: read rightly, no longer read so, and the magnified absolute difference; PNG.
+    """The paper's Figure 6: classified correctly, no longer so, and the absolute difference, magnified to be seen; PNG.
 
     Raises:
         UserError: nothing was attacked.
@@ -75,9 +75,11 @@ def figure_6(study: Study, rows: int = 8) -> bytes:
     )
     success = study.store.read_table(ATTACKED, ["success"])["success"].to_numpy(zero_copy_only=False)
     clean, attacked = clean[success][: 2 * rows], attacked[success][: 2 * rows]
-    change = (canvas.MAGNIFIED * np.abs(attacked - clean)).clip(0, 1)
-    triples = np.stack([clean, attacked, change], 1).reshape(-1, *clean.shape[1:])
-    title = f"{study.config['positive']}, no longer so read, difference × {canvas.MAGNIFIED}"
+    change = np.abs(attacked - clean)
+    factor = canvas.magnification(change)
+    triples = np.stack([clean, attacked, (factor * change).clip(0, 1)], 1).reshape(-1, *clean.shape[1:])
+    positive = study.config["positive"]
+    title = f"{positive}, no longer classified as {positive}, difference × {factor:,.0f}"
     return canvas.mosaic(triples, 6, f"{title} (two examples a row)")
 
 

@@ -15,6 +15,7 @@ from advlab.studies.transfer import show
 from advlab.studies.transfer import study as work
 from advlab.studies.transfer.plan import Plan, TransferConfig
 from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.view import View
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,4 +46,4 @@ class TransferMatrix(PoolExperiment[Plan, TransferStudy]):
 
     @classmethod
     def show(cls, study: TransferStudy, width: int) -> Shown:
-        return show.show(study, width)
+        return show.show(View(study), width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -15,40 +15,41 @@ from advlab.report import canvas
 from advlab.report.numbers import percent
 from advlab.report.palette import INK, MUTED, RULE, heat, hue
 from advlab.studies.transfer import paper_numbers
-from advlab.studies.transfer.results import TransferStudy
-from advlab.studies.transfer.summary import Matrix, read_matrix, short
+from advlab.studies.transfer.summary import Matrix, short
+from advlab.studies.transfer.view import View
 from advlab.transfer.controls import describe
 from advlab.transfer.seeds import Estimate
 
-_SCANNED = 400  # examples of a source among which the shown ones are chosen
-_PAIRS_PER_ROW = 5
+_ROWS, _PAIRS_PER_ROW = 6, 5  # of a panel of Figure 7
 _PANEL_WIDTH = 4.2  # inches
 _COLOURS = 3  # channels of a photo
-_VISIBLE = 0.5  # a difference that goes from grey to black or white
+_GAP = 0.35  # rows, between clean images, models and controls
 
 
-def draw(study: TransferStudy) -> dict[str, bytes]:
-    """Every figure of a study's ``figures/`` folder: file stem -> PNG."""
+def draw(view: View) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Every figure of a study's ``figures/`` folder (file stem -> PNG), and the panels of Figure 7 (source -> PNG)."""
+    study = view.study
     drawn = {
-        "matrix": matrix_heat_map(study),
-        "distortion_histograms": distortion_histograms(study),
-        "distortion_curves": distortion_curves(study),
-        "figure_7": figure_7(study),
+        "matrix": matrix_heat_map(view),
+        "distortion_histograms": distortion_histograms(view),
+        "distortion_curves": distortion_curves(view),
     }
-    if study.dataset.subset(slice(1)).images.shape[1] == _COLOURS and (photos := figure_5(study)) is not None:
+    if study.dataset.subset(slice(1)).images.shape[1] == _COLOURS and (photos := figure_5(view)) is not None:
         drawn["figure_5"] = photos
-    return drawn
+    pairs = {source: _pairs(view, source) for source in figure_7_sources(view.matrix)}
+    drawn["figure_7"] = figure_7(view.matrix, pairs)
+    return drawn, {source: figure_7(view.matrix, {source: mosaic}) for source, mosaic in pairs.items()}
 
 
-def matrix_heat_map(study: TransferStudy) -> bytes:
-    """The matrix as a heat map with its numbers, controls below a gap."""
-    matrix = read_matrix(study)
-    controls_at = len(matrix.models)
+def matrix_heat_map(view: View) -> bytes:
+    """The matrix as a heat map with its numbers: clean images, models, controls, a gap between them."""
+    matrix = view.matrix
+    rows = [(row, gap) for gap, group in enumerate(matrix.groups) for row in group]
+    rows_at = [position + _GAP * gap for position, (_, gap) in enumerate(rows)]
     with rc_context(canvas.STYLE):
-        figure = canvas.figure(2.3 + 1.0 * len(matrix.targets), 1.5 + 0.52 * len(matrix.rows))
+        figure = canvas.figure(2.3 + 1.0 * len(matrix.targets), 1.5 + 0.52 * len(rows))
         axes = figure.add_subplot()
-        for position, row in enumerate(matrix.rows):
-            y = _gapped(position, controls_at)
+        for y, (row, _) in zip(rows_at, rows, strict=True):
             for column, cell in enumerate(row.cells):
                 background, ink = ("#ffffff", MUTED) if cell is None else heat(cell.error_rate)
                 corner = column - 0.48, y - 0.47
@@ -56,17 +57,16 @@ def matrix_heat_map(study: TransferStudy) -> bytes:
                 text = "–" if cell is None else percent(cell.error_rate)
                 weight = "bold" if cell is not None and cell.is_self else "normal"
                 axes.text(column, y, text, ha="center", va="center", color=ink, fontsize=11, fontweight=weight)
-        rows_at = [_gapped(position, controls_at) for position in range(len(matrix.rows))]
         axes.set_xlim(-0.5, len(matrix.targets) - 0.5)
         axes.set_ylim(max(rows_at, default=0) + 0.5, -0.5)
         targets = [short(target) for target in matrix.targets]
         axes.set_xticks(range(len(targets)), targets, rotation=25, ha="left", rotation_mode="anchor")
-        axes.set_yticks(rows_at, [short(row.source) for row in matrix.rows])
+        axes.set_yticks(rows_at, [short(row.source) for row, _ in rows])
         axes.xaxis.tick_top()
         axes.tick_params(length=0, labelcolor=INK)
         axes.spines[:].set_visible(False)
         axes.set_ylabel("examples made for")
-        axes.set_xlabel("error in per cent of the model shown them")
+        axes.set_xlabel("misclassified by the model shown them, %")
         return canvas.png(figure)
 
 
@@ -104,11 +104,10 @@ def amplification_curves(curve: Callable[[str, str], list[tuple[float, Estimate]
         return canvas.png(figure)
 
 
-def distortion_histograms(study: TransferStudy) -> bytes:
+def distortion_histograms(view: View) -> bytes:
     """The RMS distortions of each attacked model, medians marked, Gaussian noise as dashed lines."""
-    matrix = read_matrix(study)
-    tables = {row.source: study.examples(row.source, columns=["rms"]) for row in matrix.models}
-    samples = {source: table["rms"].to_numpy() for source, table in tables.items()}
+    matrix = view.matrix
+    samples = {row.source: view.sizes(row.source)["rms"].to_numpy() for row in matrix.models}
     largest = max((float(np.quantile(values, 0.995)) for values in samples.values() if len(values)), default=0.0)
     bins = np.linspace(0.0, 1.05 * largest or 0.1, 61)
     noise = {
@@ -140,14 +139,14 @@ def distortion_histograms(study: TransferStudy) -> bytes:
         return canvas.png(figure)
 
 
-def distortion_curves(study: TransferStudy) -> bytes:
+def distortion_curves(view: View) -> bytes:
     """Share of a model's examples that fool it within a given RMS distortion, one curve per model."""
-    matrix = read_matrix(study)
+    matrix = view.matrix
     with rc_context(canvas.STYLE):
         figure = canvas.figure(canvas.CHART_WIDTH, 4.4)
         axes = figure.add_subplot()
         for position, row in enumerate(matrix.models):
-            table = study.examples(row.source, columns=["success", "rms"])
+            table = view.sizes(row.source)
             fooled = np.sort(table["rms"].to_numpy()[table["success"].to_numpy(zero_copy_only=False)])
             share = 100 * np.arange(len(fooled) + 1) / max(1, len(table))
             look = {"color": hue(position), "linestyle": canvas.DASHES[position % len(canvas.DASHES)], "linewidth": 1.8}
@@ -163,41 +162,36 @@ def distortion_curves(study: TransferStudy) -> bytes:
         return canvas.png(figure)
 
 
-def figure_7(study: TransferStudy, sources: Sequence[str] | None = None, rows: int = 6) -> bytes:
+def figure_7(matrix: Matrix, pairs: Mapping[str, np.ndarray | None]) -> bytes:
     """The paper's Figure 7: odd columns the originals, even columns their distorted counterparts.
 
     Args:
-        study: a study with examples.
-        sources: one panel each; by default every model and the strongest Gaussian noise.
-        rows: rows of five pairs in a panel.
+        matrix: the study's.
+        pairs: source -> mosaic of its pairs, one panel each; None for a source without examples.
     """
-    matrix = read_matrix(study)
-    chosen = figure_7_sources(matrix) if sources is None else list(sources)
-    accuracy = {row.source: _accuracy(matrix, row.source) for row in matrix.rows}
-    across = min(3, max(1, len(chosen)))
-    down = -(-len(chosen) // across) or 1
+    across = min(3, max(1, len(pairs)))
+    down = -(-len(pairs) // across) or 1
     with rc_context(canvas.STYLE):
-        figure = canvas.figure(_PANEL_WIDTH * across, (_PANEL_WIDTH * rows / 10 + 0.35) * down)
+        figure = canvas.figure(_PANEL_WIDTH * across, (_PANEL_WIDTH * _ROWS / 10 + 0.35) * down)
         panels = figure.subplots(down, across, squeeze=False, gridspec_kw={"wspace": 0.06}).ravel()
         for panel in panels:
             panel.set_axis_off()
-        for panel, source in zip(panels, chosen, strict=False):
-            mosaic = _pairs(study, source, rows)
+        for panel, (source, mosaic) in zip(panels, pairs.items(), strict=False):
             if mosaic is not None:
                 grey = mosaic.shape[-1] == 1
                 panel.imshow(mosaic[..., 0] if grey else mosaic, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            panel.set_title(f"{short(describe(source))}: {accuracy[source]}", fontsize=11, loc="left")
+            panel.set_title(f"{short(describe(source))}: {_accuracy(matrix, source)}", fontsize=11, loc="left")
         return canvas.png(figure, bbox_inches="tight", pad_inches=0.06)
 
 
-def figure_5(study: TransferStudy, source: str | None = None, rows: int = 5) -> bytes | None:
-    """The paper's Figure 5: photos read rightly, what changes in them, adversarial examples.
+def figure_5(view: View, source: str | None = None, rows: int = 5) -> bytes | None:
+    """The paper's Figure 5: photos classified correctly, what changes in them, adversarial examples.
 
     The change is magnified tenfold, shifted by 128 of 255 and clamped, as in the paper; where that leaves nothing to be
-    seen, a column more has it magnified by the power of ten that shows it.
+    seen, a column more has it magnified by as much as shows it.
 
     Args:
-        study: a study of images of three colours.
+        view: a study of images of three colours.
         source: the attacked model; by default the study's first that an example fools.
         rows: photos, at most.
 
@@ -205,9 +199,9 @@ def figure_5(study: TransferStudy, source: str | None = None, rows: int = 5) -> 
         A PNG; None where no example fools its model.
     """
     if source is None:
-        attacked = (figure_5(study, row.source, rows) for row in read_matrix(study).models)
+        attacked = (figure_5(view, row.source, rows) for row in view.matrix.models)
         return next((figure for figure in attacked if figure is not None), None)
-    table = study.examples(source, limit=_SCANNED)
+    study, table = view.study, view.first(source)
     size = table["rms"].to_numpy()
     fooled = (size > 0) & table["success"].to_numpy(zero_copy_only=False)
     if not fooled.any():
@@ -216,23 +210,16 @@ def figure_5(study: TransferStudy, source: str | None = None, rows: int = 5) -> 
     after = np.moveaxis(study.images(shown), 1, -1)
     before = np.moveaxis(study.clean_images(shown["index"].to_numpy()), 1, -1)
     change = after - before
-    moved = np.abs(change[change != 0])  # an attack may leave most pixels as they are
-    visible = 10 ** np.floor(np.log10(_VISIBLE / np.quantile(moved, 0.99)))
-    factors = [canvas.MAGNIFIED, visible] if visible > canvas.MAGNIFIED else [canvas.MAGNIFIED]
+    factors = sorted({canvas.MAGNIFIED, canvas.magnification(change)})
     middle = [(128 / 255 + factor * change).clip(0, 1) for factor in factors]
     columns = ["photo", *(f"change × {factor:,.0f}" for factor in factors), "adversarial"]
     tiles = np.stack([before, *middle, after], 1).reshape(-1, *after.shape[1:])
     mean = float(size[fooled].mean())
-    title = (
-        f"{short(source)}: {', '.join(columns)}\nmean distortion of {fooled.sum()} examples {mean:.6f} "
-        f"(the paper's, of {paper_numbers.FIGURE_5.examples}: {paper_numbers.FIGURE_5.distortion:.6f})"
-    )
+    title = f"{short(source)}: {', '.join(columns)}\nmean distortion of {fooled.sum()} examples {mean:.6f}"
+    if "alexnet" in source:  # the paper's network
+        printed = paper_numbers.FIGURE_5
+        title += f" (the paper's, of {printed.examples}: {printed.distortion:.6f})"
     return canvas.mosaic(tiles, len(columns), title)
-
-
-def panels(study: TransferStudy) -> dict[str, bytes]:
-    """Figure 7 source by source: one picture for each."""
-    return {source: figure_7(study, [source]) for source in figure_7_sources(read_matrix(study))}
 
 
 def figure_7_sources(matrix: Matrix) -> list[str]:
@@ -242,9 +229,9 @@ def figure_7_sources(matrix: Matrix) -> list[str]:
     return [row.source for row in matrix.models] + ([strongest.source] if strongest else [])
 
 
-def _pairs(study: TransferStudy, source: str, rows: int) -> np.ndarray | None:
+def _pairs(view: View, source: str, rows: int = _ROWS) -> np.ndarray | None:
     """[H, W, C] mosaic of ``rows`` × 5 pairs (original, distorted); None without examples."""
-    table = study.examples(source, limit=_SCANNED)
+    study, table = view.study, view.first(source)
     fools = study.is_control(source) | table["success"].to_numpy(zero_copy_only=False)
     distorted = (table["rms"].to_numpy() > 0) & fools
     picked = _by_class_in_turn(table["label"].to_numpy(), np.flatnonzero(distorted), rows * _PAIRS_PER_ROW)
@@ -282,8 +269,3 @@ def _accuracy(matrix: Matrix, source: str) -> str:
         return "accuracy unknown"
     low, high = percent(rates[0], 0), percent(rates[-1], 0)
     return f"accuracy {low}%" if low == high else f"accuracy {low}–{high}%"
-
-
-def _gapped(position: int, controls_at: int) -> float:
-    """A row's height in the heat map: controls stand a quarter row apart from the models."""
-    return position + (0.25 if position >= controls_at > 0 else 0.0)

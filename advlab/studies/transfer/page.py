@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -13,36 +13,51 @@ from markupsafe import Markup
 
 from advlab.report.numbers import percent, rms, span
 from advlab.report.palette import heat
-from advlab.studies.transfer import figures
 from advlab.studies.transfer.paper_numbers import as_printed
 from advlab.studies.transfer.results import TransferStudy
-from advlab.studies.transfer.summary import Cell, Matrix, finding, read_matrix, read_models
+from advlab.studies.transfer.summary import AMONG, CLEAN, Cell, Matrix, conditional, finding
+from advlab.studies.transfer.view import View
 from advlab.text import masked, masked_values, printable
 from advlab.transfer.controls import describe
 
 _PROVENANCE = ("started", "finished", "hosts", "revision", "identity")
 
+_SHOWN = (
+    ("error", "error_rate", "error", "the share misclassified, in per cent, with its Wilson 95% interval"),
+    (
+        "conditional",
+        "conditional_error_rate",
+        "error among correct when clean",
+        "the share misclassified among the images that the column’s model classifies correctly when clean",
+    ),
+    (
+        "same",
+        "same_mistake_rate",
+        "same mistake",
+        "the share misclassified as the very class that the row’s model sees in the example",
+    ),
+)
+"""What a cell of the matrix can show: the name, the rate, the label of the choice, and what it means."""
+
 _QUERY = """\
 SELECT source, target, count(*) AS n,
        avg((prediction <> label)::INT) AS error_rate,
        avg((prediction <> label)::INT) FILTER (clean_prediction = label) AS conditional_error_rate,
-       avg(rms) AS mean_rms
+       avg(rms) AS mean_rms,
+       avg((clean_prediction <> label)::INT) AS clean_error_rate
 FROM read_parquet('predictions/*/*/*.parquet', hive_partitioning = true)
 GROUP BY ALL ORDER BY ALL;"""
 
 
-def page(
-    study: TransferStudy, images: Mapping[str, bytes] | None = None, panels: Mapping[str, bytes] | None = None
-) -> str:
+def page(view: View, images: Mapping[str, bytes], panels: Mapping[str, bytes]) -> str:
     """The study's report as one HTML document.
 
     Args:
-        study: a study with its matrix and examples written.
-        images: figures already drawn, as `figures.draw` names them.
-        panels: those of Figure 7 already drawn, by source.
+        view: a study with its matrix and examples written.
+        images: its figures, as `figures.draw` names them.
+        panels: those of Figure 7, by source.
     """
-    drawn = figures.draw(study) if images is None else images
-    matrix = read_matrix(study)
+    study, matrix = view.study, view.matrix
     manifest = study.manifest
     dataset = manifest["dataset"]
     return (
@@ -53,18 +68,19 @@ def page(
             finding=finding(matrix),
             facts=_facts(matrix),
             matrix=matrix,
-            models=read_models(study),
+            shown=_SHOWN,
+            models=view.models,
             histograms=_picture(
-                drawn["distortion_histograms"],
+                images["distortion_histograms"],
                 "Histograms of the distortion of each model's examples; the models table gives their means.",
                 "How far an image must move to fool its model. Bold lines mark medians.",
             ),
             curves=_picture(
-                drawn["distortion_curves"],
+                images["distortion_curves"],
                 "Share of each model's examples that fool it, against the distortion allowed.",
                 "Share of a model's examples that fool it within a given distortion.",
             ),
-            panels=_panels(study, figures.panels(study) if panels is None else panels),
+            panels=_panels(study, panels),
             command=study.command_in("OUT"),
             settings=_settings(manifest),
             query=_QUERY,
@@ -85,21 +101,24 @@ def _environment() -> Environment:
 
 
 def _heat_style(cell: Cell) -> Markup:
-    background, ink = heat(cell.error_rate)
-    return Markup(f"background:{background};color:{ink}")  # two hex colours of our own palette
+    """The colours of a cell for each rate that it can show; a rate that it lacks has none."""
+    rates = ((name, getattr(cell, rate)) for name, rate, *_ in _SHOWN)
+    colours = {name: heat(rate) for name, rate in rates if rate is not None}
+    # names and hex colours of our own
+    return Markup(";".join(f"--{name}:{back};--{name}-ink:{ink}" for name, (back, ink) in colours.items()))
 
 
 def _details(cell: Cell) -> str:
     """What pointing at a cell tells, one fact a line."""
     lines = [
-        f"Made for {cell.source}, shown to {cell.target}",
-        f"{percent(cell.error_rate)}% of {cell.n:,} misread",
+        f"{'Clean images' if cell.source == CLEAN else f'Made for {cell.source}'}, shown to {cell.target}",
+        f"{percent(cell.error_rate)}% of {cell.n:,} misclassified",
         f"Wilson 95% interval {span(cell.ci_low, cell.ci_high)}",
     ]
     if cell.conditional_error_rate is not None:
-        lines.append(f"{percent(cell.conditional_error_rate)}% of those it reads rightly when clean")
+        lines.append(f"{percent(cell.conditional_error_rate)}% of those that it classifies correctly when clean")
     if cell.same_mistake_rate is not None:
-        lines.append(f"{percent(cell.same_mistake_rate)}% the same mistake as {cell.source}'s")
+        lines.append(f"{percent(cell.same_mistake_rate)}% misclassified as {cell.source} misclassifies them")
     if cell.paper is not None:
         lines.append(f"The paper: {as_printed(cell.paper)}%")
     return "\n".join(lines)
@@ -110,10 +129,14 @@ def _facts(matrix: Matrix) -> list[tuple[str, str]]:
     facts = [(str(len(matrix.models)), "model attacked" if len(matrix.models) == 1 else "models attacked")]
     if counts:
         facts.append((f"{counts[-1]:,}", "examples of each"))
+    among: list[tuple[str, Sequence[Cell | None]]] = [(f"misclassified by another model {AMONG}", matrix.transfers)]
+    if matrix.noise:
+        among.append((f"the same for {describe(matrix.noise.source)}", matrix.noise.cells))
+    among.append(("the same for their own model", matrix.own))
+    facts += [(f"{percent(fmean(rates))}%", name) for name, cells in among if (rates := conditional(cells))]
     if matrix.transfers:
-        facts.append((f"{percent(fmean(cell.error_rate for cell in matrix.transfers))}%", "mean transfer"))
-    if matrix.own:
-        facts.append((f"{percent(fmean(cell.error_rate for cell in matrix.own))}%", "misread by their own model"))
+        every = fmean(cell.error_rate for cell in matrix.transfers)
+        facts.append((f"{percent(every)}%", "misclassified by another model among all images"))
     return facts
 
 

@@ -6,10 +6,12 @@ Rates are fractions (0.067 is the paper's 6.7%) and models carry the names of th
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-DATASET = "mnist"
-"""The paper's numbers are about MNIST; beside any other data set they say nothing."""
+FEWEST = 100
+"""Images of each model below which the paper's rates say nothing about ours: a 95% interval spans up to 20 points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +21,8 @@ class PaperModel:
     Attributes:
         name: what the paper calls the model.
         description: the paper's own description.
-        train_error: share of the training set misread.
-        test_error: share of the test set misread.
+        train_error: share of the training set misclassified.
+        test_error: share of the test set misclassified.
         distortion: "av. min. distortion", the mean RMS that brings the training accuracy to 0.
     """
 
@@ -35,6 +37,8 @@ class PaperModel:
 class PaperMatrix:
     """Error rates of target models (columns) on examples distorted for a source (rows).
 
+    Names may have the draw of their halves in them (``…@p1@3``); the paper's have none.
+
     Attributes:
         targets: the columns' names.
         error_rates: source -> one rate per target.
@@ -47,9 +51,14 @@ class PaperMatrix:
 
     def error_rate(self, source: str, target: str) -> float | None:
         """The paper's rate of ``target`` on ``source``'s examples, or None where it has none."""
+        source, target = undrawn(source), undrawn(target)
         if source not in self.error_rates or target not in self.targets:
             return None
         return self.error_rates[source][self.targets.index(target)]
+
+    def rms(self, source: str) -> float | None:
+        """The mean RMS that the paper prints for a source's examples, or None where it has none."""
+        return self.distortion.get(undrawn(source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +83,9 @@ class PaperSplitModel:
 
     Attributes:
         name: what the paper calls the model.
-        p1_error: share of P1 misread, undistorted.
-        p2_error: share of P2 misread, undistorted.
-        test_error: share of the test set misread, undistorted.
+        p1_error: share of P1 misclassified, undistorted.
+        p2_error: share of P2 misclassified, undistorted.
+        test_error: share of the test set misclassified, undistorted.
         distortion: mean RMS of its minimum-distortion examples.
     """
 
@@ -154,19 +163,20 @@ TABLE_4 = PaperMatrix(
 )
 
 
-def error_rate(source: str, target: str) -> float | None:
-    """What the paper's Table 2 or 4 prints for a source's examples before a target, or None."""
-    source, target = undrawn(source), undrawn(target)
-    for table in (TABLE_2, TABLE_4):
-        if (rate := table.error_rate(source, target)) is not None:
-            return rate
-    return None
+def repeated(config: Mapping[str, Any]) -> PaperMatrix | None:
+    """The table of the paper that a study with these settings repeats: `TABLE_2`, `TABLE_4` or None.
 
-
-def distortion(source: str) -> float | None:
-    """The mean RMS that the paper prints for a source's examples, or None."""
-    source = undrawn(source)
-    return (TABLE_2.distortion | TABLE_4.distortion).get(source)
+    Beside any other study the paper's numbers would be about something else. Both tables are about MNIST and examples
+    that box-constrained L-BFGS (``lbfgs``) finds towards classes chosen at random (the paper does not say how it chose
+    them), made from training images for models of the whole training set (Table 2, and with it Table 1), or from test
+    images for models of its two halves (Table 4, and with it Table 3); and ours must be of at least `FEWEST` images.
+    """
+    setting = {"dataset": "mnist", "attack": "lbfgs", "target": "random"}
+    if any(config.get(key) != value for key, value in setting.items()) or config.get("examples", 0) < FEWEST:
+        return None
+    of_split = {("train", "train"): TABLE_2, ("test", "train"): TABLE_4}
+    table = of_split.get((config.get("split", ""), config.get("train_split", "train")))
+    return table if table and set(map(undrawn, config["models"])) & set(table.targets) else None
 
 
 def undrawn(name: str) -> str:

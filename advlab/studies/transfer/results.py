@@ -133,8 +133,10 @@ class TransferStudy(Study):
         return split.subset(slice(self.config["examples"]))
 
     def matrix(self) -> pa.Table:
-        """The rows of ``matrix.parquet``."""
+        """The rows of ``matrix.parquet``; ``clean_error_rate`` is null where an earlier revision wrote them."""
         table = self.store.read_shard(MATRIX)
+        if table.schema.equals(schema.BRIEF_MATRIX):
+            table = table.append_column(schema.MATRIX.field("clean_error_rate"), pa.nulls(len(table), pa.float64()))
         self._require(MATRIX, table.schema.equals(schema.MATRIX) and _are_rates(table))
         return table
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.text import Text
 
 from advlab.errors import UserError
 from advlab.report import Shown
 from advlab.studies.transfer import figures, page, tables
 from advlab.studies.transfer.layout import MATRIX
 from advlab.studies.transfer.results import TransferStudy
-from advlab.studies.transfer.summary import finding, read_matrix
+from advlab.studies.transfer.summary import finding, headline
+from advlab.studies.transfer.view import View
 
 
-def show(study: TransferStudy, width: int) -> Shown:
+def show(view: View, width: int) -> Shown:
     """All of it.
 
     Raises:
         UserError: the study has no matrix yet, or lacks settings.
     """
-    require_finished(study)
-    images, panels = figures.draw(study), figures.panels(study)
+    require_finished(view.study)
+    images, panels = figures.draw(view)
+    drawn = {f"figures/{name}.png": png for name, png in images.items()}
     return Shown(
-        tables=[tables.models_table(study), *tables.matrix_tables(study, width)],
-        files=_files(study, images, panels),
+        tables=[Text(finding(view.matrix)), tables.models_table(view), *tables.matrix_tables(view, width)],
+        files={**drawn, "report.html": page.page(view, images, panels).encode()},
         pictures={"matrix_heat_map": images["matrix"], **{f"examples/{name}": png for name, png in panels.items()}},
-        rows={"matrix": study.matrix()},
-        summary={"finding": finding(read_matrix(study))},
+        rows={"matrix": view.table},
+        summary=headline(view.matrix),
     )
 
 
@@ -47,18 +50,14 @@ def render(study: TransferStudy) -> list[str]:
     Returns:
         The files written, relative to the study.
     """
-    files = _files(study, figures.draw(study), figures.panels(study))
+    files = show(View(study), width=100).files
     for path, content in files.items():
         study.store.write_bytes(path, content)
     return list(files)
 
 
-def _files(study: TransferStudy, images: dict[str, bytes], panels: dict[str, bytes]) -> dict[str, bytes]:
-    drawn = {f"figures/{name}.png": png for name, png in images.items()}
-    return {**drawn, "report.html": page.page(study, images, panels).encode()}
-
-
 def print_study(study: TransferStudy, console: Console) -> None:
-    """Print the models and the matrix, the paper's numbers beside them, to fit the console's width."""
-    for table in [tables.models_table(study), *tables.matrix_tables(study, console.width)]:
+    """Print the finding, the models and the matrix, to fit the console's width."""
+    view = View(study)
+    for table in (Text(finding(view.matrix)), tables.models_table(view), *tables.matrix_tables(view, console.width)):
         console.print(table)

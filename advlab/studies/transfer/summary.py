@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from advlab.report.numbers import percent, span
 from advlab.studies.transfer import paper_numbers
-from advlab.studies.transfer.results import TransferStudy
 from advlab.transfer.controls import describe
+
+CLEAN = "clean images"
+"""The row of images that nobody distorted."""
+AMONG = "among images that it classifies correctly when clean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +22,14 @@ class Cell:
     """One target's answers to one source's examples; rates are fractions, None where they are undefined.
 
     Attributes:
-        source: the model the examples were made for, or a control.
+        source: the model the examples were made for, a control, or `CLEAN`.
         target: the model that was shown them.
         n: number of examples.
-        error_rate: share misread by the target.
+        error_rate: share misclassified by the target.
         ci_low: lower end of the Wilson 95% interval of ``error_rate``.
         ci_high: its upper end.
-        conditional_error_rate: share misread among the examples the target reads correctly clean.
-        same_mistake_rate: share misread as the very class the attacked model sees in them.
+        conditional_error_rate: share misclassified among the examples that the target classifies correctly when clean.
+        same_mistake_rate: share misclassified as the very class that the attacked model sees in them.
         paper: the paper's error rate, or None.
     """
 
@@ -36,9 +39,9 @@ class Cell:
     error_rate: float
     ci_low: float
     ci_high: float
-    conditional_error_rate: float | None
-    same_mistake_rate: float | None
-    paper: float | None
+    conditional_error_rate: float | None = None
+    same_mistake_rate: float | None = None
+    paper: float | None = None
 
     @property
     def is_self(self) -> bool:
@@ -59,10 +62,23 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """The matrix in display order: models first, then controls."""
+    """The matrix in display order: models first, then controls.
+
+    Attributes:
+        targets: the columns.
+        rows: one for each source.
+        clean: the targets' answers to the clean images; None where ``matrix.parquet`` does not have them.
+    """
 
     targets: tuple[str, ...]
     rows: tuple[Row, ...]
+    clean: Row | None
+
+    @property
+    def groups(self) -> list[tuple[Row, ...]]:
+        """All rows as they are shown: clean images, models, controls, a gap between them."""
+        groups = [() if self.clean is None else (self.clean,), self.models, self.controls]
+        return [rows for rows in groups if rows]
 
     @property
     def models(self) -> tuple[Row, ...]:
@@ -89,6 +105,11 @@ class Matrix:
         """The cells of a model's examples before the model itself."""
         return tuple(cell for row in self.models for cell in row.cells if cell is not None and cell.is_self)
 
+    @property
+    def noise(self) -> Row | None:
+        """The first Gaussian noise among the controls."""
+        return next((row for row in self.controls if row.source.startswith("gaussian-")), None)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
@@ -103,84 +124,46 @@ class ModelRow:
     paper: paper_numbers.PaperModel | None
 
 
-def read_matrix(study: TransferStudy) -> Matrix:
-    """The study's matrix with the paper's numbers where they are about the same data set."""
-    by_pair = {(record["source"], record["target"]): record for record in study.matrix().to_pylist()}
-    compared = _is_compared(study)
-    targets = tuple(study.targets)
-    rows = []
-    for source in sorted(study.sources, key=study.is_control):
-        cells = tuple(_cell(by_pair.get((source, target)), compared) for target in targets)
-        distortions = [by_pair[source, target]["mean_rms"] for target in targets if (source, target) in by_pair]
-        ours, theirs = next(map(_number, distortions), None), paper_numbers.distortion(source) if compared else None
-        rows.append(Row(source, study.is_control(source), ours, theirs, cells))
-    return Matrix(targets, tuple(rows))
+def conditional(cells: Iterable[Cell | None]) -> list[float]:
+    """The rates among images classified correctly when clean, of the targets that have any."""
+    rates = (None if cell is None else cell.conditional_error_rate for cell in cells)
+    return [rate for rate in rates if rate is not None]
 
 
-def read_models(study: TransferStudy) -> list[ModelRow]:
-    """The study's models in display order, with their errors and the mean distortion of their examples."""
-    distortion = {row.source: row.mean_rms for row in read_matrix(study).rows}
-    compared = _is_compared(study)
-    rows = []
-    for name in study.targets:
-        entry = study.manifest["models"].get(name, {})
-        report = entry.get("report") or {}
-        rows.append(
-            ModelRow(
-                name=name,
-                fingerprint=entry.get("fingerprint", ""),
-                train_error=_number(report.get("train_error")),
-                test_error=_number(report.get("test_error")),
-                iterations=report.get("iterations"),
-                mean_rms=distortion.get(name),
-                paper=paper_numbers.TABLE_1.get(name) if compared else None,
-            )
-        )
-    return rows
+def headline(matrix: Matrix) -> dict[str, Any]:
+    """The finding, and the mean over pairs of different models of the rates it is about."""
+    found: dict[str, Any] = {"finding": finding(matrix)}
+    if rates := conditional(matrix.transfers):
+        found["conditional_error_rate"] = fmean(rates)
+    if matrix.transfers:
+        found["error_rate"] = fmean(cell.error_rate for cell in matrix.transfers)
+    return found
 
 
 def finding(matrix: Matrix) -> str:
-    """The study in one or two sentences, from its numbers."""
-    transfers = matrix.transfers
-    if transfers:
-        rates = [cell.error_rate for cell in transfers]
-        pairs = "1 pair" if len(rates) == 1 else f"{len(rates)} pairs"
-        spread = "" if len(rates) == 1 else f" ({span(min(rates), max(rates))}, {pairs})"
-        text = f"An example made to fool one model fools another {percent(fmean(rates))}% of the time{spread}"
+    """The study in a sentence: what the attack adds to the errors that each model makes on clean images anyway."""
+    cells = matrix.transfers or matrix.own
+    rates = conditional(cells)
+    if not cells:
+        return "The study holds no attacked examples yet."
+    if not rates:
+        return "No model classifies any of the clean images correctly, so that nothing can be said of the attack."
+    mean, noted = percent(fmean(rates)), []
+    if matrix.transfers:
+        text = f"An example made to fool one model is misclassified by another {mean}% of the time {AMONG}"
+        noted.append("1 pair" if len(rates) == 1 else f"{span(min(rates), max(rates))}, {len(rates)} pairs")
     else:
-        if not matrix.own:
-            return "The study holds no attacked examples yet."
-        own = fmean(cell.error_rate for cell in matrix.own)
-        text = f"The model misreads {percent(own)}% of the examples made to fool it"
+        text = f"The model misclassifies {mean}% of the examples made to fool it, {AMONG}"
     distortions = [row.mean_rms for row in matrix.models if row.mean_rms is not None]
     if distortions:
-        low, high = min(distortions), max(distortions)
-        between = f"{low:.3f}" if f"{low:.3f}" == f"{high:.3f}" else f"{low:.3f} to {high:.3f}"
-        text += f", at a mean distortion of {between} RMS"
-    for row in matrix.controls:
-        rates = [cell.error_rate for cell in row.cells if cell is not None]
-        if rates and row.source.startswith("gaussian-"):
-            return f"{text}. {describe(row.source)} fools them {percent(fmean(rates))}% of the time."
+        low, high = (f"{size:.3f}" for size in (min(distortions), max(distortions)))
+        noted.append(f"mean distortion {low if low == high else f'{low} to {high}'} RMS")
+    text += f" ({'; '.join(noted)})" if noted else ""
+    if matrix.noise is not None and (rates := conditional(matrix.noise.cells)):
+        text += f"; {describe(matrix.noise.source)}: {percent(fmean(rates))}%"
     return f"{text}."
 
 
 def short(name: str) -> str:
     """A model's or control's name for a heading: ``python:a.b.efficientnet:lite0`` is ``efficientnet:lite0``."""
     return re.sub(r"(?:python:(?:\w+\.)*|file:(?:.*/)?)([^/:]+?)(?:\.py)?:(\w+)", r"\1:\2", name)
-
-
-def _is_compared(study: TransferStudy) -> bool:
-    return bool(study.manifest["dataset"]["name"] == paper_numbers.DATASET)
-
-
-def _cell(record: dict[str, Any] | None, compared: bool) -> Cell | None:
-    if record is None:
-        return None
-    known = {name: record[name] for name in ("source", "target", "n", "error_rate", "ci_low", "ci_high")}
-    known |= {name: _number(record[name]) for name in ("conditional_error_rate", "same_mistake_rate")}
-    return Cell(**known, paper=paper_numbers.error_rate(record["source"], record["target"]) if compared else None)
-
-
-def _number(value: float | None) -> float | None:
-    """Null and NaN both mean "no such rate": Parquet writers differ in which they keep."""
-    return None if value is None or math.isnan(value) else value

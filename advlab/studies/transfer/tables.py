@@ -8,43 +8,44 @@ from rich.text import Text
 
 from advlab.report.numbers import beside, markdown_line, percent, rms
 from advlab.studies.transfer.paper_numbers import as_printed
-from advlab.studies.transfer.results import TransferStudy
-from advlab.studies.transfer.summary import Cell, Matrix, ModelRow, Row, read_matrix, read_models, short
+from advlab.studies.transfer.summary import Cell, ModelRow, Row, short
+from advlab.studies.transfer.view import View
+from advlab.transfer import controls
 
 _DIM = "dim"
 _SELF = "bold dark_orange3"
-_CELL_WIDTH = 15  # "fc100-100-10", "100.0 (100)" and padding
-_FRAME_WIDTH = 36  # the source's name and the RMS column
+_CELL_WIDTH = 13  # "100.0 (100)"; longer names of targets are folded
+_LABEL_WIDTH = 24  # longer names of sources are folded
+_FRAME_WIDTH = _LABEL_WIDTH + 13  # and the RMS column
 
 
-def matrix_tables(study: TransferStudy, width: int = 140) -> list[Table]:
+def matrix_tables(view: View, width: int = 140) -> list[Table]:
     """The matrix for a terminal: ours, the paper's in brackets, the Wilson 95% interval below.
 
     Args:
-        study: a study with its matrix written.
+        view: a study with its matrix written.
         width: columns of the terminal; targets that do not fit go to a further table.
     """
-    matrix = read_matrix(study)
-    per_table = max(1, (width - _FRAME_WIDTH) // _CELL_WIDTH)
-    blocks = range(0, len(matrix.targets), per_table)
-    return [_matrix_table(study, matrix, start, start + per_table) for start in blocks]
+    per_table = max(1, (width - _FRAME_WIDTH) // (_CELL_WIDTH + 2))
+    blocks = range(0, len(view.matrix.targets), per_table)
+    return [_matrix_table(view, start, start + per_table) for start in blocks]
 
 
-def models_table(study: TransferStudy) -> Table:
+def models_table(view: View) -> Table:
     """Table 1 for a terminal: errors in per cent and mean distortion, the paper's in brackets."""
     table = Table(box=box.HORIZONTALS, title="Models", title_justify="left", title_style="bold")
     table.add_column("model", no_wrap=True)
     for heading in ("train error %", "test error %", "iterations", "mean RMS"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in read_models(study):
+    for row in view.models:
         (name, _), *numbers = _model_cells(row)
         table.add_row(Text(name), *(beside(ours, theirs) for ours, theirs in numbers))
     return table
 
 
-def markdown_matrix(study: TransferStudy) -> str:
+def markdown_matrix(view: View) -> str:
     """The matrix as a Markdown table: error % with its interval, then the paper's number in italics."""
-    matrix = read_matrix(study)
+    matrix = view.matrix
     lines = [
         markdown_line(["examples of ↓ shown to →", *(_escape(short(target)) for target in matrix.targets), "mean RMS"]),
         markdown_line(["---", *("---:" for _ in matrix.targets), "---:"]),
@@ -57,25 +58,26 @@ def markdown_matrix(study: TransferStudy) -> str:
                 _markdown_beside(rms(row.mean_rms), _rms(row)),
             ]
         )
-        for row in matrix.rows
+        for rows in matrix.groups
+        for row in rows
     ]
     return "\n".join(lines) + "\n"
 
 
-def markdown_models(study: TransferStudy) -> str:
+def markdown_models(view: View) -> str:
     """Table 1 as Markdown, the paper's numbers in italics."""
     lines = [
         markdown_line(["model", "train error %", "test error %", "iterations", "mean RMS"]),
         markdown_line(["---", "---:", "---:", "---:", "---:"]),
     ]
-    for row in read_models(study):
+    for row in view.models:
         (name, _), *numbers = _model_cells(row)
         lines.append(markdown_line([_escape(name), *(_markdown_beside(ours, theirs) for ours, theirs in numbers)]))
     return "\n".join(lines) + "\n"
 
 
-def _matrix_table(study: TransferStudy, matrix: Matrix, start: int, stop: int) -> Table:
-    dataset = study.manifest["dataset"]
+def _matrix_table(view: View, start: int, stop: int) -> Table:
+    matrix, dataset = view.matrix, view.study.manifest["dataset"]
     counts = {cell.n for row in matrix.rows for cell in row.cells if cell is not None}
     counted = "–".join(f"{count:,}" for count in sorted({min(counts), max(counts)})) if counts else "0"
     legend = "error %, Wilson 95% interval below" + (", the paper's numbers in brackets" if matrix.has_paper else "")
@@ -87,16 +89,24 @@ def _matrix_table(study: TransferStudy, matrix: Matrix, start: int, stop: int) -
         caption=legend,
         caption_justify="left",
     )
-    table.add_column("examples of ↓ shown to →", no_wrap=True, max_width=24)
+    table.add_column("examples of ↓ shown to →", width=_LABEL_WIDTH, overflow="fold")
     for target in matrix.targets[start:stop]:
-        table.add_column(Text(short(target)), no_wrap=True)
+        table.add_column(Text(short(target)), width=min(_CELL_WIDTH, max(11, len(short(target)))), overflow="fold")
     table.add_column("RMS", justify="right", no_wrap=True)
-    for rows in (matrix.models, matrix.controls):
+    for rows in matrix.groups:
         for row in rows:
             cells = (_cell(cell) for cell in row.cells[start:stop])
-            table.add_row(Text(short(row.source)), *cells, beside(rms(row.mean_rms), _rms(row), separator="\n"))
+            table.add_row(Text(_label(row.source)), *cells, beside(rms(row.mean_rms), _rms(row), separator="\n"))
         table.add_section()
     return table
+
+
+def _label(source: str) -> str:
+    """A source's name; that of a control which would be folded is broken where its model's begins."""
+    name, control = short(source), controls.parse(source)
+    if control is None or control.model is None or len(name) <= _LABEL_WIDTH:
+        return name
+    return f"{name.removesuffix(short(control.model))}\n{short(control.model)}"
 
 
 def _model_cells(row: ModelRow) -> list[tuple[str, str | None]]:
