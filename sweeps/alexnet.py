@@ -1,6 +1,6 @@
 """AlexNet (Krizhevsky et al. 2012) by data-parallel workers on Ray Train, to be attacked by other studies."""
 
-from advlab.studies.alexnet.command import AlexNet
+from advlab.studies.alexnet.study import AlexNet
 from advlab.studies.experiment import main
 
 if __name__ == "__main__":

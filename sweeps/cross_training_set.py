@@ -1,6 +1,6 @@
 """Do examples cross from one half of the training set to the other, and amplified ones: Tables 3 and 4."""
 
-from advlab.studies.cross_training_set.command import CrossTrainingSet
+from advlab.studies.cross_training_set.study import CrossTrainingSet
 from advlab.studies.experiment import main
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Frame bounds of every layer of a network, beside what the network amplifies in fact: the paper's Table 5."""
 
 from advlab.studies.experiment import main
-from advlab.studies.spectral.command import Spectral
+from advlab.studies.spectral.study import Spectral
 
 if __name__ == "__main__":
     main(Spectral)

@@ -1,7 +1,7 @@
 """Attack every model once, show every example to every model: the paper's Tables 1 and 2 and Figure 7."""
 
 from advlab.studies.experiment import main
-from advlab.studies.transfer.command import TransferMatrix
+from advlab.studies.transfer.study import TransferMatrix
 
 if __name__ == "__main__":
     main(TransferMatrix)

@@ -7,8 +7,8 @@ import pytest
 from advlab.command import option_names, run, with_flags
 from advlab.errors import UserError
 from advlab.results.__main__ import Options as Results
-from advlab.studies.adversarial_training.command import AdversarialTraining
-from advlab.studies.transfer.command import TransferMatrix
+from advlab.studies.adversarial_training.study import AdversarialTraining
+from advlab.studies.transfer.study import TransferMatrix
 
 
 def test_option_names_include_nested_groups_and_subcommands() -> None:

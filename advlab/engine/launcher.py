@@ -114,6 +114,11 @@ class TrainLayout:
     threads: int = 1
     """Threads per worker on CPUs."""
 
+    @property
+    def fewest(self) -> int:
+        """The smallest number of workers."""
+        return 1
+
 
 def launch(study: Study, work: Work, config: Any, layout: TrainLayout, workers: int | tuple[int, int]) -> None:
     """Run ``work(config, layout, store, launcher)`` in this process, or in workers of Ray Train by `fit`.

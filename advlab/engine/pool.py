@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, TaskCancelledError
 
 from advlab.engine.actors import Actors, PoolOptions
+from advlab.engine.progress import Stage
 from advlab.engine.scheduler import Failure, Scheduler
 from advlab.engine.worker import Unit
 from advlab.errors import UserError, one_line
@@ -255,6 +256,38 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, UserError):
         return text.rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def complete(
+    pool: ActorPool,
+    missing: list[Any],
+    uri: str,
+    title: str,
+    total: int,
+    on_done: Callable[[Any, Any, int], None] = lambda *_: None,
+    **options: Any,
+) -> None:
+    """Do the ``missing`` of ``total`` units behind a progress bar.
+
+    Args:
+        pool: with ``options`` of its ``run``.
+        missing: the units.
+        uri: folder of the study.
+        title: of the bar.
+        total: number of units, those that are done already included.
+        on_done: called in this process as ``on_done(unit, answer, units done so far)``.
+
+    Raises:
+        UserError: units failed; the others are finished and kept.
+    """
+    with Stage(title, total, done=total - len(missing)) as stage:
+
+        def follow(unit: Unit, answer: Any) -> Iterable[Unit]:
+            stage.advance(unit.name)
+            on_done(unit, answer, stage.done)
+            return ()
+
+        require_success(pool.run(missing, follow, on_status=stage.say, **options), uri)
 
 
 def require_success(failures: list[Failure], uri: str) -> None:

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from advlab.studies.experiment import Experiment
 
 KINDS = {
-    "transfer": "advlab.studies.transfer.command:TransferMatrix",
-    "architectures": "advlab.studies.architectures.command:Architectures",
-    "hardening": "advlab.studies.adversarial_training.command:AdversarialTraining",
-    "units": "advlab.studies.directions.command:Units",
-    "spectral": "advlab.studies.spectral.command:Spectral",
-    "alexnet": "advlab.studies.alexnet.command:AlexNet",
-    "quocnet": "advlab.studies.quocnet.command:QuocNet",
+    "transfer": "advlab.studies.transfer.study:TransferMatrix",
+    "architectures": "advlab.studies.architectures.study:Architectures",
+    "hardening": "advlab.studies.adversarial_training.study:AdversarialTraining",
+    "units": "advlab.studies.directions.study:Units",
+    "spectral": "advlab.studies.spectral.study:Spectral",
+    "alexnet": "advlab.studies.alexnet.study:AlexNet",
+    "quocnet": "advlab.studies.quocnet.study:QuocNet",
 }
 
 

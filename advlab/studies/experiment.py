@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.console import Console
 from advlab import command
 from advlab.command import CommonOptions
 from advlab.engine.actors import PoolOptions
+from advlab.engine.launcher import TrainLayout, require_local, require_resources
 from advlab.engine.pool import ActorPool
 from advlab.engine.progress import OnProgress
 from advlab.engine.session import session
@@ -102,6 +104,27 @@ class PoolExperiment(Experiment[Plan, Results, ActorPool]):
     def workers(self, plan: Plan) -> ActorPool:  # noqa: ARG002
         """The pool; its actors are started when there is work."""
         return ActorPool(self.pool, elastic=self.elastic)
+
+
+class TrainExperiment(Experiment[None, Study, None]):
+    """An `Experiment` that is one training run, on Ray Train or, with ``--alone``, in this process."""
+
+    settings: Any
+    layout: TrainLayout
+
+    @property
+    def on_ray(self) -> bool:
+        return not self.layout.alone
+
+    def workers(self, plan: None) -> AbstractContextManager[None]:  # noqa: ARG002
+        if self.on_ray:
+            require_resources(self.layout.fewest, self.layout.gpus, self.layout.accelerator, elastic=self.elastic)
+        return nullcontext()
+
+    def begin(self, plan: None) -> Study:  # noqa: ARG002
+        study = Study.begin(self.kind, asdict(self.settings), self.common.out)
+        require_local(study, alone=self.layout.alone)
+        return study
 
 
 def present(experiment: Experiment[Any, Any, Any] | type[Experiment[Any, Any, Any]], study: Study) -> Shown:

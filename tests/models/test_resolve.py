@@ -17,8 +17,7 @@ from advlab.models import Checkpoint, Recipe
 from advlab.models.resolve import Resolved, resolve
 from advlab.store import Study
 from advlab.store.layout import weights_file
-from advlab.studies.spectral import study as spectral
-from advlab.studies.spectral.study import SpectralConfig
+from advlab.studies.spectral.study import Spectral, SpectralConfig
 from advlab.studies.transfer import plan as transfer_plan
 from advlab.studies.transfer.plan import TransferConfig
 
@@ -57,11 +56,11 @@ def test_a_checkpoint_names_no_data_but_the_packages_own(tmp_path: Path, monkeyp
     monkeypatch.setattr(data, "load", note)
     hers = str(written(tmp_path / "hers.safetensors", f"folder:{tmp_path}"))
     with pytest.raises(UserError, match=r"none of advlab's own data sets; name one with --data\.$"):
-        spectral.prepare(SpectralConfig(model=hers))
+        Spectral(settings=SpectralConfig(model=hers)).prepare()
     assert asked == []
-    assert spectral.prepare(SpectralConfig(model=hers, data="mnist")).images.shape == (8, 1, 28, 28)
+    assert Spectral(settings=SpectralConfig(model=hers, data="mnist")).prepare().images.shape == (8, 1, 28, 28)
     mine = str(written(tmp_path / "mine.safetensors", "fashion_mnist"))
-    assert spectral.prepare(SpectralConfig(model=mine, data="mnist")).images.shape == (8, 1, 28, 28)
+    assert Spectral(settings=SpectralConfig(model=mine, data="mnist")).prepare().images.shape == (8, 1, 28, 28)
     assert asked == ["mnist", "mnist"]
 
 

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from advlab import models
+from advlab.command import CommonOptions
 from advlab.engine import launcher
 from advlab.engine.launcher import Alone
 from advlab.errors import UserError
 from advlab.models import Checkpoint, study_models
 from advlab.store import Study
 from advlab.studies.alexnet import curve, show
-from advlab.studies.alexnet import study as runs
+from advlab.studies.alexnet.study import AlexNet
 from advlab.studies.alexnet.work import AlexNetConfig, Layout
 
 CONFIG = AlexNetConfig(
@@ -30,12 +31,16 @@ ARGUMENTS = [
 ALONE = Layout(alone=True, checkpoint_every=4)
 
 
+def run(alexnet: AlexNet) -> Study:
+    study = alexnet.begin(None)
+    alexnet.run(None, study, None, lambda _, **__: None)
+    return study
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A finished run in this process."""
-    study = runs.begin(CONFIG, ALONE, str(tmp_path_factory.mktemp("alone") / "run"))
-    runs.run(study, ALONE)
-    return study
+    return run(AlexNet(settings=CONFIG, layout=ALONE, common=CommonOptions(out=str(tmp_path_factory.mktemp("alone")))))
 
 
 def losses(study: Study) -> np.ndarray:
@@ -74,15 +79,14 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
             super().report(told, folder)
             raise KeyboardInterrupt
 
-    study = runs.begin(CONFIG, ALONE, str(tmp_path / "run"))
+    alexnet = AlexNet(settings=CONFIG, layout=ALONE, common=CommonOptions(out=str(tmp_path / "run")))
     with monkeypatch.context() as patched:
         patched.setattr(launcher, "Alone", Interrupted)
         with pytest.raises(KeyboardInterrupt):
-            runs.run(study, ALONE)
+            run(alexnet)
     assert [path.name for path in (tmp_path / "run" / "alone").iterdir()] == ["step-00000004"]
-    assert not study.store.files("curve")
-    again = runs.begin(CONFIG, ALONE, str(tmp_path / "run"))
-    runs.run(again, ALONE)
+    assert not Study.open(str(tmp_path / "run")).store.files("curve")
+    again = run(alexnet)
     assert np.array_equal(losses(again), losses(alone))
     assert again.manifest["models"]["alexnet"]["fingerprint"] == alone.manifest["models"]["alexnet"]["fingerprint"]
 
@@ -107,7 +111,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
 )
 def test_mistakes_are_one_sentence(config: dict[str, Any], layout: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        runs.prepare(AlexNetConfig(**config), Layout(**layout))
+        AlexNet(settings=AlexNetConfig(**config), layout=Layout(**layout)).prepare()
 
 
 def test_photos_need_test_images_of_the_same_classes(tmp_path: Path) -> None:
@@ -120,11 +124,11 @@ def test_photos_need_test_images_of_the_same_classes(tmp_path: Path) -> None:
 
     write("", "cat")
     with pytest.raises(UserError, match="has no separate test images; put them into a folder test beside train"):
-        runs.prepare(AlexNetConfig(data=f"folder:{photos}", **config), Layout())
+        AlexNet(settings=AlexNetConfig(data=f"folder:{photos}", **config)).prepare()
     write("train", "cat")
     write("test", "dog")
     with pytest.raises(UserError, match="has other classes for testing than for training"):
-        runs.prepare(AlexNetConfig(data=f"folder:{photos}", **config), Layout())
+        AlexNet(settings=AlexNetConfig(data=f"folder:{photos}", **config)).prepare()
 
 
 @pytest.mark.slow

@@ -16,18 +16,18 @@ from advlab.command import CommonOptions
 from advlab.data import Dataset
 from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool
+from advlab.engine.progress import OnProgress
 from advlab.errors import UserError
 from advlab.models import Checkpoint
 from advlab.store import Study
 from advlab.studies.architectures import plan as architectures_plan
 from advlab.studies.architectures import show, trials
 from advlab.studies.architectures import study as architectures_study
-from advlab.studies.architectures.command import Architectures
 from advlab.studies.architectures.plan import ArchitecturesConfig
-from advlab.studies.transfer import plan as transfer_plan
-from advlab.studies.transfer import study as transfer_study
+from advlab.studies.architectures.study import Architectures
 from advlab.studies.transfer.plan import TransferConfig
 from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.study import TransferMatrix
 
 CONFIG = ArchitecturesConfig(
     architectures="softmax,relu8-10", decays="1e-2,1e-4", epochs=1, max_iterations=4, examples=20
@@ -36,12 +36,13 @@ POOL = PoolOptions(actors=1)
 NAMES = ["softmaxλ1e-4#0", "softmaxλ1e-2#0", "relu8-10λ1e-2#0"]
 
 
-def run(config: ArchitecturesConfig, out: Path, **options: Any) -> TransferStudy:
-    plan = architectures_plan.prepare(config)
+def run(config: ArchitecturesConfig, out: Path, on_progress: OnProgress = lambda _: None) -> TransferStudy:
+    architectures = Architectures(settings=config, common=CommonOptions(out=str(out)), pool=POOL)
+    plan = architectures.prepare()
     # three trials are enough
     plan = replace(plan, points=plan.points and [point for point in plan.points if point.name in NAMES])
-    study = architectures_study.begin(plan, str(out))
-    architectures_study.run(plan, study, POOL, **options)
+    study = architectures.begin(plan)
+    architectures.run(plan, study, None, on_progress)
     return study
 
 
@@ -109,15 +110,16 @@ def test_its_models_go_into_a_transfer_matrix_by_one_name(sweep: TransferStudy, 
         attack="minimum-norm", target="nearest",
     )  # fmt: skip
     for _ in range(2):  # the second time finds everything there
-        plan = transfer_plan.prepare(config)
-        study = transfer_study.begin(plan, str(tmp_path / "matrix"))
+        matrix = TransferMatrix(settings=config, common=CommonOptions(out=str(tmp_path / "matrix")))
+        plan = matrix.prepare()
+        study = matrix.begin(plan)
         with ActorPool(POOL, elastic=False) as pool:
-            transfer_study.run(plan, study, pool)
+            matrix.run(plan, study, pool)
     assert study.targets == [*NAMES, "softmax1e-2"]
     assert {name: study.fingerprints[name] for name in NAMES} == sweep.fingerprints
-    matrix = study.matrix().to_pylist()
-    assert len(matrix) == 4 * 8
-    assert all(row["error_rate"] == 1 for row in matrix if row["source"] == row["target"])
+    rows = study.matrix().to_pylist()
+    assert len(rows) == 4 * 8
+    assert all(row["error_rate"] == 1 for row in rows if row["source"] == row["target"])
     assert f"--models study:{sweep.store.uri},softmax1e-2" in study.command
     assert show.figure(sweep, study) != show.figure(sweep)
 

@@ -11,13 +11,13 @@ import pytest
 
 from advlab.analysis.directions import Moments, directions
 from advlab.analysis.features import Features
+from advlab.command import CommonOptions
 from advlab.data import Dataset
 from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool
 from advlab.errors import UserError
 from advlab.store import Study
-from advlab.studies.directions import study as units_study
-from advlab.studies.directions.study import UnitsConfig
+from advlab.studies.directions.study import Units, UnitsConfig
 
 MODEL = """
 import torch
@@ -38,10 +38,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> UnitsConfig:
 
 
 def run(config: UnitsConfig, out: Path) -> Study:
-    plan = units_study.prepare(config)
-    study = units_study.begin(plan, str(out))
+    units = Units(settings=config, common=CommonOptions(out=str(out)))
+    plan = units.prepare()
+    study = units.begin(plan)
     with ActorPool(PoolOptions(actors=1), elastic=False) as pool:
-        units_study.run(plan, study, pool)
+        units.run(plan, study, pool)
     return study
 
 
@@ -51,7 +52,7 @@ def whole(local_ray: None, config: UnitsConfig, tmp_path_factory: pytest.TempPat
 
 
 def test_the_top_images_are_those_of_all_activations(whole: Study, config: UnitsConfig, mnist_test: Dataset) -> None:
-    plan = units_study.prepare(config)
+    plan = Units(settings=config).prepare()
     parts = [values for values, _ in Features(plan.subject.model, "").batches(mnist_test.images[:600])]
     features = np.concatenate([part[:, :, 0].numpy() for part in parts])
     vectors = directions("natural", 8, Moments.of(features), seed=0)
@@ -85,9 +86,10 @@ def test_what_is_missing_is_made_again_and_nothing_else(whole: Study, config: Un
 
 
 def test_another_study_in_the_same_place_is_refused(whole: Study, config: UnitsConfig) -> None:
-    plan = units_study.prepare(replace(config, top=6))
+    units = Units(settings=replace(config, top=6), common=CommonOptions(out=whole.store.uri))
+    plan = units.prepare()
     with pytest.raises(UserError, match="its top is 5, here 6"):
-        units_study.begin(plan, whole.store.uri)
+        units.begin(plan)
 
 
 @pytest.mark.parametrize(
@@ -101,4 +103,4 @@ def test_another_study_in_the_same_place_is_refused(whole: Study, config: UnitsC
 )
 def test_mistakes_are_told(config: UnitsConfig, settings: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        units_study.prepare(replace(config, **settings))
+        Units(settings=replace(config, **settings)).prepare()

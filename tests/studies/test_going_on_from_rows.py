@@ -55,7 +55,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def run(made: ArchitecturesPlan, out: Path, rows: list[dict[str, Any]]) -> None:
     study = Study.begin("architectures", {"seed": 0}, str(out))
     trials.write(study.store, rows)
-    architectures_study.run(made, study, None)  # type: ignore[arg-type]
+    architectures_study.Architectures().run(made, study, None, lambda _: None)
 
 
 def test_points_without_a_result_are_asked_for(asked: list[Any], tmp_path: Path, mnist_test: Dataset) -> None:

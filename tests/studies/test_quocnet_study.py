@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from advlab import data
+from advlab.command import CommonOptions
 from advlab.engine import launcher
 from advlab.errors import UserError
 from advlab.store import Study
 from advlab.studies.quocnet import show
 from advlab.studies.quocnet import study as quocnet_study
+from advlab.studies.quocnet.study import QuocNet
 from advlab.studies.quocnet.work import ATTACKED, FILTERS, SCORES, Layout, QuocNetConfig
 
 CONFIG = QuocNetConfig(
@@ -27,12 +29,19 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
+LAYOUT = Layout(alone=True, checkpoint_every=3)
+
+
+def run(quocnet: QuocNet) -> Study:
+    study = quocnet.begin(None)
+    quocnet.run(None, study, None, lambda _, **__: None)
+    return study
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A finished run in this process."""
-    study = quocnet_study.begin(CONFIG, Layout(alone=True), str(tmp_path_factory.mktemp("alone") / "run"))
-    quocnet_study.run(study, Layout(alone=True, checkpoint_every=3))
-    return study
+    return run(QuocNet(settings=CONFIG, layout=LAYOUT, common=CommonOptions(out=str(tmp_path_factory.mktemp("alone")))))
 
 
 def losses(study: Study) -> np.ndarray:
@@ -71,8 +80,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
     alone: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half the steps are there, with the checkpoint after them; the others follow as they would have."""
-    study = quocnet_study.begin(CONFIG, Layout(alone=True), str(tmp_path / "run"))
-    layout = Layout(alone=True, checkpoint_every=3)
+    quocnet = QuocNet(settings=CONFIG, layout=LAYOUT, common=CommonOptions(out=str(tmp_path / "run")))
 
     class Interrupted(launcher.Alone):
         def report(self, told: dict[str, Any], folder: str | None) -> None:
@@ -82,10 +90,10 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
     with monkeypatch.context() as patched:
         patched.setattr(launcher, "Alone", Interrupted)
         with pytest.raises(KeyboardInterrupt):
-            quocnet_study.run(study, layout)
+            run(quocnet)
+    study = Study.open(str(tmp_path / "run"))
     assert study.store.files("losses", suffix=".parquet") == ["losses/part-00000000.parquet"]
-    again = quocnet_study.begin(CONFIG, layout, str(tmp_path / "run"))
-    quocnet_study.run(again, layout)
+    again = run(quocnet)
     np.testing.assert_allclose(losses(again), losses(alone), rtol=1e-6)
     assert [path.name for path in sorted((tmp_path / "run" / "alone").iterdir())] == ["step-00000006"]
 
@@ -103,7 +111,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
 )
 def test_mistakes_are_one_sentence(config: QuocNetConfig, layout: Layout, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        quocnet_study.prepare(config, layout)
+        QuocNet(settings=config, layout=layout).prepare()
 
 
 @pytest.mark.slow

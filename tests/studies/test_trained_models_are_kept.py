@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from advlab import data
+from advlab.command import CommonOptions
 from advlab.data import Dataset
 from advlab.errors import UserError
 from advlab.models import Checkpoint, checkpoint, zoo
@@ -49,9 +50,9 @@ def untrained(recipe: Recipe) -> Checkpoint:
 
 def prepare(out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TransferStudy, Pool]:
     """Begin, or go on, up to where the models are there."""
-    monkeypatch.setattr(transfer_study, "require_success", lambda *_: None)
+    monkeypatch.setattr("advlab.engine.pool.require_success", lambda *_: None)
     plan, pool = transfer_plan.prepare(CONFIG), Pool()
-    study = transfer_study.begin(plan, str(out))
+    study = transfer_study.TransferMatrix(common=CommonOptions(out=str(out))).begin(plan)
     transfer_study._prepare_models(transfer_study._Work(plan, study, pool))  # type: ignore[arg-type]
     return study, pool
 

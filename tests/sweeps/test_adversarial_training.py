@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from advlab.command import CommonOptions
 from advlab.data import Dataset
 from advlab.errors import UserError
 from advlab.hardening import snapshots
 from advlab.hardening.settings import Settings, variant
 from advlab.hardening.trainer import Alternating, Trainer
-from advlab.studies.adversarial_training import study as hardening_study
-from advlab.studies.adversarial_training.study import HardeningConfig, Layout
+from advlab.studies.adversarial_training.study import AdversarialTraining, HardeningConfig, Layout
 from advlab.studies.adversarial_training.tuning import Space
 
 REPOSITORY = Path(__file__).parents[2]
@@ -58,9 +58,15 @@ def test_variants_and_seeds_join_one_study(tmp_path: Path) -> None:
     assert [(row["variant"], row["seed"]) for row in rows] == [("all", 0), ("all", 1), ("weight-decay", 0)]
     assert rows[0] == first["all"]
 
-    other = hardening_study.prepare(HardeningConfig(examples=600, training=Settings(learning_rate=0.1)))
+    other = HardeningConfig(examples=600, training=Settings(learning_rate=0.1))
+    require_another(other, out)
+
+
+def require_another(config: HardeningConfig, out: str) -> None:
+    other = AdversarialTraining(settings=config, common=CommonOptions(out=out))
+    plan = other.prepare()
     with pytest.raises(UserError, match="holds another study"):
-        hardening_study.begin(other, out)
+        other.begin(plan)
 
 
 @pytest.mark.usefixtures("mnist_test")
@@ -75,9 +81,7 @@ def test_a_convolutional_network_of_the_zoo(tmp_path: Path) -> None:
     pool = out / "pools/variant=layer-1/seed-0000"
     maps = pq.read_table(pool / json.loads((pool / "newest.json").read_text())["files"]["1"])
     assert len(maps["image"][0]) == 32 * 24 * 24
-    other = hardening_study.prepare(HardeningConfig(variants="layer-1", examples=200))
-    with pytest.raises(UserError, match="holds another study"):
-        hardening_study.begin(other, str(out))
+    require_another(HardeningConfig(variants="layer-1", examples=200), str(out))
     done = sweep(*arguments, "--pool", str(pool), "--frozen", "--out", str(tmp_path / "other"))
     assert done.returncode == 2
     assert "holds 18432 activations per example at level 1, and --hidden (100, 100) does not" in done.stderr
@@ -210,7 +214,7 @@ def test_a_baseline_is_tuned_in_what_it_is_about() -> None:
 )
 def test_mistakes_are_told_before_any_work(config: HardeningConfig, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        hardening_study.prepare(config)
+        AdversarialTraining(settings=config).prepare()
 
 
 @pytest.mark.parametrize(
@@ -226,4 +230,4 @@ def test_mistakes_are_told_before_any_work(config: HardeningConfig, told: str) -
 )
 def test_work_that_cannot_be_shared_is_told_before_any(config: HardeningConfig, layout: Layout, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        hardening_study.prepare(config, layout)
+        AdversarialTraining(settings=config, layout=layout).prepare()

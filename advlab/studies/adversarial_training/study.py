@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,11 +13,11 @@ import ray
 import torch
 
 from advlab import data
-from advlab.command import listed, require_at_least
+from advlab.command import CommonOptions, listed, require_at_least
 from advlab.data import Dataset
 from advlab.engine import launcher
 from advlab.engine.actors import PoolOptions
-from advlab.engine.launcher import OnRay
+from advlab.engine.launcher import OnRay, require_resources
 from advlab.engine.pool import ActorPool, require_success
 from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.session import host_count
@@ -27,11 +27,13 @@ from advlab.hardening import snapshots
 from advlab.hardening.settings import VARIANTS, Settings, is_variant, variant
 from advlab.hardening.trainer import build, cut
 from advlab.models import external
+from advlab.report import Shown
 from advlab.store import Study
 from advlab.store.addresses import address
 from advlab.store.layout import MANIFEST
-from advlab.studies.adversarial_training import tuning
+from advlab.studies.adversarial_training import show, tuning
 from advlab.studies.adversarial_training.work import TrainUnit
+from advlab.studies.experiment import Experiment
 
 VERSION = 1
 """Version of the computation: runs of other versions are repeated."""
@@ -118,34 +120,112 @@ class HardeningPlan:
     held_out: Dataset
 
 
-def prepare(config: HardeningConfig, layout: Layout = Layout()) -> HardeningPlan:
-    """Load the data and check the variants.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
+    """Train on a continuously refreshed pool of adversarial examples, and compare with baselines (section 4.1)."""
 
-    Raises:
-        UserError: an unknown variant, network or data set, or an impossible number.
-    """
-    require_at_least(
-        ("--seeds", config.seeds, 1),
-        ("--seed", config.seed, 0),
-        ("--snapshot-epochs", config.snapshot_epochs, 1),
-        ("--distortions", config.distortions, 1),
-        ("--generators", config.generators, 1),
-        ("--tune", config.tune, 0),
-        ("--workers", layout.workers, 1),
-    )
-    if config.frozen and config.pool is None:
-        raise UserError("--frozen needs a pool; give its folder with --pool.")
-    names = listed(config.variants)
-    if not names:
-        raise UserError(f"--variants names no variant; choose among {', '.join(VARIANTS)}.")
-    if config.pool is not None:
-        snapshots.load(config.pool)  # now, and not by a worker that has waited for its turn
-    train, held_out = _images(config)
-    _require_shares(config, layout, len(train))
-    levels, _ = cut(build(config.training, train), config.training, train)
-    for name in names:
-        variant(name, config.training, levels.count)
-    return HardeningPlan(config, names, levels.count, train, held_out)
+    kind = "hardening"
+
+    settings: HardeningConfig = field(default_factory=HardeningConfig)
+    layout: Layout = field(default_factory=Layout)
+    common: CommonOptions = field(default_factory=CommonOptions)
+    pool_options: PoolOptions = field(default_factory=PoolOptions)
+
+    def prepare(self) -> HardeningPlan:
+        """Load the data and check the variants."""
+        config, layout = self.settings, self.layout
+        require_at_least(
+            ("--seeds", config.seeds, 1),
+            ("--seed", config.seed, 0),
+            ("--snapshot-epochs", config.snapshot_epochs, 1),
+            ("--distortions", config.distortions, 1),
+            ("--generators", config.generators, 1),
+            ("--tune", config.tune, 0),
+            ("--workers", layout.workers, 1),
+        )
+        if config.frozen and config.pool is None:
+            raise UserError("--frozen needs a pool; give its folder with --pool.")
+        names = listed(config.variants)
+        if not names:
+            raise UserError(f"--variants names no variant; choose among {', '.join(VARIANTS)}.")
+        if config.pool is not None:
+            snapshots.load(config.pool)  # now, and not by a worker that has waited for its turn
+        train, held_out = _images(config)
+        _require_shares(config, layout, len(train))
+        levels, _ = cut(build(config.training, train), config.training, train)
+        for name in names:
+            variant(name, config.training, levels.count)
+        return HardeningPlan(config, names, levels.count, train, held_out)
+
+    def workers(self, plan: HardeningPlan) -> AbstractContextManager[ActorPool | None]:  # noqa: ARG002
+        if self.layout.shared:
+            require_resources(self.layout.workers, self.layout.gpus, self.layout.accelerator, elastic=self.elastic)
+            return nullcontext()
+        return ActorPool(self._size(), elastic=self.elastic)
+
+    def _size(self) -> PoolOptions:
+        """Pool options that leave a CPU for each generator, if there are enough."""
+        options = self.pool_options
+        if self.settings.mode == "synchronous":
+            return options
+        cpus = ray.cluster_resources().get("CPU", 1)
+        most = max(1, int(cpus / (options.num_cpus + self.settings.generators)))
+        return replace(options, actors=min(options.actors or most, most))
+
+    def begin(self, plan: HardeningPlan) -> Study:
+        config = asdict(plan.config)
+        for choice in ("variants", "seeds", "seed"):  # more of these extend the same study
+            del config[choice]
+        config["training"] = plan.config.training.decisive()
+        return Study.begin(self.kind, config, self.common.out)
+
+    def run(self, plan: HardeningPlan, study: Study, workers: ActorPool | None, on_progress: OnProgress) -> None:
+        """Search for settings if ``--tune`` is given, and do the runs that are not done yet.
+
+        With a layout of several workers or of GPUs the runs follow one another, each by workers of Ray Train with
+        checkpoints in ``train/``. Writes ``results.parquet`` (one row per variant and seed), ``runs/`` (the same, a
+        file each), ``curves/`` (one row per epoch), ``models/`` and ``pools/`` (the newest snapshots of every run).
+
+        Raises:
+            UserError: no trial of a variant ran to its end, or runs failed; the others are finished and kept.
+        """
+        if plan.config.tune:
+            tuning.choose(
+                study,
+                {name: variant(name, plan.config.training, plan.levels) for name in plan.variants},
+                plan.config.tune,
+                self._size(),
+                dataset=plan.config.dataset,
+                examples=len(plan.train),
+                on_progress=on_progress,
+            )
+        with _following(plan, study, on_progress) as (missing, follow, stage):
+            if workers is None:
+                for unit in missing:
+                    self._share(study, unit)
+                    follow(unit, None)
+            else:
+                workers.require_file(study.store.uri, MANIFEST)
+                workers.share("train", plan.train)
+                workers.share("held out", plan.held_out)
+                require_success(workers.run(missing, follow, on_status=stage.say, depth=1), study.store.uri)
+
+    def _share(self, study: Study, unit: TrainUnit) -> None:
+        """One run by the workers of Ray Train."""
+        launcher.fit(
+            study,
+            _work,
+            {"config": self.settings, "unit": unit},
+            workers=self.layout.workers,
+            gpus=self.layout.gpus,
+            accelerator=self.layout.accelerator,
+            restart=True,
+            folder=f"train/{unit.stem}",
+        )
+
+    @classmethod
+    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
+        return Shown(tables=[show.ablation_table(study)], rows={"results": study.store.read_table(RESULTS)})
 
 
 def _images(config: HardeningConfig) -> tuple[Dataset, Dataset]:
@@ -178,83 +258,6 @@ def _require_shares(config: HardeningConfig, layout: Layout, examples: int) -> N
             f"--batch-size {settings.batch_size} leaves {last} of {examples} images for the last batch of an epoch, "
             f"too few for {workers} workers; choose another."
         )
-
-
-def begin(plan: HardeningPlan, out: str | None) -> Study:
-    """Start a study, or continue it if ``out`` holds part of it.
-
-    Raises:
-        UserError: a folder that cannot be used.
-    """
-    config = asdict(plan.config)
-    for choice in ("variants", "seeds", "seed"):  # more of these extend the same study
-        del config[choice]
-    config["training"] = plan.config.training.decisive()
-    return Study.begin("hardening", config, out)
-
-
-def tune(plan: HardeningPlan, study: Study, options: PoolOptions, *, on_progress: OnProgress = lambda _: None) -> None:
-    """Search for settings of the variants if ``--tune`` is given; Ray must be connected.
-
-    Raises:
-        UserError: no trial of a variant ran to its end.
-    """
-    if plan.config.tune:
-        tuning.choose(
-            study,
-            {name: variant(name, plan.config.training, plan.levels) for name in plan.variants},
-            plan.config.tune,
-            options,
-            dataset=plan.config.dataset,
-            examples=len(plan.train),
-            on_progress=on_progress,
-        )
-
-
-def room_for_generators(config: HardeningConfig, options: PoolOptions) -> PoolOptions:
-    """Pool options that leave a CPU for each generator, if there are enough; Ray must be connected."""
-    if config.mode == "synchronous":
-        return options
-    cpus = ray.cluster_resources().get("CPU", 1)
-    most = max(1, int(cpus / (options.num_cpus + config.generators)))
-    return replace(options, actors=min(options.actors or most, most))
-
-
-def run(plan: HardeningPlan, study: Study, pool: ActorPool, *, on_progress: OnProgress = lambda _: None) -> None:
-    """Do the runs that are not done yet; Ray must be connected.
-
-    Writes ``results.parquet`` (one row per variant and seed), ``runs/`` (the same, a file each), ``curves/`` (one row
-    per epoch), ``models/`` and ``pools/`` (the newest snapshots of every run).
-
-    Raises:
-        UserError: units of work failed; the others are finished and kept.
-    """
-    pool.require_file(study.store.uri, MANIFEST)
-    pool.share("train", plan.train)
-    pool.share("held out", plan.held_out)
-    with _following(plan, study, on_progress) as (missing, follow, stage):
-        require_success(pool.run(missing, follow, on_status=stage.say, depth=1), study.store.uri)
-
-
-def run_shared(plan: HardeningPlan, study: Study, layout: Layout, *, on_progress: OnProgress = lambda _: None) -> None:
-    """As ``run``, but one run after another, each by workers of Ray Train with checkpoints in ``train/``.
-
-    Raises:
-        UserError: workers kept failing; finished work is kept.
-    """
-    with _following(plan, study, on_progress) as (missing, follow, _):
-        for unit in missing:
-            launcher.fit(
-                study,
-                _work,
-                {"config": plan.config, "unit": unit},
-                workers=layout.workers,
-                gpus=layout.gpus,
-                accelerator=layout.accelerator,
-                restart=True,
-                folder=f"train/{unit.stem}",
-            )
-            follow(unit, None)
 
 
 def _work(given: dict[str, Any]) -> None:

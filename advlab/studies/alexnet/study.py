@@ -3,70 +3,85 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import dataclass, field
 
 import torch
 
-from advlab.command import require_at_least
+from advlab.command import CommonOptions, require_at_least
 from advlab.data import ImageFolder
-from advlab.engine.launcher import launch, require_local
+from advlab.engine.launcher import launch
 from advlab.engine.progress import OnProgress, following
 from advlab.engine.session import host_count
 from advlab.errors import UserError
-from advlab.models.alexnet import SMALLEST, AlexNet
+from advlab.models import alexnet
 from advlab.models.study_models import trained_by
+from advlab.report import Shown
 from advlab.store import Study
-from advlab.studies.alexnet import curve
+from advlab.studies.alexnet import curve, show
 from advlab.studies.alexnet.work import AlexNetConfig, Layout, work
+from advlab.studies.experiment import TrainExperiment
 from advlab.training import image_classifier
 
 
-def prepare(config: AlexNetConfig, layout: Layout) -> None:
-    """Check the settings and the images.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlexNet(TrainExperiment):
+    """Train AlexNet (Krizhevsky et al. 2012) by data-parallel workers on Ray Train, for use in other studies."""
 
-    Raises:
-        UserError: images that are missing or do not have three channels, or an impossible number.
-    """
-    least = layout.workers if layout.min_workers is None else layout.min_workers
-    require_at_least(
-        ("--epochs", config.epochs, 1),
-        ("--batch-size", config.batch_size, 1),
-        ("--held-out", config.held_out, 0),
-        ("--size", config.pixels(), SMALLEST),
-        ("--seed", config.seed, 0),
-        ("--workers", layout.workers, 1),
-        ("--min-workers", least, 1),
-        ("--accumulate", layout.accumulate, 1),
-        ("--checkpoint-every", layout.checkpoint_every, 0),
-        ("--threads", layout.threads, 1),
-    )
-    if not re.fullmatch(r"[\w.-]+", config.name):
-        raise UserError(f"--name {config.name!r} is not a valid name; use letters, digits, dots and hyphens.")
-    if not 0 <= config.dropout < 1:
-        raise UserError(f"--dropout {config.dropout:g} is impossible; choose at least 0 and less than 1.")
-    if least > layout.workers:
-        raise UserError(f"--min-workers {least} is more than --workers {layout.workers}; choose at most that.")
-    if layout.workers * layout.accumulate > config.batch_size:
-        parts = layout.workers * layout.accumulate
-        raise UserError(
-            f"--batch-size {config.batch_size} cannot be split into {parts} parts; choose at least that many."
+    kind = "alexnet"
+
+    settings: AlexNetConfig = field(default_factory=AlexNetConfig)
+    layout: Layout = field(default_factory=Layout)
+    common: CommonOptions = field(default_factory=CommonOptions)
+
+    def prepare(self) -> None:
+        """Check the settings and the images."""
+        config, layout = self.settings, self.layout
+        least = layout.workers if layout.min_workers is None else layout.min_workers
+        require_at_least(
+            ("--epochs", config.epochs, 1),
+            ("--batch-size", config.batch_size, 1),
+            ("--held-out", config.held_out, 0),
+            ("--size", config.pixels(), alexnet.SMALLEST),
+            ("--seed", config.seed, 0),
+            ("--workers", layout.workers, 1),
+            ("--min-workers", least, 1),
+            ("--accumulate", layout.accumulate, 1),
+            ("--checkpoint-every", layout.checkpoint_every, 0),
+            ("--threads", layout.threads, 1),
         )
-    if layout.alone and layout.workers > 1:
-        raise UserError(f"--alone is a single process; leave out --workers {layout.workers} or --alone.")
-    with torch.device("meta"):
-        AlexNet(variant=config.variant, size=config.pixels(), width=config.width)
-    _require_images(config)
+        if not re.fullmatch(r"[\w.-]+", config.name):
+            raise UserError(f"--name {config.name!r} is not a valid name; use letters, digits, dots and hyphens.")
+        if not 0 <= config.dropout < 1:
+            raise UserError(f"--dropout {config.dropout:g} is impossible; choose at least 0 and less than 1.")
+        if least > layout.workers:
+            raise UserError(f"--min-workers {least} is more than --workers {layout.workers}; choose at most that.")
+        if layout.workers * layout.accumulate > config.batch_size:
+            parts = layout.workers * layout.accumulate
+            raise UserError(
+                f"--batch-size {config.batch_size} cannot be split into {parts} parts; choose at least that many."
+            )
+        if layout.alone and layout.workers > 1:
+            raise UserError(f"--alone is a single process; leave out --workers {layout.workers} or --alone.")
+        with torch.device("meta"):
+            alexnet.AlexNet(variant=config.variant, size=config.pixels(), width=config.width)
+        _require_images(config)
 
+    def run(self, plan: None, study: Study, workers: None, on_progress: OnProgress) -> None:  # noqa: ARG002
+        if study.manifest["finished"] is not None:
+            return
+        layout = self.layout
+        with following(study.store, "training", lambda: curve.read(study.store), on_progress):
+            size = layout.workers if layout.fewest == layout.workers else (layout.fewest, layout.workers)
+            launch(study, work, AlexNetConfig(**study.config), layout, size)
+        name = study.config["name"]
+        trained = trained_by(study, name)
+        study.record_model(name, trained.fingerprint, recipe=trained.recipe.to_json(), report=trained.report)
+        study.manifest["result"] = trained.report
+        study.finish(1 if layout.alone else host_count())
 
-def begin(config: AlexNetConfig, layout: Layout, out: str | None) -> Study:
-    """Start a run, or continue it if ``out`` holds part of it.
-
-    Raises:
-        UserError: a folder that cannot be used.
-    """
-    study = Study.begin("alexnet", asdict(config), out)
-    require_local(study, alone=layout.alone)
-    return study
+    @classmethod
+    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
+        return show.show(study)
 
 
 def _require_images(config: AlexNetConfig) -> None:
@@ -84,22 +99,3 @@ def _require_images(config: AlexNetConfig) -> None:
         raise UserError(f"--data {config.data} has no separate test images; put them into a folder test beside train.")
     if test.class_names != dataset.class_names:
         raise UserError(f"--data {config.data} has other classes for testing than for training; fix its folders.")
-
-
-def run(study: Study, layout: Layout, *, on_progress: OnProgress = lambda _, **__: None) -> None:
-    """Train and evaluate, unless that is done; Ray must be connected.
-
-    Raises:
-        UserError: the loss diverged, or workers kept failing; finished work is kept.
-    """
-    if study.manifest["finished"] is not None:
-        return
-    with following(study.store, "training", lambda: curve.read(study.store), on_progress):
-        fewest = layout.min_workers or layout.workers
-        workers = layout.workers if fewest == layout.workers else (fewest, layout.workers)
-        launch(study, work, AlexNetConfig(**study.config), layout, workers)
-    name = study.config["name"]
-    trained = trained_by(study, name)
-    study.record_model(name, trained.fingerprint, recipe=trained.recipe.to_json(), report=trained.report)
-    study.manifest["result"] = trained.report
-    study.finish(1 if layout.alone else host_count())

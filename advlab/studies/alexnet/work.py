@@ -154,6 +154,10 @@ class Layout(TrainLayout):
     peak_tflops: float | None = None
     """A worker's peak, from which utilisation is computed; by default that of a large matrix product, measured."""
 
+    @property
+    def fewest(self) -> int:
+        return self.min_workers or self.workers
+
 
 @dataclass(slots=True)
 class _Epoch:

@@ -7,7 +7,8 @@ on from those alone.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
@@ -15,60 +16,62 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from advlab.engine.actors import PoolOptions
+from advlab.command import CommonOptions
+from advlab.engine.actors import Actors, PoolOptions
 from advlab.engine.progress import OnProgress
 from advlab.engine.shared_dataset import SharedDataset
 from advlab.engine.tune import be_quiet, notes_folder, tuner, warmed
+from advlab.report import Shown
 from advlab.store import Study, provenance
+from advlab.studies.architectures import show
 from advlab.studies.architectures.journal import Journal, Listener, point_of
-from advlab.studies.architectures.plan import ArchitecturesConfig, ArchitecturesPlan
+from advlab.studies.architectures.plan import ArchitecturesConfig, ArchitecturesPlan, prepare
 from advlab.studies.architectures.space import Point
 from advlab.studies.architectures.trials import FINISHED
 from advlab.studies.architectures.work import PERCENT, TrialSettings, run_trial
+from advlab.studies.experiment import Experiment
 
 OBJECTIVES = {"validation_error": "min", "mean_rms": "max"}
 
 
-def begin(plan: ArchitecturesPlan, out: str | None) -> Study:
-    """Start a sweep, or continue it where ``out`` holds part of it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architectures(Experiment[ArchitecturesPlan, Study, None]):
+    """Sweep architectures × weight decay × seeds by Ray Tune: validation error and minimum distortion of each model."""
 
-    Raises:
-        UserError: a folder that cannot be used.
-    """
-    return Study.begin("architectures", plan.settings, out)
+    kind = "architectures"
 
+    settings: ArchitecturesConfig = field(default_factory=ArchitecturesConfig)
+    common: CommonOptions = field(default_factory=CommonOptions)
+    pool: PoolOptions = field(default_factory=PoolOptions)
 
-def run(
-    plan: ArchitecturesPlan, study: Study, pool: PoolOptions, *, on_progress: OnProgress = lambda _: None
-) -> list[dict[str, Any]]:
-    """Do the trials that are not done yet; Ray must be connected.
+    def prepare(self) -> ArchitecturesPlan:
+        return prepare(self.settings)
 
-    Args:
-        plan: what the study was begun with.
-        study: where it lies.
-        pool: size of a trial; ``actors`` is the most trials at a time.
-        on_progress: told the numbers of each trial as it finishes.
+    def workers(self, plan: ArchitecturesPlan) -> AbstractContextManager[None]:  # noqa: ARG002
+        Actors(self.pool, elastic=self.elastic)  # says so if not one trial fits; Tune starts its own
+        return nullcontext()
 
-    Returns:
-        The rows of all trials.
+    def begin(self, plan: ArchitecturesPlan) -> Study:
+        return Study.begin(self.kind, plan.settings, self.common.out)
 
-    Raises:
-        UserError: no trial fits the machine, or trials failed; the others are done and kept.
-    """
-    be_quiet()  # what goes wrong is told below
-    journal = Journal(plan, study, on_progress)
-    if study.manifest["finished"] is None:
-        with journal.following("trials", plan.total, journal.done):
-            if todo := journal.not_done():
-                _tuner(plan, study, pool, todo, scheduler=_scheduler(plan.config)).fit()
-            if plan.points is None and (count := plan.total - journal.done) > 0:
-                searcher = _optuna(plan, journal.rows)
-                _tuner(plan, study, pool, count, scheduler=_scheduler(plan.config), search_alg=searcher).fit()
-    if lost := journal.forget_lost():
-        with journal.following("lost models", len(lost)):
-            _tuner(plan, study, pool, lost).fit()
-    journal.conclude()
-    return journal.rows
+    def run(self, plan: ArchitecturesPlan, study: Study, workers: None, on_progress: OnProgress) -> None:  # noqa: ARG002
+        be_quiet()  # what goes wrong is told below
+        journal = Journal(plan, study, on_progress)
+        if study.manifest["finished"] is None:
+            with journal.following("trials", plan.total, journal.done):
+                if todo := journal.not_done():
+                    _tuner(plan, study, self.pool, todo, scheduler=_scheduler(plan.config)).fit()
+                if plan.points is None and (count := plan.total - journal.done) > 0:
+                    searcher = _optuna(plan, journal.rows)
+                    _tuner(plan, study, self.pool, count, scheduler=_scheduler(plan.config), search_alg=searcher).fit()
+        if lost := journal.forget_lost():
+            with journal.following("lost models", len(lost)):
+                _tuner(plan, study, self.pool, lost).fit()
+        journal.conclude()
+
+    @classmethod
+    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
+        return show.show(study)
 
 
 def _tuner(

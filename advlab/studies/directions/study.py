@@ -7,8 +7,7 @@ that were chosen. Activations never outlive a batch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache, reduce
 from typing import Any, Literal
 
@@ -20,18 +19,21 @@ from advlab import data
 from advlab.analysis import statistics
 from advlab.analysis.directions import BASES, Moments, directions
 from advlab.analysis.features import Features, Top
-from advlab.command import require_at_least
+from advlab.command import CommonOptions, require_at_least
 from advlab.data import Dataset
-from advlab.engine.pool import ActorPool, require_success
-from advlab.engine.progress import OnProgress, Stage
+from advlab.engine.actors import PoolOptions
+from advlab.engine.pool import ActorPool, complete
+from advlab.engine.progress import OnProgress
 from advlab.engine.session import host_count
-from advlab.engine.worker import Unit
 from advlab.errors import UserError
 from advlab.models.resolve import Resolved, resolve
+from advlab.report import Shown
 from advlab.store import Study
 from advlab.store.addresses import address
 from advlab.store.layout import MANIFEST
+from advlab.studies.directions import show
 from advlab.studies.directions.work import ShardUnit, moments_from_arrow, packed
+from advlab.studies.experiment import PoolExperiment
 
 VERSION = 1
 """Of the computation: a number that differs makes shards anew."""
@@ -91,75 +93,77 @@ class UnitsPlan:
     images: Dataset
 
 
-def prepare(config: UnitsConfig) -> UnitsPlan:
-    """Load the model and name the images; those of a folder are not decoded.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Units(PoolExperiment[UnitsPlan, Study]):
+    """The images that stimulate units and other directions of a layer most; do units differ: Figures 1 to 4."""
 
-    Raises:
-        UserError: an unknown model, layer or data set, or an impossible number.
-    """
-    require_at_least(
-        ("--directions", config.directions, 2),
-        ("--top", config.top, 2),
-        ("--shard-size", config.shard_size, 1),
-        ("--seed", config.seed, 0),
-    )
-    subject = resolve(config.model, config.train_data, config.seed)
-    Features(subject.model, config.layer)
-    images = data.load(config.data, config.split, size=config.input_size or subject.input_size)
-    examples = len(images) if config.examples is None else config.examples
-    if not config.top <= examples <= len(images):
-        raise UserError(
-            f"--examples {examples} is impossible: {config.data} {config.split} has {len(images)} images; "
-            f"choose {config.top} (--top) to {len(images)}."
+    kind = "units"
+
+    settings: UnitsConfig
+    common: CommonOptions = field(default_factory=CommonOptions)
+    pool: PoolOptions = field(default_factory=PoolOptions)
+
+    def prepare(self) -> UnitsPlan:
+        """Load the model and name the images; those of a folder are not decoded."""
+        config = self.settings
+        require_at_least(
+            ("--directions", config.directions, 2),
+            ("--top", config.top, 2),
+            ("--shard-size", config.shard_size, 1),
+            ("--seed", config.seed, 0),
         )
-    return UnitsPlan(config, subject, images.subset(slice(examples)))
+        subject = resolve(config.model, config.train_data, config.seed)
+        Features(subject.model, config.layer)
+        images = data.load(config.data, config.split, size=config.input_size or subject.input_size)
+        examples = len(images) if config.examples is None else config.examples
+        if not config.top <= examples <= len(images):
+            raise UserError(
+                f"--examples {examples} is impossible: {config.data} {config.split} has {len(images)} images; "
+                f"choose {config.top} (--top) to {len(images)}."
+            )
+        return UnitsPlan(config, subject, images.subset(slice(examples)))
 
+    def begin(self, plan: UnitsPlan) -> Study:
+        study = Study.begin(self.kind, asdict(plan.config), self.common.out)
+        plan.subject.record_in(study)
+        return study
 
-def begin(plan: UnitsPlan, out: str | None) -> Study:
-    """Start a study, or continue it where ``out`` holds part of it.
+    def run(self, plan: UnitsPlan, study: Study, workers: ActorPool, on_progress: OnProgress = lambda _: None) -> None:
+        """Do the three passes where they are not done yet, then the statistics.
 
-    Raises:
-        UserError: a folder that cannot be used, or weights that differ from those the study began with.
-    """
-    study = Study.begin("units", asdict(plan.config), out)
-    plan.subject.record_in(study)
-    return study
+        Writes ``winners.parquet`` (basis, direction, rank, row, index, label, score), ``sets.parquet`` (one row per
+        direction: its statistics) and ``tests.parquet`` (comparisons of bases).
+        """
+        config, pool = plan.config, workers
+        pool.require_file(study.store.uri, MANIFEST)
+        pool.share("model", plan.subject.model)
+        passes = _Passes(plan, study, pool, on_progress)
+        moments = reduce(Moments.__add__, map(moments_from_arrow, passes.go("moments", {})))
+        vectors = {basis: directions(basis, config.directions, moments, config.seed) for basis in BASES}
+        stacked = np.concatenate(list(vectors.values()))
+        pool.share("directions", stacked)
+        digest = hashlib.sha256(stacked.tobytes()).hexdigest()
+        shape = len(stacked), -1
+        tops = (
+            Top(table["score"].to_numpy().reshape(shape), table["row"].to_numpy().reshape(shape))
+            for table in passes.go("top", {}, digest, config.top)
+        )
+        best = reduce(Top.merge, tops)
+        generator = np.random.default_rng([config.seed, len(BASES)])
+        count = len(plan.images)
+        random = np.stack([generator.choice(count, config.top, replace=False) for _ in range(config.directions)])
+        wanted = np.unique(np.concatenate([best.index.ravel(), random.ravel()]))
+        chosen = pa.concat_tables(passes.go("chosen", passes.by_shard(wanted)))
+        if not passes.made and all(study.store.exists(name) for name in (WINNERS, SETS, TESTS)):
+            return
+        names = [basis for basis, found in vectors.items() for _ in found] + [CHANCE] * len(random)
+        number = [i for found in (*vectors.values(), random) for i in range(len(found))]
+        scores = np.concatenate([best.score, np.full(random.shape, np.nan, np.float32)])
+        _conclude(study, np.array(names), np.array(number), np.concatenate([best.index, random]), scores, chosen)
 
-
-def run(plan: UnitsPlan, study: Study, pool: ActorPool, *, on_progress: OnProgress = lambda _: None) -> None:
-    """Do the three passes where they are not done yet, then the statistics; Ray must be connected.
-
-    Writes ``winners.parquet`` (basis, direction, rank, row, index, label, score), ``sets.parquet`` (one row per
-    direction: its statistics) and ``tests.parquet`` (comparisons of bases).
-
-    Raises:
-        UserError: units of work failed; the others are done and kept.
-    """
-    config = plan.config
-    pool.require_file(study.store.uri, MANIFEST)
-    pool.share("model", plan.subject.model)
-    passes = _Passes(plan, study, pool, on_progress)
-    moments = reduce(Moments.__add__, map(moments_from_arrow, passes.go("moments", {})))
-    vectors = {basis: directions(basis, config.directions, moments, config.seed) for basis in BASES}
-    stacked = np.concatenate(list(vectors.values()))
-    pool.share("directions", stacked)
-    digest = hashlib.sha256(stacked.tobytes()).hexdigest()
-    tops = (
-        Top(table["score"].to_numpy().reshape(len(stacked), -1), table["row"].to_numpy().reshape(len(stacked), -1))
-        for table in passes.go("top", {}, digest, config.top)
-    )
-    best = reduce(Top.merge, tops)
-    generator = np.random.default_rng([config.seed, len(BASES)])
-    count = len(plan.images)
-    random = np.stack([generator.choice(count, config.top, replace=False) for _ in range(config.directions)])
-    wanted = np.unique(np.concatenate([best.index.ravel(), random.ravel()]))
-    chosen = pa.concat_tables(passes.go("chosen", passes.by_shard(wanted)))
-    if not passes.made and all(study.store.exists(name) for name in (WINNERS, SETS, TESTS)):
-        return
-    names = [basis for basis, found in vectors.items() for _ in found] + [CHANCE] * len(random)
-    number = [i for found in (*vectors.values(), random) for i in range(len(found))]
-    scores = np.concatenate([best.score, np.full(random.shape, np.nan, np.float32)])
-    _conclude(study, np.array(names), np.array(number), np.concatenate([best.index, random]), scores, chosen)
+    @classmethod
+    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
+        return show.show(study)
 
 
 class _Passes:
@@ -195,17 +199,11 @@ class _Passes:
         missing = [unit for unit in units.values() if not store.holds(unit.part, unit.key)]
         self.made += len(missing)
         title = {"moments": "moments", "top": "top images", "chosen": "chosen images"}[kind]
-        with Stage(title, len(units), done=len(units) - len(missing)) as stage:
 
-            def follow(unit: Unit, _answer: Any) -> Iterable[Unit]:
-                stage.advance(unit.name)
-                self.on_progress({kind: stage.done})
-                return ()
+        def told(_unit: Any, _answer: Any, done: int) -> None:
+            self.on_progress({kind: done})
 
-            def given(unit: Any) -> ray.ObjectRef:
-                return self._stored(unit.start)
-
-            require_success(self.pool.run(missing, follow, inputs=given, on_status=stage.say), self.study.store.uri)
+        complete(self.pool, missing, store.uri, title, len(units), told, inputs=lambda unit: self._stored(unit.start))
         return [store.read_shard(unit.part) for unit in units.values()]
 
 

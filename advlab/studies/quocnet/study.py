@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,70 +10,70 @@ import pyarrow as pa
 import torch
 
 from advlab.analysis import linear_probe
-from advlab.command import require_at_least
-from advlab.engine.launcher import launch, require_local
+from advlab.command import CommonOptions, require_at_least
+from advlab.engine.launcher import launch
 from advlab.engine.progress import OnProgress, following
 from advlab.engine.session import host_count
 from advlab.errors import UserError
 from advlab.models.quocnet import preset
-from advlab.store import Study
-from advlab.store.files import Store
+from advlab.report import Shown
+from advlab.store import Store, Study
+from advlab.studies.experiment import TrainExperiment
+from advlab.studies.quocnet import show
 from advlab.studies.quocnet.work import ATTACKED, SCORES, Layout, QuocNetConfig, images, work
 
 
-def prepare(config: QuocNetConfig, layout: Layout) -> None:
-    """Check the settings and the images.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuocNet(TrainExperiment):
+    """Train QuocNet without labels on Ray Train, and a car classifier on top; attack the classifier (Figure 6)."""
 
-    Raises:
-        UserError: an unknown model or data set, or an impossible number.
-    """
-    preset(config.model)
-    groups = layout.data_parallel
-    require_at_least(
-        ("--steps", config.steps, 1),
-        ("--batch-size", config.batch_size, 1),
-        ("--space", layout.space, 1),
-        ("--data-parallel", groups, 1),
-    )
-    if config.batch_size % groups:
-        raise UserError(f"--batch-size {config.batch_size} cannot be split into {groups} parts; choose a multiple.")
-    if layout.parallelism == "fsdp" and layout.space > 1:
-        workers = groups * layout.space
-        raise UserError(f"--parallelism fsdp only splits batches; give --data-parallel {workers} --space 1.")
-    if layout.alone and groups * layout.space > 1:
-        raise UserError("--alone is a single process; leave out --space and --data-parallel, or --alone.")
-    dataset = images(config, "train")
-    if not config.batch_size <= len(dataset):
-        raise UserError(f"--batch-size {config.batch_size} is more than the {len(dataset)} images of {config.data}.")
+    kind = "quocnet"
 
+    settings: QuocNetConfig = field(default_factory=QuocNetConfig)
+    layout: Layout = field(default_factory=Layout)
+    common: CommonOptions = field(default_factory=CommonOptions)
 
-def begin(config: QuocNetConfig, layout: Layout, out: str | None) -> Study:
-    """Start a run, or continue it if ``out`` holds part of it.
+    def prepare(self) -> None:
+        """Check the settings and the images."""
+        config, layout = self.settings, self.layout
+        preset(config.model)
+        groups = layout.data_parallel
+        require_at_least(
+            ("--steps", config.steps, 1),
+            ("--batch-size", config.batch_size, 1),
+            ("--space", layout.space, 1),
+            ("--data-parallel", groups, 1),
+        )
+        if config.batch_size % groups:
+            raise UserError(f"--batch-size {config.batch_size} cannot be split into {groups} parts; choose a multiple.")
+        if layout.parallelism == "fsdp" and layout.space > 1:
+            workers = groups * layout.space
+            raise UserError(f"--parallelism fsdp only splits batches; give --data-parallel {workers} --space 1.")
+        if layout.alone and groups * layout.space > 1:
+            raise UserError("--alone is a single process; leave out --space and --data-parallel, or --alone.")
+        dataset = images(config, "train")
+        if not config.batch_size <= len(dataset):
+            raise UserError(
+                f"--batch-size {config.batch_size} is more than the {len(dataset)} images of {config.data}."
+            )
 
-    Raises:
-        UserError: a folder that cannot be used.
-    """
-    study = Study.begin("quocnet", asdict(config), out)
-    require_local(study, alone=layout.alone)
-    return study
+    def run(self, plan: None, study: Study, workers: None, on_progress: OnProgress) -> None:  # noqa: ARG002
+        if study.manifest["finished"] is not None:
+            return
 
+        def rows() -> list[dict[str, Any]]:
+            return (
+                losses(study.store).select(["step", "loss", "seconds"]).to_pylist() if _has_losses(study.store) else []
+            )
 
-def run(study: Study, layout: Layout, *, on_progress: OnProgress = lambda _, **__: None) -> None:
-    """Train, classify and attack, unless that is done; Ray must be connected.
+        with following(study.store, "training", rows, on_progress):
+            launch(study, work, QuocNetConfig(**study.config), self.layout, self.layout.fewest)
+        study.manifest["result"] = _summary(study.store)
+        study.finish(1 if self.layout.alone else host_count())
 
-    Raises:
-        UserError: workers kept failing; finished work is kept.
-    """
-    if study.manifest["finished"] is not None:
-        return
-
-    def rows() -> list[dict[str, Any]]:
-        return losses(study.store).select(["step", "loss", "seconds"]).to_pylist() if _has_losses(study.store) else []
-
-    with following(study.store, "training", rows, on_progress):
-        launch(study, work, QuocNetConfig(**study.config), layout, layout.space * layout.data_parallel)
-    study.manifest["result"] = _summary(study.store)
-    study.finish(1 if layout.alone else host_count())
+    @classmethod
+    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
+        return show.show(study)
 
 
 def _has_losses(store: Store) -> bool:

@@ -94,6 +94,10 @@ class Layout(TrainLayout):
     parallelism: Kind = "spatial"
     """spatial splits the maps; fsdp splits the parameters (FSDP2), and every worker has a part of the batch."""
 
+    @property
+    def fewest(self) -> int:
+        return self.space * self.data_parallel
+
 
 def work(config: QuocNetConfig, layout: Layout, store: Store, launcher: Launcher) -> None:
     """Train, from the newest checkpoint if there is one; classify; attack."""

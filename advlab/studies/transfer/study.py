@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -12,20 +12,26 @@ import ray
 from torch import nn
 
 from advlab import data
-from advlab.engine.pool import ActorPool, require_success
-from advlab.engine.progress import Stage
+from advlab.command import CommonOptions
+from advlab.engine.actors import PoolOptions
+from advlab.engine.pool import ActorPool, complete, require_success
+from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.session import host_count
 from advlab.engine.shared_dataset import SharedDataset
 from advlab.engine.worker import Unit
 from advlab.models import Checkpoint, checkpoint, external
 from advlab.models.study_models import read_model
+from advlab.report import Shown
 from advlab.store import Store
 from advlab.store.addresses import address
 from advlab.store.layout import MANIFEST, weights_file
+from advlab.studies.experiment import PoolExperiment
+from advlab.studies.transfer import show
 from advlab.studies.transfer.addresses import Addresses
 from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
-from advlab.studies.transfer.plan import Plan
+from advlab.studies.transfer.plan import Plan, TransferConfig, prepare
 from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.view import View
 from advlab.studies.transfer.work import AttackUnit, CountUnit, EvaluateUnit, Shard, TrainUnit
 from advlab.transfer import controls
 
@@ -43,41 +49,49 @@ class _Work:
     fingerprints: dict[str, str] = field(default_factory=dict)
 
 
-def begin(plan: Plan, out: str | None) -> TransferStudy:
-    """Start a study, or continue it if ``out`` holds part of it.
+class TransferExperiment(PoolExperiment[Plan, TransferStudy]):
+    """An `Experiment` that is a transfer study."""
 
-    Args:
-        plan: what to compute.
-        out: folder of the study; by default one below ``runs/`` named after the settings.
+    kind = "transfer"
 
-    Raises:
-        UserError: a folder that cannot be used.
-    """
-    return TransferStudy.begin("transfer", plan.settings, out, attack=plan.attack_settings)
+    def begin(self, plan: Plan) -> TransferStudy:
+        return TransferStudy.begin(self.kind, plan.settings, self.common.out, attack=plan.attack_settings)
+
+    def run(
+        self, plan: Plan, study: TransferStudy, workers: ActorPool, on_progress: OnProgress = lambda _: None
+    ) -> None:
+        """Compute what is missing; ``on_progress({"attacked": …, "evaluated": …})``, in shards, after each unit."""
+        work = _Work(plan, study, workers)
+        workers.require_file(study.store.uri, MANIFEST)
+        _prepare_models(work)
+        is_counted = study.store.is_whole(MATRIX) and study.manifest["finished"] is not None
+        if not _attack_and_evaluate(work, on_progress) and is_counted:
+            return
+        study.store.write_table(MATRIX, _count(work))
+        study.finish(host_count())
+
+    @classmethod
+    def show(cls, study: TransferStudy, width: int) -> Shown:
+        return show.show(View(study), width)
 
 
-def run(
-    plan: Plan, study: TransferStudy, pool: ActorPool, *, on_progress: Callable[[dict[str, int]], None] = lambda _: None
-) -> None:
-    """Compute the missing parts of a study; Ray must be connected.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransferMatrix(TransferExperiment):
+    """Attack every model once, show every example to every model: the paper's Tables 1 and 2 and Figure 7."""
 
-    Args:
-        plan: the plan with which the study was started.
-        study: the study.
-        pool: the actor pool.
-        on_progress: called as ``on_progress({"attacked": …, "evaluated": …})``, in shards, after each unit.
+    settings: TransferConfig = field(default_factory=TransferConfig)
+    common: CommonOptions = field(default_factory=CommonOptions)
+    pool: PoolOptions = field(default_factory=PoolOptions)
 
-    Raises:
-        UserError: units of work failed; the others are finished and kept.
-    """
-    work = _Work(plan, study, pool)
-    pool.require_file(study.store.uri, MANIFEST)
-    _prepare_models(work)
-    is_counted = study.store.is_whole(MATRIX) and study.manifest["finished"] is not None
-    if not _attack_and_evaluate(work, on_progress) and is_counted:
-        return
-    study.store.write_table(MATRIX, _count(work))
-    study.finish(host_count())
+    reuse: str | None = None
+    """Folder of another study: shards that would be the same are taken from it."""
+
+    trust_code: str = ""
+    """Comma-separated file: and python: models that a study of somebody else names, to be run all the same: read them
+    first."""
+
+    def prepare(self) -> Plan:
+        return prepare(self.settings, self.reuse, self.trust_code)
 
 
 def _prepare_models(work: _Work) -> None:
@@ -106,18 +120,15 @@ def _prepare_models(work: _Work) -> None:
         needed["test"] = data.load(plan.config.dataset, "test")
         for split, dataset in needed.items():
             work.pool.share(f"images {split}", SharedDataset.of(dataset))
-        with Stage("training", len(missing)) as stage:
 
-            def adopt(unit: Unit, content: bytes) -> Iterable[Unit]:
-                trained = Checkpoint.from_bytes(content)
-                try:
-                    _adopt(work, trained)
-                finally:  # after it is stored in the study, or if that fails
-                    checkpoint.save(trained)
-                stage.advance(unit.name)
-                return ()
+        def adopt(_unit: Unit, content: bytes, _done: int) -> None:
+            trained = Checkpoint.from_bytes(content)
+            try:
+                _adopt(work, trained)
+            finally:  # after it is stored in the study, or if that fails
+                checkpoint.save(trained)
 
-            require_success(work.pool.run(missing, adopt, on_status=stage.say, depth=1), study.store.uri)
+        complete(work.pool, missing, study.store.uri, "training", len(missing), adopt, depth=1)
         work.pool.unshare(*(f"images {split}" for split in needed))
     study.manifest["models"] = {name: described[name] for name in plan.models}
     study.manifest["dataset"] = {
@@ -151,7 +162,7 @@ def _share(work: _Work, name: str, network: nn.Module, fingerprint: str, **descr
     work.pool.share(f"model {name}", network)
 
 
-def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], None]) -> bool:
+def _attack_and_evaluate(work: _Work, on_progress: OnProgress) -> bool:
     """Attack every missing shard; evaluate each attacked shard on every model without predictions for it.
 
     Returns whether there was anything to do.
@@ -217,23 +228,15 @@ def _attack_and_evaluate(work: _Work, on_progress: Callable[[dict[str, int]], No
 
 def _count(work: _Work) -> pa.Table:
     """The matrix; each source's rows are counted on the pool."""
-    study = work.study
+    study, addresses = work.study, Addresses(work.study.manifest, work.fingerprints, work.plan.attacked)
     rows: dict[str, pa.Table] = {}
-    with Stage("counting", len(study.sources)) as stage:
 
-        def collect(unit: Any, table: pa.Table) -> Iterable[Unit]:
-            rows[unit.source] = table
-            stage.advance(unit.name)
-            return ()
+    def collect(unit: CountUnit, table: pa.Table, _done: int) -> None:
+        rows[unit.source] = table
 
-        addresses = Addresses(study.manifest, work.fingerprints, work.plan.attacked)
-        units = [
-            CountUnit(
-                study.store.uri,
-                source,
-                {target: addresses.prediction_files(source, target, study.starts) for target in study.targets},
-            )
-            for source in study.sources
-        ]
-        require_success(work.pool.run(units, collect, on_status=stage.say), study.store.uri)
+    def files(source: str) -> dict[str, dict[str, str]]:
+        return {target: addresses.prediction_files(source, target, study.starts) for target in study.targets}
+
+    units = [CountUnit(study.store.uri, source, files(source)) for source in study.sources]
+    complete(work.pool, units, study.store.uri, "counting", len(units), collect)
     return pa.concat_tables([rows[source] for source in study.sources])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -18,12 +18,9 @@ from advlab.studies.experiment import PoolExperiment
 from advlab.studies.paper import page
 from advlab.studies.paper.layout import LAST_TABLES
 from advlab.studies.paper.plan import PaperConfig, record_alignment
-from advlab.studies.transfer import plan as plans
-from advlab.studies.transfer import show
-from advlab.studies.transfer import study as work
-from advlab.studies.transfer.plan import Plan, TransferConfig
+from advlab.studies.transfer.plan import TransferConfig
 from advlab.studies.transfer.results import TransferStudy
-from advlab.studies.transfer.view import View
+from advlab.studies.transfer.study import TransferMatrix
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +45,9 @@ class Paper(PoolExperiment[dict[str, TransferConfig], TransferStudy]):
         with session(self.common.address), self.workers(studies) as pool:
             for position, (folder, config) in enumerate(studies.items(), 1):
                 console.print(f"[bold]{folder}[/] ({position} of {len(studies)})")
-                self._one(plans.prepare(config), f"{out}/{folder}", pool, has_halves=folder.startswith(LAST_TABLES))
+                study = self._one(config, f"{out}/{folder}", pool)
+                if folder.startswith(LAST_TABLES):
+                    record_halves(study)
         record_alignment(out, self.settings.seeds)
         store = Store(out)
         for name, content in page.render(out, seeds=self.settings.seeds).items():
@@ -59,11 +58,11 @@ class Paper(PoolExperiment[dict[str, TransferConfig], TransferStudy]):
                 place.write_bytes(content)
         Console().print(f"rows: {out}\npage: {store.path(page.PAGE)}", soft_wrap=True)
 
-    def _one(self, plan: Plan, out: str, pool: ActorPool, *, has_halves: bool) -> None:
-        study = work.begin(plan, out)
+    def _one(self, config: TransferConfig, out: str, pool: ActorPool) -> TransferStudy:
+        matrix = TransferMatrix(settings=config, common=replace(self.common, out=out), pool=self.pool)
+        plan = matrix.prepare()
+        study = matrix.begin(plan)
         with Tracker.of(study, self.common.wandb) as tracker:
-            work.run(plan, study, pool, on_progress=tracker.log)
-            shown = show.show(View(study), Console().width)
-            tracker.record(study, shown)
-        if has_halves:
-            record_halves(study)
+            matrix.run(plan, study, pool, tracker.log)
+            tracker.record(study, matrix.show(study, Console().width))
+        return study

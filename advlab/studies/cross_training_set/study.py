@@ -1,4 +1,4 @@
-"""The command of the cross-training-set study: a transfer study, and Table 3."""
+"""The cross-training-set study: a transfer study, and Table 3."""
 
 from __future__ import annotations
 
@@ -11,33 +11,28 @@ from advlab.engine.progress import OnProgress
 from advlab.report import Shown
 from advlab.studies.cross_training_set.plan import CrossTrainingSetConfig, record_halves
 from advlab.studies.cross_training_set.show import halves_table
-from advlab.studies.experiment import PoolExperiment
-from advlab.studies.transfer import plan as plans
 from advlab.studies.transfer import show
-from advlab.studies.transfer import study as work
-from advlab.studies.transfer.plan import Plan
+from advlab.studies.transfer.plan import Plan, prepare
 from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.study import TransferExperiment
 from advlab.studies.transfer.view import View
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CrossTrainingSet(PoolExperiment[Plan, TransferStudy]):
+class CrossTrainingSet(TransferExperiment):
     """Do examples cross from one half of the training set to the other, and amplified ones: Tables 3 and 4."""
-
-    kind = "transfer"
 
     settings: CrossTrainingSetConfig = field(default_factory=CrossTrainingSetConfig)
     common: CommonOptions = field(default_factory=CommonOptions)
     pool: PoolOptions = field(default_factory=PoolOptions)
 
     def prepare(self) -> Plan:
-        return plans.prepare(self.settings.transfer())
+        return prepare(self.settings.transfer())
 
-    def begin(self, plan: Plan) -> TransferStudy:
-        return work.begin(plan, self.common.out)
-
-    def run(self, plan: Plan, study: TransferStudy, workers: ActorPool, on_progress: OnProgress) -> None:
-        work.run(plan, study, workers, on_progress=on_progress)
+    def run(
+        self, plan: Plan, study: TransferStudy, workers: ActorPool, on_progress: OnProgress = lambda _: None
+    ) -> None:
+        TransferExperiment.run(self, plan, study, workers, on_progress)
         record_halves(study)
 
     @classmethod
