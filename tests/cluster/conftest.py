@@ -1,4 +1,4 @@
-"""What the tests of the cluster files share."""
+"""Fixtures of the tests of the cluster files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from advlab import command
+from advlab.studies.experiment import Experiment
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -31,7 +32,10 @@ def parse_study(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
         spec.loader.exec_module(sweep)
         parsed: list[Any] = []
         monkeypatch.setattr(sys, "argv", [script, *arguments])
-        command.run(str(sweep.__doc__), sweep.Options, parsed.append)
+        (experiment,) = [
+            kind for kind in vars(sweep).values() if isinstance(kind, type) and issubclass(kind, Experiment)
+        ]
+        command.run(str(sweep.__doc__), experiment, parsed.append)
         return parsed[0]
 
     return parse

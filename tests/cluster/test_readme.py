@@ -1,4 +1,4 @@
-"""What cluster/README.md tells people to type and to fill in."""
+"""The commands and the places to fill in of cluster/README.md."""
 
 from __future__ import annotations
 
