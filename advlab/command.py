@@ -56,10 +56,8 @@ def option_names(options: Any) -> set[str]:
 
 
 def with_flags(text: str, names: set[str]) -> str:
-    """Replace every `` `name` `` that is one of the options ``names`` by its flag, as `` `batch_size` `` by
-    --batch-size.
-
-    Code below the commands is called from Python too, so its messages give arguments in backquotes.
+    """Replace `` `name` `` for each of the options ``names`` by its flag, as `` `batch_size` `` by --batch-size: code
+    below the commands is called from Python too, so its messages give arguments in backquotes.
     """
     return re.sub(r"`(\w+)`", lambda found: f"--{found[1].replace('_', '-')}" if found[1] in names else found[0], text)
 

@@ -47,11 +47,7 @@ def helper(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _guard_cache(compiled: Any) -> None:
-    """Let one process at a time save compiled code, and continue if saving fails.
-
-    Numba numbers the files of a function's signatures by an index that it reads, then writes: two processes that save
-    different signatures at once, such as workers on a new machine, can write both to the same file.
-    """
+    """Let one process at a time save compiled code, and continue if saving fails."""
     cache = compiled._cache
     save = cache.save_overload
 
@@ -77,10 +73,8 @@ def run(function: Callable[..., None], *arguments: Tensor | float | bool) -> Non
 
 
 def vacate(count: int, places: Tensor) -> tuple[Tensor, Tensor]:
-    """The moves that leave rows contiguous when those of ``count`` rows at ``places`` [k] int64 are removed.
-
-    Returns:
-        The rows to move, which are among the last k, and their new places, which are among the others.
+    """The moves that leave rows contiguous when those of ``count`` rows at ``places`` [k] int64 are removed: the rows
+    to move, which are among the last k, and their new places, which are among the others.
     """
     left = count - len(places)
     stays = torch.ones(count, dtype=torch.bool, device=places.device).index_fill_(0, places, False)

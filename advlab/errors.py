@@ -6,11 +6,7 @@ from advlab.text import printable
 
 
 class UserError(Exception):
-    """A mistake that the user can fix.
-
-    The message is one sentence that names the offending value and the fix. Commands print it without a traceback and
-    exit with a non-zero status.
-    """
+    """A mistake that the user can fix; its message is one sentence that names the offending value and the fix."""
 
 
 def one_line(error: BaseException) -> str:

@@ -16,11 +16,7 @@ GROUP = "advlab"
 
 @cache
 def load() -> None:
-    """Call every such function, once in a process.
-
-    Raises:
-        UserError: one of them fails.
-    """
+    """Call every such function, once in a process; raises a UserError if one of them fails."""
     for point in entry_points(group=GROUP):
         try:
             point.load()()

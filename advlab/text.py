@@ -53,12 +53,8 @@ _SWITCHES = 13
 
 
 def printable(text: object, longest: int | None = _LONGEST) -> str:
-    """An untrusted string made safe for a terminal: on one line, with control characters escaped.
-
-    Args:
-        text: anything; control characters, line ends, surrogates, and bidirectional marks are replaced by Python
-            escapes.
-        longest: length above which the middle is omitted; None for no limit.
+    """An untrusted string made safe for a terminal: on one line, with Python escapes in place of control characters,
+    surrogates and bidirectional marks. The middle of text longer than ``longest`` is omitted.
     """
     shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in str(text))
     if longest is None or len(shown) <= longest:

@@ -1,6 +1,5 @@
-"""The three measures of transferability of Demontis et al. 2019, "Why do adversarial attacks transfer?", section 4.
-
-Size of the target's input gradients (S), their alignment with the source's (R), and the variability of the source's
+"""The three measures of transferability of Demontis et al. 2019, "Why do adversarial attacks transfer?", section 4:
+size of the target's input gradients (S), their alignment with the source's (R), and the variability of the source's
 loss over training runs (V).
 """
 
@@ -18,12 +17,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Gradients:
-    """The loss at clean images and its gradient with respect to them.
-
-    Attributes:
-        loss: [B] cross entropy of the true class, nats.
-        gradient: [B, n].
-    """
+    """The loss at clean images ([B], cross entropy of the true class in nats), and its gradient [B, n] at them."""
 
     loss: Tensor
     gradient: Tensor
@@ -76,8 +70,7 @@ class Regression:
 def regress(predictors: Mapping[str, np.ndarray], response: np.ndarray, sources: Sequence[str]) -> Regression:
     """Fit ``response`` [P] by predictors [P] over pairs; ``sources`` names the source of each pair.
 
-    Raises:
-        ValueError: no more pairs than predictors.
+    Raises a ValueError unless there are more pairs than predictors.
     """
     x = np.column_stack([stats.zscore(values) for values in predictors.values()])
     y = stats.zscore(response)

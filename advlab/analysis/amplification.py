@@ -11,18 +11,14 @@ Map = Callable[[Tensor], Tensor]
 
 
 def jacobian_norms(function: Map, images: Tensor, *, iterations: int = 20, seed: int = 0) -> Tensor:
-    """A lower bound of the largest singular value of the Jacobian at each image, tight as the iterations converge.
+    """A lower bound [B] of the largest singular value of the Jacobian at each image, tight as the iterations converge.
 
     Power iteration on JᵀJ; returns ‖Jv‖ for a unit v, so it never exceeds the local Lipschitz constant.
 
     Args:
         function: images [B, …] → values [B, …], rows independent of each other, differentiable.
-        images: [B, …].
         iterations: each costs two forward passes and a backward pass.
         seed: of the first directions.
-
-    Returns:
-        [B] float.
     """
     generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(images.shape, generator=generator).to(images)
@@ -36,11 +32,8 @@ def jacobian_norms(function: Map, images: Tensor, *, iterations: int = 20, seed:
 
 
 def layer_norm(layer: nn.Module, shape: tuple[int, ...], *, iterations: int = 100, seed: int = 0) -> float:
-    """A lower bound, by power iteration, of the operator norm of a linear layer with its own padding.
-
-    Args:
-        layer: ``nn.Linear`` or a convolution; its bias is left out.
-        shape: of its input, [C, …].
+    """A lower bound, by power iteration, of the operator norm of a linear layer or a convolution with its own padding,
+    without its bias; ``shape`` is that of its input, [C, …].
     """
     generator = torch.Generator().manual_seed(seed)
     device, dtype = layer.weight.device, layer.weight.dtype
@@ -60,13 +53,7 @@ def layer_norm(layer: nn.Module, shape: tuple[int, ...], *, iterations: int = 10
 
 @torch.no_grad()
 def pair_gains(function: Map, images: Tensor, others: Tensor) -> Tensor:
-    """‖f(x') - f(x)‖ / ‖x' - x‖ for pairs of images, [B]; NaN for equal ones.
-
-    Args:
-        function: images [B, …] → values [B, …].
-        images: x, [B, …].
-        others: x', such as adversarial examples.
-    """
+    """‖f(x') - f(x)‖ / ‖x' - x‖ for pairs of images x, x' [B, …] and rows of values f [B, …]: [B]; NaN for equal ones."""
     change = (function(others) - function(images)).flatten(1).norm(dim=1)
     distance = (others - images).flatten(1).norm(dim=1)
     return torch.where(distance > 0, change / distance, torch.nan)

@@ -18,8 +18,7 @@ class Moments:
     """First and second moments of a layer's features, mergeable.
 
     Attributes:
-        count: number of feature vectors.
-        total: [n], their sum.
+        total: [n], sum of the ``count`` feature vectors.
         products: [n, n], sum of their outer products.
         low, high: [n], least and largest value of each unit.
     """
@@ -55,12 +54,10 @@ class Moments:
 def directions(basis: str, count: int, moments: Moments, seed: int) -> np.ndarray:
     """At most ``count`` unit vectors of a basis, [D, n] float32.
 
-    Units that never vary cannot rank images and are left out of the natural basis.
+    Units that never vary cannot rank images and are left out of the natural basis. Only the random basis has more
+    directions than the layer has dimensions (or live units).
 
     Args:
-        basis: one of ``BASES``.
-        count: how many; fewer are returned for a layer of fewer dimensions (or live units), except of random
-            directions.
         moments: of the layer's features over the image set.
         seed: of the choice and of the random bases.
 

@@ -19,11 +19,8 @@ THUMBNAIL = 16
 
 @dataclass(frozen=True, slots=True)
 class Top:
-    """The images that stimulate each direction most, best first; ties go to the lower index.
-
-    Attributes:
-        score: [D, k] float32; -inf where there were fewer than k images.
-        index: [D, k] int64; -1 likewise.
+    """The images that stimulate each direction most, best first; ties go to the lower index. ``score`` is [D, k]
+    float32 and ``index`` [D, k] int64; -inf and -1 where there were fewer than k images.
     """
 
     score: np.ndarray
@@ -46,16 +43,10 @@ class Top:
 
 
 class Features:
-    """A model and one of its layers.
+    """A ``model``, images [B, …] → logits [B, k], and the module of it whose output is used, by its name ``layer``:
+    empty for the input of the last linear layer, the features that the classifier sees.
 
-    Args:
-        model: images [B, …] → logits [B, k].
-        layer: the name of the module whose output is used; empty for the input of the last linear layer, the features
-            that the classifier sees.
-        device: where to compute.
-
-    Raises:
-        UserError: the model has no such layer.
+    Raises a UserError if the model has no such layer.
     """
 
     def __init__(self, model: nn.Module, layer: str, device: torch.device | str = "cpu") -> None:

@@ -11,25 +11,18 @@ _SPECTRUM = 32
 
 
 def localisation(filters: Tensor) -> Tensor:
-    """[n]: the share of a filter's energy in the best window of half its side; for noise it is little more than a
-    quarter.
-
-    Args:
-        filters: [n, C, K, K].
-    """
+    """[n]: the share of the energy of filters [n, C, K, K] in the best window of half their side, for noise about ¼."""
     energy = filters.square().sum(1, keepdim=True)
     windows = functional.avg_pool2d(energy, filters.shape[-1] // 2, 1, divisor_override=1)
     return windows.flatten(1).amax(1) / _positive(energy.flatten(1).sum(1))
 
 
 def orientation(filters: Tensor) -> Tensor:
-    """[n]: how far a filter's spectrum P lies along one orientation, |Σ P exp(2iθ)| / Σ P; a round spot has 0, bars 1.
+    """[n]: how far the spectrum P of filters [n, C, K, K] lies along one orientation, |Σ P exp(2iθ)| / Σ P: 0 for a
+    round spot, 1 for bars.
 
     Measured on the spatial profile of the first singular pair of colours × positions, so that opponent colours count as
     one edge. The mean, and frequencies above half a cycle per pixel, which exist only along diagonals, are left out.
-
-    Args:
-        filters: [n, C, K, K].
     """
     count, channels, side, _ = filters.shape
     profile = torch.linalg.svd(filters.reshape(count, channels, side * side), full_matrices=False)[2][:, 0]

@@ -57,15 +57,11 @@ class LayerRow:
 def measure_layer(
     network: Network, layer: Layer, images: Tensor, adversarial: Tensor, *, iterations: int, seed: int
 ) -> LayerRow:
-    """Measure all columns of one layer's row.
+    """Measure all columns of the row of one of ``network.layers``.
 
     Args:
-        network: traced.
-        layer: one of ``network.layers``.
-        images: [B, C, H, W] to take Jacobians at.
+        images: [B, C, H, W] to take Jacobians at, by power iterations from directions of ``seed``.
         adversarial: [B, C, H, W], one adversarial example of each image.
-        iterations: of the power iterations on Jacobians.
-        seed: of their first directions.
     """
     module, size = layer.module, None if isinstance(layer.module, nn.Linear) else layer.shape[1:]
     circular = frame_bounds(module, size)

@@ -35,14 +35,10 @@ class Detection:
 
 
 def fit(features: Tensor, positive: Tensor, decay: float = 1e-3) -> tuple[Tensor, Tensor]:
-    """Weight [F] and bias [] of the logistic regression, by L-BFGS to convergence.
+    """Weight [F] and bias [] of the logistic regression of ``positive`` [N] on features [N, F], by L-BFGS to
+    convergence.
 
     Both classes have the same total weight. The decay (λ/2)‖w‖² applies to weights of standardised features.
-
-    Args:
-        features: [N, F].
-        positive: [N] bool.
-        decay: λ.
     """
     values = features.double()
     mean, deviation = values.mean(0), values.std(0).clamp_min(1e-6)

@@ -27,11 +27,8 @@ def printed_extremes(
     times the correct one, and the period is 2π/Δ.
 
     Args:
-        weight: [F·G, C, k1, …, kd].
-        stride: Δ per axis.
-        dilation: per axis.
-        groups: G.
-        size: the input's, per axis.
+        weight: [F·G, C, k1, …, kd], of G groups.
+        stride, dilation, size: Δ, the dilation, and the input's size, per axis.
         aliases_apart: π as printed, or 2π; divided by Δ.
     """
     axes = len(stride)

@@ -99,11 +99,10 @@ def compare_all(
         samples: by basis and statistic, one value per direction.
         reference: the basis others are compared with, ``natural``.
         chance: the random image sets.
-        seed: of permutations and bootstrap.
 
     Returns:
         Rows with the names ``first``, ``second`` and ``statistic``, both means, the fields of ``Comparison`` and
-        ``p_holm``, adjusted over all comparisons of the same kind (with bases, or with chance).
+            ``p_holm``, adjusted over all comparisons of the same kind (with bases, or with chance).
     """
     others = [basis for basis in samples if basis not in (reference, chance)]
     families = ([(reference, basis) for basis in others], [(basis, chance) for basis in samples if basis != chance])

@@ -23,12 +23,8 @@ CHUNK = 1 << 23
 
 @dataclass(frozen=True)
 class BlockSymbol:
-    """The blocks of a layer before the Fourier transform over its few taps.
-
-    Attributes:
-        taps_GQFP: [G, Q, F, P] float64.
-        offsets_Qd: [Q, d] int64, position of each tap on the output's grid.
-        grid: size of the output on the torus, per axis.
+    """The blocks of a layer before the Fourier transform over its few taps [G, Q, F, P] float64, at positions
+    ``offsets_Qd`` [Q, d] int64 on the output's ``grid``, its size on the torus per axis.
     """
 
     taps_GQFP: Tensor
@@ -48,8 +44,7 @@ class BlockSymbol:
 
     @cached_property
     def frequencies(self) -> tuple[Tensor, Tensor]:
-        """Angles [W, d] in radians, one for each set of blocks with equal singular values, and the sizes of these sets
-        [W].
+        """Angles [W, d] in radians, one for each set of blocks with equal singular values, and these sets' sizes [W].
 
         Real kernels have conjugate blocks at ω and -ω, and along an axis with a single tap all blocks are equal.
         """
@@ -107,13 +102,8 @@ class BlockSymbol:
 def polyphase(
     weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...], groups: int, grid: tuple[int, ...]
 ) -> BlockSymbol:
-    """The symbol of a convolution.
-
-    Args:
-        weight: [F·G, C, k1, …, kd].
-        stride, dilation: per axis.
-        groups: G.
-        grid: the output's size on the torus per axis; the input's is the stride times that.
+    """The symbol of a convolution ``weight`` [F·G, C, k1, …, kd]; ``grid`` is the output's size on the torus per axis,
+    and the input's is the stride times that.
     """
     kernel = weight.shape[2:]
     step, size = torch.tensor(stride), torch.tensor(grid)

@@ -35,15 +35,14 @@ def load(
     """A split of a data set, fetched on first use and verified on every use.
 
     Args:
-        name: one of ``DATASETS``, or ``folder:PATH[?size=N]`` or ``imagenet:PATH`` for image files (see
-            ``advlab.data.folder``).
-        split: one of ``SPLITS``: ``train`` (60,000; CIFAR-10 has 50,000), ``test`` (10,000), ``validation`` (the
-            last 10,000 of train), ``fit`` (the others), ``p1`` and ``p2`` (disjoint random halves of train;
-            ``p1@3`` is the draw of seed 3).
-        seed: of ``p1`` and ``p2`` without a seed in the name; the other splits do not depend on it.
+        name: one of ``DATASETS``, or ``folder:PATH[?size=N]`` or ``imagenet:PATH`` (see ``advlab.data.folder``).
+        split: one of ``SPLITS``: ``train`` (60,000; CIFAR-10 has 50,000), ``test`` (10,000), ``validation`` (the last
+            10,000 of train), ``fit`` (the others), ``p1`` and ``p2`` (disjoint random halves of train; ``p1@3`` is the
+            draw of seed 3).
+        seed: of ``p1`` and ``p2`` without a seed in the name.
+        root: a directory to use in place of ``cache_dir() / "data"``; the files lie in ``root/name``.
         size: height and width that the images of a folder are resized to.
         margin: share of the resized shorter side that is kept; 1 keeps all of it.
-        root: a directory to use in place of ``cache_dir() / "data"``; the files lie in ``root/name``.
 
     Raises:
         UserError: an unknown name or split, a negative seed, or data that can neither be found nor fetched.

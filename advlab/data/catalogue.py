@@ -16,9 +16,7 @@ class Entry:
     """A data set made of four IDX files.
 
     Attributes:
-        name: the name users give.
-        train: images and labels of the train file.
-        test: images and labels of the test file.
+        train, test: images and labels of the train and the test file.
         class_names: one name per class.
         torchvision_name: the class in ``torchvision.datasets`` whose mirrors hold the files.
         package: the package that holds the same files.
@@ -118,22 +116,14 @@ DATASETS = tuple(_ENTRIES)
 
 
 def register(entry: Entry) -> None:
-    """Add a data set of your own, made of four IDX files.
-
-    Raises:
-        UserError: there is one of that name.
-    """
+    """Add a data set of your own, made of four IDX files; raises a UserError if there is one of that name."""
     if entry.name in _ENTRIES:
         raise UserError(f"data set {entry.name!r} is there already; register yours under another name.")
     _ENTRIES[entry.name] = entry
 
 
 def find(name: str) -> Entry:
-    """The data set called ``name``.
-
-    Raises:
-        UserError: an unknown name.
-    """
+    """The data set called ``name``; raises a UserError if there is none."""
     if name not in _ENTRIES:
         raise UserError(
             f"Unknown data set {name!r}: choose one of {', '.join(_ENTRIES)}, folder:PATH or imagenet:PATH."

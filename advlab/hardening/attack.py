@@ -40,9 +40,7 @@ def examples(
     Args:
         levels: the newest network, in evaluation mode, so that it is deterministic.
         images: [B, ...] clean, within [0, 1].
-        labels: [B] int64.
-        index: [B] int64, positions in the data set.
-        attack: name of the attack.
+        labels, index: [B] int64, classes and positions in the data set.
         sizes: for ``one-step`` and ``gaussian``, the L2 size of a perturbation at each level, relative to the mean L2
             norm of the activations there: so it is comparable between levels, and a network cannot evade it by larger
             activations.
@@ -98,8 +96,7 @@ def move(clean: Tensor, towards: Tensor, size: Tensor | float, box: tuple[float,
     """Move points [B, n] by a step of L2 length ``size`` along ``towards`` [B, n], within a box.
 
     Components that point out of the box are removed beforehand, so that little of the step is lost at its faces, where
-    most pixels of MNIST are. Points without a direction stay, for example if the loss is so small that its gradient
-    underflows.
+    most pixels of MNIST are. Points without a direction stay, as where a gradient underflows.
     """
     low, high = box
     outward = ((clean <= low) & (towards < 0)) | ((clean >= high) & (towards > 0))
@@ -118,9 +115,7 @@ def minimal(
         levels: the network, in evaluation mode.
         images: [B, ...] clean.
         labels: [B] int64.
-        level: where to perturb.
-        attack: ``minimum-norm`` (any wrong class) or ``lbfgs`` (a random one, the paper's).
-        seed: of random targets.
+        attack: ``minimum-norm`` (any wrong class) or ``lbfgs`` (a random one by ``seed``, the paper's).
 
     Returns:
         The result of the attack on activations [B, n], and the L2 norms [B] of the clean activations.

@@ -24,11 +24,7 @@ IMAGE_BOX = (0.0, 1.0)
 
 
 class Mixture(nn.Module):
-    """A network in whose forward pass further examples join at their level and pass through all layers above.
-
-    Args:
-        levels: the network's; its modules are shared, not copied.
-    """
+    """A network whose forward pass lets further examples join at their level; shares the modules of ``levels``."""
 
     def __init__(self, levels: Levels) -> None:
         super().__init__()

@@ -47,16 +47,10 @@ class Batch:
 
 
 class Pool:
-    """A pool of examples by level.
+    """A pool of at most ``capacity`` examples per level; once a level is full, ``replacement`` tells which ones leave.
 
-    Args:
-        capacity: largest number of examples per level.
-        replacement: policy by which new examples replace others once a level is full.
-        max_age: in steps; older examples are not drawn. If generators die, training thus continues on clean images
-            instead of examples against a much older network.
-
-    Raises:
-        UserError: a capacity or an age below 1, or an unknown policy.
+    Examples of more than ``max_age`` steps are not drawn: if generators die, training continues on clean images instead
+    of examples against a much older network. Raises a UserError for a capacity or an age below 1, or an unknown policy.
     """
 
     def __init__(self, capacity: int, replacement: Replacement = "random", max_age: int | None = None) -> None:
@@ -75,13 +69,9 @@ class Pool:
         return sum(map(len, self.layers.values()))
 
     def push(self, level: int, batch: Batch, *, now: int, generator: torch.Generator) -> None:
-        """Add new examples; if the level is full, they replace others.
+        """Add the first ``capacity`` of these examples; if the level is full, they replace others.
 
-        Args:
-            level: of the activations.
-            batch: the examples, of which only the first ``capacity`` are used.
-            now: the step of training, to measure the delay of the examples.
-            generator: of the random subset.
+        ``now`` is the step of training, which tells their delay; ``generator`` draws the random subset.
         """
         device = batch.labels.device
         batch = batch.rows(torch.arange(min(len(batch), self.capacity), device=device))
@@ -117,10 +107,8 @@ class Pool:
         return self._loss[level].argsort(stable=True)[:count]
 
     def draw(self, level: int, count: int, *, now: int, generator: torch.Generator) -> tuple[Tensor, Batch]:
-        """A random sample, with replacement; no more than there are examples that are young enough.
-
-        Returns:
-            Rows [b] of the level, for ``record``, and the examples; b is 0 if there are none yet.
+        """A random sample, with replacement, of no more than there are examples that are young enough: their rows [b]
+        of the level, for ``record``, and the examples.
         """
         if level not in self.layers:
             none = torch.zeros(0, dtype=torch.int64)
@@ -137,13 +125,7 @@ class Pool:
         return rows, held.rows(rows)
 
     def record(self, level: int, rows: Tensor, loss: Tensor) -> None:
-        """Record the losses of drawn examples, for ``easiest``; some may have been replaced in the meantime.
-
-        Args:
-            level: of the examples.
-            rows: [b], as returned by ``draw``.
-            loss: [b] float32, detached.
-        """
+        """Record the losses [b] of the examples at ``rows`` [b], for ``easiest``; some may have been replaced."""
         if self.replacement == "easiest":
             self._loss[level][rows] = loss
 

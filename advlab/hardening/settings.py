@@ -118,10 +118,9 @@ chosen: docs/HARDENING.md."""
 
 
 def variant(name: str, base: Settings, levels: int | None = None) -> Settings:
-    """The settings of a variant.
+    """The settings of a variant: of one of `VARIANTS`, or ``layer-K``.
 
     Args:
-        name: one of `VARIANTS`, or ``layer-K``.
         base: the settings that all variants share.
         levels: number of levels of the network, by default of the one that ``base.hidden`` describes. If there are
             fewer sizes or weights than levels, the last one is repeated.

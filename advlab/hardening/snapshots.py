@@ -49,7 +49,6 @@ def save(
     Args:
         store: where the pool is kept.
         folder: its folder within the store, which has this one writer; "" for the store itself.
-        pool: the pool.
         step: of training; it names the snapshot.
         predictions: by level, the classes [C] that the network now predicts for the examples.
         trainer: the state of the trainer at the same step, tensors and plain values.
@@ -70,16 +69,10 @@ def save(
 
 
 def load(uri: str) -> tuple[Pool, dict[str, Any]]:
-    """The newest snapshot of a pool.
+    """The newest snapshot of a pool, to whose folder another process may be writing.
 
-    Args:
-        uri: the pool's folder, to which another process may be writing.
-
-    Returns:
-        The pool, a copy that belongs to the caller, and the content of ``newest.json``.
-
-    Raises:
-        UserError: there is no pool, or its files are damaged.
+    Returns the pool, a copy that belongs to the caller, and the content of ``newest.json``; raises a UserError if there
+    is no pool, or its files are damaged.
     """
     return read(Store(uri), "")
 
@@ -153,15 +146,10 @@ def read_trainer(store: Store, folder: str, pointer: dict[str, Any]) -> dict[str
 
 
 def dataset(pool: Pool, level: int = 0, shape: tuple[int, ...] | None = None) -> TensorDataset:
-    """The examples of a level as a map-style PyTorch data set of (values, label).
+    """The examples of a level as a map-style PyTorch data set of (values, label), by ``shape`` such as (1, 28, 28), or
+    flat.
 
-    Args:
-        pool: the pool.
-        level: 0 for images.
-        shape: of one example, such as (1, 28, 28); flat when absent.
-
-    Raises:
-        UserError: the pool has nothing at that level.
+    Raises a UserError if the pool has nothing at that level.
     """
     if level not in pool.layers:
         raise UserError(f"the pool has no examples at level {level}; it has levels {sorted(pool.layers)}.")
@@ -176,10 +164,8 @@ class Live:
     Args:
         uri: the pool's folder.
         level: to draw from; 0 for images.
-        batch_size: examples per batch.
         shape: of one example; flat when absent.
         reload_every: batches between checks for a newer snapshot; 0 for a frozen pool.
-        seed: of the draws.
 
     Raises:
         UserError: there is no such pool or level.

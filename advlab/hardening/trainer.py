@@ -41,11 +41,8 @@ class Source(Protocol):
     """A source of adversarial examples."""
 
     def poll(self, trainer: Trainer, rows: Tensor) -> Iterator[dict[int, Batch]]:
-        """The examples that are ready now; does not wait.
-
-        Args:
-            trainer: has the newest weights, which are attacked.
-            rows: [b], of the clean images of the next step.
+        """The examples that are ready now, without waiting, for a trainer (it has the newest weights, which are
+        attacked) and the ``rows`` [b] of the clean images of its next step.
         """
 
 
@@ -94,11 +91,7 @@ def make(
 
 
 def build(settings: Settings, dataset: Dataset) -> nn.Module:
-    """The untrained network.
-
-    Raises:
-        UserError: there is no model of that name, or it has another number of classes.
-    """
+    """The untrained network; raises a UserError if its name is unknown, or its number of classes another."""
     if settings.network is not None:
         return models.build(settings.network, dataset)
     inputs = math.prod(dataset.images.shape[1:])
@@ -109,8 +102,7 @@ def build(settings: Settings, dataset: Dataset) -> nn.Module:
 def cut(network: nn.Module, settings: Settings, dataset: Dataset) -> tuple[Levels, list[tuple[int, ...]]]:
     """A network from ``build``, split at its levels, and the shape of one example at each.
 
-    Raises:
-        UserError: it cannot be split, or does not take these images or have these classes.
+    Raises a UserError if it cannot be split, or does not take these images or have these classes.
     """
     levels = Levels(network)
     was_training = network.training
@@ -136,19 +128,15 @@ class Trainer:
     """A network with its pool and optimiser, trained step by step.
 
     Args:
-        settings: of the run.
-        dataset: clean images.
         seed: of initial weights, order, draws and dropout.
         source: of the examples.
         pool: initial pool of all processes; an empty one by default.
-        device: where to compute.
 
     Attributes:
         ranks: the processes that share the run.
         pool: this process's shard.
         shapes: of one example at every level.
-        step: steps taken.
-        total: steps of the whole run.
+        step, total: steps taken, and steps of the whole run.
     """
 
     def __init__(
@@ -182,11 +170,8 @@ class Trainer:
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def run(self, steps: int) -> dict[str, float]:
-        """Take ``steps`` steps.
-
-        Returns:
-            ``loss`` (mean cost of a step), ``examples`` (rows trained on, clean and drawn), and for each level in
-            use ``age``, ``lag`` and ``hit_rate`` of the pool after them.
+        """Take ``steps`` steps; returns ``loss`` (mean cost of a step), ``examples`` (rows trained on, clean and
+        drawn), and for each level in use ``age``, ``lag`` and ``hit_rate`` of the pool after them.
         """
         self.network.train()
         total, examples = torch.zeros((), device=self.ranks.device), 0

@@ -25,14 +25,11 @@ logger = logging.getLogger(__name__)
 def load(
     name: str, data: str | Dataset = "mnist", *, seed: int = 0, split: str = "train", device: torch.device | str = "cpu"
 ) -> nn.Module:
-    """A trained classifier in eval mode, its parameters frozen.
-
-    A zoo model is trained on first use and comes from the cache afterwards.
+    """A trained classifier in eval mode, frozen; a zoo model is trained on first use and cached.
 
     Args:
-        name: a zoo name, which may name a split (``fc100-100-10@p1``), ``torchvision:NAME[@WEIGHTS]``,
-            ``timm:NAME``, ``file:PATH.py:FACTORY``, ``study:DIR?name=NAME`` or the path of a checkpoint
-            (``.safetensors``).
+        name: a zoo name, which may name a split (``fc100-100-10@p1``), ``torchvision:NAME[@WEIGHTS]``, ``timm:NAME``,
+            ``file:PATH.py:FACTORY``, ``study:DIR?name=NAME`` or the path of a checkpoint (``.safetensors``).
         data: name of the data set to train on, or a ``Dataset`` from ``data.load``.
         seed: of the initial weights and of training.
         split: the split to train on, when ``data`` is a name.
@@ -56,14 +53,8 @@ def load(
 
 
 def build(name: str, dataset: Dataset) -> nn.Module:
-    """The network of a name, to be trained on ``dataset`` by something other than its recipe.
-
-    Args:
-        name: as for ``load``; external models keep their weights.
-        dataset: whose images it classifies.
-
-    Raises:
-        UserError: an unknown model, or one with another number of classes.
+    """The network of a name, to be trained on ``dataset`` by something other than its recipe; external models keep
+    their weights. Raises a UserError for an unknown model, or one with another number of classes.
     """
     if (given := _from_elsewhere(name)) is not None:
         return given.train().requires_grad_(True)

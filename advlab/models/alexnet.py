@@ -35,12 +35,9 @@ class AlexNet(nn.Sequential):
     it has windows of 7 × 7 and stride 2 below 128 pixels, and of 5 × 5 and stride 1 below 64.
 
     Args:
-        classes: number of logits.
         dropout: share of the inputs of the first two fully connected layers that is dropped in training.
-        variant: see `Variant`.
         size: height and width of the images, in pixels.
         width: factor of the numbers of maps and units, which are rounded to even numbers.
-        channels: of the images.
 
     Raises:
         UserError: an unknown variant, images too small, or a width that is not positive.
@@ -111,24 +108,15 @@ def _opening(channels: int, maps: int, size: int, plain: bool) -> tuple[nn.Conv2
 
 
 def classifier(mean: Sequence[float], std: Sequence[float], size: int, **arguments: Any) -> Normalised:
-    """An untrained AlexNet that normalises its images, and resizes those of another size.
-
-    Args:
-        mean, std: per channel, of images in [0, 1].
-        size: height and width to which images are resized.
-        arguments: other arguments of `AlexNet`.
-
-    Raises:
-        UserError: as `AlexNet`.
+    """An untrained AlexNet that normalises its images by ``mean`` and ``std`` per channel, and resizes those of another
+    height or width than ``size``; ``arguments`` and errors are those of `AlexNet`.
     """
     return Normalised(AlexNet(size=size, **arguments), list(mean), list(std), size)
 
 
 def initialise(network: nn.Module, seed: int) -> None:
-    """Draw He et al.'s (2015) weights in place; biases are zero, the last layer's weights N(0, 0.01²).
-
-    Krizhevsky's N(0, 0.01²) for all layers only suits his widths. The last layer keeps it, so that training starts at
-    the loss of uniform probabilities.
+    """Draw He et al.'s (2015) weights in place; biases are zero. The last layer keeps Krizhevsky's N(0, 0.01²), which
+    only suits his widths elsewhere, so that training starts at the loss of uniform probabilities.
     """
     generator = torch.Generator().manual_seed(seed)
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]

@@ -10,8 +10,7 @@ from torch.nn import functional
 class AutoencoderClassifier(nn.Module):
     """Images [B, ...] → sigmoid code [B, units] → logits [B, k].
 
-    The encoder is trained without labels to reconstruct its input and is then frozen; only the classifier is trained
-    with labels. The decoder is only needed for training, and is kept so that a checkpoint can be inspected.
+    The encoder is trained without labels to reconstruct its input and then frozen; the decoder is kept for inspection.
     """
 
     def __init__(self, inputs: int, units: int, classes: int) -> None:
@@ -32,10 +31,8 @@ class AutoencoderClassifier(nn.Module):
         return self.classifier(self.encode(images))
 
     def reconstruction_loss(self, images: Tensor, sparsity: float, sparsity_weight: float) -> Tensor:
-        """Cross entropy of the pixels plus the sparsity penalty, per image, a scalar.
-
-        The penalty is KL(ρ ‖ ρ̂_j) summed over units, ρ̂_j being unit j's mean activation over the batch
-        (Lee, Ekanadham & Ng 2008).
+        """Cross entropy of the pixels per image, a scalar, plus the sparsity penalty: KL(ρ ‖ ρ̂_j) summed over units,
+        ρ̂_j being unit j's mean activation over the batch (Lee, Ekanadham & Ng 2008).
         """
         flat = images.flatten(1)
         code = self.encode(flat)

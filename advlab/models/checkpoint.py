@@ -30,12 +30,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A trained model: recipe, weights and training report.
-
-    Attributes:
-        recipe: how the model was made.
-        weights: the state dict, on the CPU.
-        report: the trainer's report, and ``train_error``, ``test_error`` in [0, 1], ``parameters``.
+    """A trained model: recipe, weights (the state dict, on the CPU), and the trainer's report, to which
+    ``train_error``, ``test_error`` in [0, 1] and ``parameters`` are added.
     """
 
     recipe: Recipe
@@ -48,11 +44,7 @@ class Checkpoint:
         return weights_fingerprint(self.weights)
 
     def network(self) -> nn.Module:
-        """The trained network, in eval mode, on the CPU.
-
-        Raises:
-            UserError: recipe and weights do not match, or the network is unknown here.
-        """
+        """The trained network, in eval mode, on the CPU; raises a UserError if it is unknown or does not fit."""
         module = self.recipe.build(self.weights)
         module.load_state_dict(self.weights)
         return module.eval().requires_grad_(False)
@@ -66,9 +58,8 @@ class Checkpoint:
     def from_bytes(cls, content: bytes) -> Checkpoint:
         """Read what ``to_bytes`` wrote; no name in it is looked up or run.
 
-        Raises:
-            UnknownRecipe: another version wrote it, so it is intact; a subclass of ValueError.
-            ValueError: the bytes are incomplete or not a checkpoint.
+        Raises UnknownRecipe (a ValueError) if another version wrote it, else a ValueError if it is not a whole
+        checkpoint.
         """
         try:
             weights = load_safetensors(content)
@@ -101,10 +92,7 @@ def train(
     progress: Any = None,
     network: nn.Module | None = None,
 ) -> Checkpoint:
-    """Train a model by its recipe; reproducible on one kind of machine.
-
-    ``network`` is the result of ``recipe.build()``, for callers that inspect it during training.
-    """
+    """Train a model by its recipe, or the ``network`` that the recipe built; reproducible on one kind of machine."""
     network = recipe.build() if network is None else network
     trainer = registry.find("trainer", recipe.trainer)
     report = trainer(network, dataset, seed=recipe.seed, device=device, progress=progress, **recipe.trainer_arguments)
@@ -133,10 +121,7 @@ def find(recipe: Recipe) -> Checkpoint | None:
 
 
 def save(checkpoint: Checkpoint) -> None:
-    """Cache a checkpoint as safetensors, and its recipe and report also as readable JSON.
-
-    If the cache cannot be written, this only logs a warning.
-    """
+    """Cache a checkpoint, and its recipe and report also as JSON; warns if the cache cannot be written."""
     path = _path(checkpoint.recipe)
     described = {"recipe": checkpoint.recipe.to_json(), "report": checkpoint.report}
     try:

@@ -42,11 +42,8 @@ def uniform(keys: Tensor, count: int, stream: int) -> Tensor:
 
 
 class KeyedDropout(nn.Dropout):
-    """Dropout whose mask is a function of each example's key if keys are given, else PyTorch's dropout.
-
-    Attributes:
-        stream: a different number for every dropout of a network.
-        keys: [B] int64 of the examples of the next batch, or None.
+    """Dropout whose mask is a function of each example's key if ``keys`` [B] int64 of the next batch are given, else
+    PyTorch's; ``stream`` is another number for every dropout of a network.
     """
 
     def __init__(self, p: float, stream: int) -> None:

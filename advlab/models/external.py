@@ -42,8 +42,7 @@ def is_code(name: str) -> bool:
 def load(name: str) -> nn.Module:
     """The model ``scheme:…``, in eval mode, taking images in [0, 1] and frozen.
 
-    Raises:
-        UserError: the library, the model, its weights or the file cannot be had.
+    Raises a UserError if the library, the model, its weights or the file cannot be had.
     """
     scheme, rest = name.split(":", 1)
     module = {"torchvision": _torchvision, "timm": _timm, "file": _file, "python": _python}[scheme](name, rest)
@@ -76,8 +75,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 class Normalised(nn.Module):
     """Subtract a mean and divide by a deviation per channel, then classify: the box stays [0, 1] for attacks.
 
-    With ``size``, images of another height or width are brought to it first, bilinearly: models of different input
-    sizes can then be shown the same images, and gradients go back to those.
+    Images of another height or width than ``size`` are brought to it first, bilinearly, and pass gradients back.
     """
 
     mean: Tensor
@@ -193,11 +191,7 @@ def _names_in(folder: Path) -> set[str]:
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[set[Path]]:
-    """Let the block import what lies in a folder, as if Python ran a file of it; yields the files that it did import.
-
-    Afterwards they are not in ``sys.modules``: two folders may have files of one name, and what cloudpickle does not
-    find there it sends by value, so that the files may stay behind.
-    """
+    """Import from a folder in this block as if Python ran a file of it; yields the files that it did import."""
     names = _names_in(folder)
     elsewhere = {
         name: module

@@ -45,23 +45,18 @@ def encode(images: Tensor, weight: Tensor, side: int, stride: int = 1) -> Tensor
     Args:
         images: [B, C, (R − 1)·stride + side, W].
         weight: [R, S, M, D], the D numbers of a filter ordered by column, row and channel of its field.
-        side: K, height and width of a receptive field.
-        stride: rows and columns between neighbouring positions.
+        side, stride: K, height and width of a field; rows and columns between neighbouring positions.
     """
     return _Encode.apply(images, weight, side, stride)
 
 
 def decode(codes: Tensor, weight: Tensor, side: int, stride: int = 1, width: int | None = None) -> Tensor:
-    """The transpose of ``encode``: the sum of the filters in the image, each times its response.
+    """The transpose of ``encode``, [B, C, (R − 1)·stride + side, W]: the sum of the filters, each times its response.
 
     Args:
         codes: [B, M, R, S].
-        weight: [R, S, M, D].
-        side, stride: as in ``encode``.
+        weight, side, stride: as in ``encode``.
         width: W; by default the smallest that contains all fields.
-
-    Returns:
-        [B, C, (R − 1)·stride + side, W].
     """
     least = (codes.shape[3] - 1) * stride + side
     return _Decode.apply(codes, weight, side, stride, width or least)

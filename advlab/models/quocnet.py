@@ -76,11 +76,7 @@ PRESETS = {
 
 
 def preset(name: str) -> QuocNetShape:
-    """The shape of one of ``PRESETS``.
-
-    Raises:
-        UserError: an unknown name.
-    """
+    """The shape of one of ``PRESETS``; raises a UserError for an unknown name."""
     if name not in PRESETS:
         raise UserError(f"unknown model {name!r}; choose one of {', '.join(PRESETS)}.")
     return PRESETS[name]
@@ -168,13 +164,8 @@ class Whitening(nn.Module):
         A component of variance v gets the deviation v² / (v² + (``floor`` · mean variance)²): components below the
         floor are mostly noise and, in grey photos, exactly zero, which training would exploit as sparsity.
 
-        Args:
-            images: [N, C, H, W].
-            floor: as a share of the components' mean variance.
-
-        Returns:
-            The filter [C, C, side, side] that gives white noise the spectrum of the whitened images, and the variance
-            [] that it then has.
+        Returns for images [N, C, H, W] the filter [C, C, side, side] that gives white noise the spectrum of the
+        whitened images, and the variance [] that it then has.
         """
         side, channels = self.filter.shape[-1], len(self.mean)
         self.mean.copy_(images.mean((0, 2, 3)))
@@ -263,15 +254,13 @@ class ContrastNormalisation(nn.Module):
 
 
 class Objective(NamedTuple):
-    """A stage's part of the cost, summed over images and over the rows that this process holds.
-
-    A tuple, because FSDP looks for tensors in tuples.
+    """A stage's part of the cost, summed over images and over the rows that this process holds: a tuple, as FSDP looks
+    for tensors in tuples.
 
     Attributes:
         error: Σ ‖WᵀWx − x‖².
         activity: Σ of the pooled units.
         energy: Σ ‖x‖², the reference for the error.
-        images: their number.
     """
 
     error: Tensor
@@ -314,10 +303,7 @@ class Stage(nn.Module):
 class QuocNet(nn.Module):
     """Images [B, C, H, W] in [0, 1] → top features [B, M·H′·W′].
 
-    Args:
-        shape: all sizes.
-        seed: of the initial weights; None leaves them unset.
-        device: of the weights; ``meta`` if they are set later.
+    Without a ``seed`` the weights are not set; ``device`` ``meta`` is for weights that are set later.
     """
 
     def __init__(self, shape: QuocNetShape, *, seed: int | None = 0, device: Any = None) -> None:
@@ -340,10 +326,7 @@ class QuocNet(nn.Module):
             self.initialise(seed)
 
     def initialise(self, seed: int) -> None:
-        """Set all weights and buffers.
-
-        Every row of filters has its own generator, so the weights do not depend on the distribution of the rows.
-        """
+        """Set all weights and buffers; every row of filters has its own generator, so its owner does not matter."""
         for number, stage in enumerate(self.chain()):
             layer = stage.local
             first, own = layer.first_row, layer.own_weight().detach()
@@ -417,16 +400,12 @@ class QuocNet(nn.Module):
 
 
 class BinaryClassifier(nn.Module):
-    """Images → logits [B, 2] of "no" and "yes": a logistic regression on fixed features.
+    """Images → logits [B, 2] of "no" and "yes": a logistic regression, ``weight`` [F] and ``bias`` [], on features [B,
+    F].
 
     The logits are the sums of negative and of positive evidence, and their difference is the score. So their magnitude
     shows the rounding error of the score, which [-score/2, score/2] would not: at the boundary both are 0, and attacks
     stop within rounding error of it.
-
-    Args:
-        features: images [B, …] → [B, F].
-        weight: [F].
-        bias: a scalar.
     """
 
     def __init__(self, features: Callable[[Tensor], Tensor], weight: Tensor, bias: Tensor) -> None:

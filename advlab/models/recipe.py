@@ -60,9 +60,8 @@ class Recipe:
     def from_json(cls, values: Any) -> Recipe:
         """The inverse of ``to_json``, for values from an untrusted file.
 
-        Raises:
-            UnknownRecipe: it has fields unknown to this version.
-            ValueError: it is not a recipe: fields are missing, of another type, or too large.
+        Raises UnknownRecipe for fields unknown to this version, a ValueError if fields are missing, mistyped or too
+        large.
         """
         if not isinstance(values, dict):
             raise ValueError("its recipe is not a JSON object")
@@ -84,13 +83,9 @@ class Recipe:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def build(self, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-        """The untrained network.
+        """The untrained network; ``weights`` is a state dict that it must fit, if recipe and weights come from a file.
 
-        Args:
-            weights: a state dict that it must fit, if recipe and weights come from a file; see ``require_fits``.
-
-        Raises:
-            UserError: the network is unknown, or ``weights`` do not fit it.
+        Raises a UserError if the network is unknown, or ``weights`` do not fit it.
         """
         if weights is not None:
             self.require_fits(weights)
@@ -99,11 +94,7 @@ class Recipe:
         return module
 
     def require_fits(self, weights: Mapping[str, Tensor]) -> None:
-        """Check that the network of an untrusted recipe is known and has exactly these weights.
-
-        Raises:
-            UserError: it is not or has not; nothing is built.
-        """
+        """Raise a UserError unless an untrusted recipe's network is known and has exactly these weights."""
         try:
             untrusted.require_fits(registry.find("network", self.network), self.network_arguments, weights)
         except (UserError, ValueError) as error:

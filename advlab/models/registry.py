@@ -32,16 +32,13 @@ _registered: dict[tuple[Role, str], Callable[..., Any]] = {}
 
 
 def register(role: Role, name: str, code: Callable[..., Any]) -> None:
-    """Register your own code under a name for recipes, in this process.
+    """Register your own code for recipes in this process; raises a UserError if the name is one of the package's own.
 
     Args:
         role: ``network`` for a callable that returns an untrained ``nn.Module`` and works under
             ``torch.device("meta")`` too; ``trainer`` for one that is called as described in `Recipe`.
         name: its name in recipes.
         code: the callable.
-
-    Raises:
-        UserError: the name is one of the package's own.
     """
     if name in _OWN[role]:
         raise UserError(f"{role} {name!r} is one of advlab's own; register yours under another name.")
@@ -49,11 +46,7 @@ def register(role: Role, name: str, code: Callable[..., Any]) -> None:
 
 
 def find(role: Role, name: str) -> Callable[..., Any]:
-    """The network or trainer of a name.
-
-    Raises:
-        UserError: the name is neither one of the package's own nor registered.
-    """
+    """The network or trainer of a name; raises a UserError if the name is neither the package's own nor registered."""
     if (role, name) in _registered:
         return _registered[role, name]
     if name not in _OWN[role]:

@@ -21,11 +21,9 @@ DEFAULT_SIZE = 224
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A model, and what tells it from others.
+    """A model (in evaluation mode, on the CPU), and what tells it from others.
 
     Attributes:
-        name: as given.
-        model: in evaluation mode, on the CPU.
         fingerprint: of its weights and its code.
         own_data: the data set it was trained on, where that is one of ours.
         input_size: height and width of images it takes, as far as its name tells.
@@ -38,11 +36,7 @@ class Resolved:
     input_size: int
 
     def record_in(self, study: Study) -> None:
-        """Write the fingerprint into ``study.json``.
-
-        Raises:
-            UserError: the study began with other weights.
-        """
+        """Write the fingerprint into ``study.json``; raises a UserError if the study began with other weights."""
         study.record_model(self.name, self.fingerprint)
         study.save_manifest()
 
@@ -50,8 +44,7 @@ class Resolved:
 def resolve(name: str, train_data: str, seed: int) -> Resolved:
     """The one model of a name; a zoo model is trained on ``train_data`` with ``seed`` on first use.
 
-    Raises:
-        UserError: an unknown model, one that cannot be read, or a study of several.
+    Raises a UserError for an unknown model, one that cannot be read, or a study of several.
     """
     if study_models.is_stored(name):
         found = study_models.one(name)

@@ -46,9 +46,7 @@ class Conv3x3(nn.Sequential):
     """Images [B, C, S, S] → logits [B, k]: 3×3 convolutions, each with activation and max pooling; two linear layers.
 
     Args:
-        channels, size, classes: of the images.
-        filters: of each convolution.
-        hidden: units between the two linear layers.
+        filters, hidden: of each convolution; units between the two linear layers.
         activation: ``relu``, ``kwta`` (its ``setting``: the share that passes) or ``quantised`` (``setting``: bits).
     """
 
@@ -94,10 +92,8 @@ class _Residual(nn.Module):
 class ResNet(nn.Sequential):
     """Images [B, C, S, S] → logits [B, k]: the residual network for small images of He et al. 2016, section 4.2.
 
-    Args:
-        channels, classes: of the images.
-        depth: layers with weights, 6n + 2: three stages of n blocks.
-        width: maps of the first stage; later stages double them and halve their size.
+    ``depth`` is 6n + 2: three stages of n blocks. ``width`` is the maps of the first; later ones double them and halve
+    their size.
     """
 
     def __init__(self, channels: int = 3, classes: int = 10, depth: int = 8, width: int = 16) -> None:
@@ -134,11 +130,9 @@ class ViT(nn.Module):
     """Images [B, C, S, S] → logits [B, k]: a vision transformer (Dosovitskiy et al. 2021) that averages its tokens.
 
     Args:
-        channels, size, classes: of the images.
         width: of a token; a multiple of ``heads``.
         blocks: of attention and a layer of ``2 · width`` GELUs, each behind a LayerNorm.
         patch: side of the squares that become tokens; the remainder at the edges is ignored.
-        heads: of attention.
     """
 
     def __init__(

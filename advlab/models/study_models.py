@@ -36,14 +36,11 @@ class StudyModel:
 
 
 def expand(names: list[str], trusted: Collection[str] = ()) -> tuple[list[str], dict[str, StudyModel]]:
-    """Put in place of every ``study:…`` the names of the models it stands for.
+    """All names, each once, with those of the models it stands for in place of every ``study:…``, and these models.
 
     Args:
         names: as the user gave them; ``untrusted:NAME`` is what a study's printed command has for code.
         trusted: names of code in other studies that the user repeated.
-
-    Returns:
-        All names, each once, and the models among them that come from studies.
 
     Raises:
         UserError: no such study, none of its models asked for, two models of one name, or code that is not trusted.
@@ -68,11 +65,7 @@ def is_stored(name: str) -> bool:
 
 
 def one(text: str) -> Checkpoint:
-    """The one model that a name stands for.
-
-    Raises:
-        UserError: as for `load`; or it stands for several.
-    """
+    """The one model that a name stands for; raises a UserError as `load` does, or if it stands for several."""
     found = load(text)
     if len(found) > 1:
         some = ", ".join(list(found)[:3])
@@ -83,12 +76,9 @@ def one(text: str) -> Checkpoint:
 def load(text: str) -> dict[str, StudyModel]:
     """The models of ``study:DIR``, by name, in the order the study lists them; or the model of one ``.safetensors``.
 
-    ``?best=N`` takes the N of least validation error, ``?name=PATTERN`` those whose name fits (``*`` and ``?`` are
-    wild cards); both may be given, joined by ``&``.
-
-    Raises:
-        UserError: no study there, no model asked for, one that is damaged or not its recipe's, or a selection that
-            cannot be made.
+    ``?best=N`` takes the N of least validation error, ``?name=PATTERN`` those whose name fits (``*`` and ``?`` are wild
+    cards); both may be joined by ``&``. Raises a UserError if there is no such study or model, if a model is damaged or
+    not its recipe's, or if the selection cannot be made.
     """
     if not text.startswith(SCHEME):
         return _file(text)
@@ -179,9 +169,8 @@ def trained_by(study: Study, name: str) -> Checkpoint:
 def read_model(store: Store, file: str) -> Checkpoint:
     """A trained model from a study's folder.
 
-    Raises:
-        UserError: another version wrote it; it is left as it is.
-        ValueError: it is damaged, or not a model.
+    Raises a UserError if another version wrote it, which leaves it as it is, and a ValueError if it is not a whole
+    model.
     """
     try:
         return Checkpoint.from_bytes(store.read_bytes(file))

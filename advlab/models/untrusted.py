@@ -24,11 +24,7 @@ _SLACK, _TENSORS, _WEIGHTS = 4, 1_000, 1 << 24
 
 
 def require_fits(make: Callable[..., nn.Module], arguments: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Check that the parameters and buffers of ``make(**arguments)`` have exactly the names and shapes of ``weights``.
-
-    Raises:
-        ValueError: they do not, or the arguments do not match its signature.
-    """
+    """Raise a ValueError unless ``make(**arguments)`` has exactly the names and shapes of ``weights``."""
     _require_plain(arguments)
     _require_signature(make, arguments)
     total = sum(value.numel() for value in weights.values())

@@ -60,10 +60,8 @@ def allowance(size: int, most: int) -> int:
 def open_parquet(content: pa.Buffer, most: int) -> pq.ParquetFile:
     """A Parquet file whose rows take no more than ``most`` bytes.
 
-    Raises:
-        Damaged: it is not a Parquet file, or its parts contradict each other.
-        Oversized: its rows take more.
-        pyarrow.ArrowException, OSError, UnicodeDecodeError: other errors of PyArrow.
+    Raises Damaged if it is not a Parquet file or contradicts itself, Oversized if its rows take more, and errors of
+    PyArrow (ArrowException, OSError, UnicodeDecodeError).
     """
     try:
         strings = _require_bounded(memoryview(content).cast("B"), most)
@@ -79,11 +77,7 @@ def open_parquet(content: pa.Buffer, most: int) -> pq.ParquetFile:
 
 
 def plain(table: pa.Table, most: int) -> pa.Table:
-    """A table with plain strings; as read, repeated strings are dictionary-encoded.
-
-    Raises:
-        Oversized: they take more than ``most`` bytes.
-    """
+    """A table whose strings are no longer dictionary-encoded; raises Oversized if they exceed ``most`` bytes."""
     for place, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             chunks = table.column(place).chunks

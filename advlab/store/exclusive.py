@@ -29,11 +29,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def create(store: Store, relative: str, content: bytes) -> bool:
-    """Write a complete file in the store's own folder unless it exists; returns whether it was written.
-
-    Raises:
-        OSError: the store cannot be written.
-    """
+    """Write a complete file in the store's own folder unless it exists; returns whether it was written."""
     return _link(store, relative, content) if store.is_local else _claim(store, relative, content)
 
 

@@ -45,13 +45,9 @@ class Store:
     def __init__(self, uri: str | os.PathLike[str], *, mending: bool = False) -> None:
         """Open the folder at ``uri``: a path, or ``s3://``, ``gs://``, ``file://`` …
 
-        Args:
-            uri: the folder.
-            mending: whether to remove a damaged file when it is read, so that it is made again: only for the study
-                that is being computed.
-
-        Raises:
-            UserError: the URI names no file system that PyArrow knows, or contains credentials.
+        With ``mending``, a damaged file is removed when it is read, so that it is made again: only for the study that
+        is being computed. Raises a UserError if the URI names no file system that PyArrow knows, or contains
+        credentials.
         """
         self.uri, self.memory = str(uri), bounds.memory()
         if has_credentials(self.uri):
@@ -119,9 +115,7 @@ class Store:
     def read_bytes(self, relative: str, most: int | None = None) -> bytes:
         """The content of a file.
 
-        Raises:
-            Damaged: it is not a regular file of this store.
-            Oversized: it has more than ``most`` bytes, by default ``memory``.
+        Raises Damaged if it is not a regular file of this store, Oversized if it has over ``most`` bytes (``memory``).
         """
         allowed = self.memory if most is None else most
 
@@ -134,11 +128,7 @@ class Store:
         return self._read(relative, read)
 
     def write_bytes(self, relative: str, content: bytes | pa.Buffer) -> None:
-        """Write a file atomically, replacing an existing one.
-
-        Raises:
-            OSError: with the file's name; no temporary file is left.
-        """
+        """Write a file atomically, replacing an existing one; an OSError leaves no temporary file."""
         target, buffer = self._inside(relative, is_new=True), pa.py_buffer(content)
         if not self.is_local:
             self._persist(lambda: self._upload(target, buffer))
@@ -168,11 +158,7 @@ class Store:
                 self._persist(lambda: self.filesystem.delete_file(path))
 
     def read_json(self, relative: str) -> Any:
-        """The content of a JSON file.
-
-        Raises:
-            ValueError: it is not JSON, or larger or deeper than any that advlab writes.
-        """
+        """The content of a JSON file; raises a ValueError if it is not JSON, or larger or deeper than ours."""
         try:
             value = json.loads(self.read_bytes(relative, JSON_BYTES))
             bounds.require_shallow(value)
@@ -185,19 +171,11 @@ class Store:
         self.write_bytes(relative, (json.dumps(value, indent=2) + "\n").encode())
 
     def create_json(self, relative: str, value: Any) -> bool:
-        """Write a JSON file unless it exists; of several concurrent writers, exactly one succeeds.
-
-        Returns:
-            Whether it was written.
-        """
+        """As `exclusive.create`, for JSON: of concurrent writers exactly one succeeds; returns whether this one did."""
         return exclusive.create(self, relative, (json.dumps(value, indent=2) + "\n").encode())
 
     def read_table(self, relative: str, columns: list[str] | None = None, most: int | None = None) -> pa.Table:
-        """A Parquet file as a table; the checksums of the pages read are verified.
-
-        Raises:
-            Damaged: the file is incomplete or corrupt, or its rows take more than ``most`` bytes; see `parquet.decode`.
-        """
+        """A Parquet file as a table; the checksums of the pages read are verified. Raises as `parquet.decode`."""
         content = self.read_bytes(relative)
         return parquet.decode(content, columns, self._allowance(content, most))
 
@@ -208,8 +186,7 @@ class Store:
     def read_shard(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file that can be made again; all bytes are verified, whichever columns are read.
 
-        Raises:
-            UserError: it is damaged; if this store is ``mending``, it has been removed.
+        Raises a UserError if it is damaged; if this store is ``mending``, it has been removed.
         """
         try:
             content = self.read_bytes(relative)
@@ -224,11 +201,7 @@ class Store:
         return {name: key for name, key in self._all_keys(folder).items() if key}
 
     def require_whole(self, folder: str) -> None:
-        """Check by the footers that all shards below a folder are complete.
-
-        Raises:
-            UserError: one is not; if this store is ``mending``, it has been removed.
-        """
+        """Check by the footers that all shards below a folder are complete; raises as ``read_shard``."""
         for name, key in self._all_keys(folder).items():
             if not key:
                 self._remove_damaged(name)
@@ -318,11 +291,7 @@ class Store:
         return self._persist(attempt)
 
     def _inside(self, relative: str, *, is_new: bool = False) -> str:
-        """The path of a file; for a file to be written or deleted, only links of its folder are resolved.
-
-        Raises:
-            Damaged: it leads out of the store, or is not a valid file name.
-        """
+        """The path of a file in the store; for one to be written or deleted, only links of its folder are resolved."""
         path = self.path(relative)
         try:
             relative.encode()  # advlab writes no names that are not UTF-8

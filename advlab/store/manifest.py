@@ -14,11 +14,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 def check(manifest: Any) -> None:
-    """Check that a manifest has the right form, whatever its numbers.
-
-    Raises:
-        ValueError: describes the first problem.
-    """
+    """Raise a ValueError that describes the first problem of a manifest's form, whatever its numbers."""
     require(isinstance(manifest, dict), "it is not an object")
     for key, kind in (("kind", str), ("identity", str), ("config", dict)):
         require(isinstance(manifest.get(key), kind), f"its {key} is missing")

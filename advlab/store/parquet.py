@@ -19,11 +19,8 @@ _BEFORE = CHECKSUM_KEY + b"\x18\x40"  # the key and the length of its value, as 
 
 
 def encode(table: pa.Table, address: str = "") -> pa.Buffer:
-    """A Parquet file with checksums of its pages and, in its footer, the SHA-256 of all its other bytes.
-
-    Args:
-        table: the rows.
-        address: content address, kept in the schema's metadata.
+    """A Parquet file with checksums of its pages and, in its footer, the SHA-256 of all its other bytes; the content
+    ``address`` is kept in the schema's metadata.
     """
     if address:
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), ADDRESS_KEY: address.encode()})
@@ -49,15 +46,10 @@ def is_intact(content: bytes) -> bool:
 
 
 def decode(content: bytes | pa.Buffer, columns: list[str] | None = None, most: int | None = None) -> pa.Table:
-    """The rows of a file; the checksums of the pages read are verified.
+    """The rows of a whole file, or some of its columns; the checksums of the pages read are verified.
 
-    Args:
-        content: the whole file.
-        columns: to read; all by default.
-        most: limit in bytes on the memory of the rows; by default that for a file of this size.
-
-    Raises:
-        Damaged: the file is incomplete or corrupt, or its rows would take more memory.
+    Raises Damaged if the file is incomplete or corrupt, or its rows would take more than ``most`` bytes, by default the
+    limit for a file of this size.
     """
     buffer = pa.py_buffer(content)
     allowed = bounds.allowance(len(buffer), bounds.memory()) if most is None else most

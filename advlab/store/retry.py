@@ -33,14 +33,9 @@ _TRANSIENT = re.compile(
 
 
 def persist(operation: Callable[[], Result], place: str) -> Result:
-    """Run ``operation``; while ``place`` is unreachable, retry for up to ``PATIENCE`` seconds.
+    """Run ``operation``, perhaps several times: while ``place`` is unreachable, retry for up to ``PATIENCE`` seconds.
 
-    Args:
-        operation: a function that may be called several times.
-        place: the store's name, for the log and the error.
-
-    Raises:
-        OSError: the error of ``operation``, at once if a retry cannot help.
+    Raises its OSError, at once if a retry cannot help.
     """
     deadline = time.monotonic() + PATIENCE
     delay = _FIRST_DELAY

@@ -67,11 +67,7 @@ def image_column(images: np.ndarray) -> pa.FixedSizeListArray:
 
 
 def decode_images(table: pa.Table) -> np.ndarray:
-    """The ``image`` column as a float32 array [N, C, H, W].
-
-    Raises:
-        ValueError: the table does not hold images of the shape that it says.
-    """
+    """The ``image`` column as a float32 array [N, C, H, W]; raises a ValueError if the shape is another."""
     shape = json.loads((table.schema.metadata or {}).get(SHAPE_KEY, b"null")[:200])
     sizes = shape if isinstance(shape, list) and all(type(size) is int and 0 < size < 2**31 for size in shape) else []
     if not sizes or table.schema.field("image").type != pa.list_(pa.float32(), math.prod(sizes)):

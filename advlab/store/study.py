@@ -15,10 +15,8 @@ from advlab.store.manifest import check
 
 
 class Study:
-    """One study in one folder, local or remote.
-
-    ``study.json`` holds its configuration and provenance; Parquet files hold its rows; everything else is derived from
-    them.
+    """One study in one folder, local or remote: ``study.json`` holds its configuration and provenance, Parquet files
+    its rows; everything else is derived from them.
     """
 
     def __init__(self, store: Store, manifest: dict[str, Any]) -> None:
@@ -32,8 +30,7 @@ class Study:
         """Start a study, or continue it if ``out`` holds part of it.
 
         Args:
-            kind: kind of the study; together with ``config`` and ``attack`` it is the study's identity.
-            config: all settings.
+            kind: together with ``config`` (all settings) and ``attack`` it is the study's identity.
             out: its folder; by default one below ``runs/`` named after kind and identity.
             attack: the attack's arguments and the version of its code, if there is an attack.
 
@@ -53,11 +50,7 @@ class Study:
 
     @classmethod
     def adopt(cls, out: str, manifest: dict[str, Any]) -> Self:
-        """Start a study with a given manifest, or continue it; entries of earlier runs are kept.
-
-        Raises:
-            UserError: as for ``begin``.
-        """
+        """As ``begin``, with a given manifest; entries of earlier runs are kept."""
         store = Store(out, mending=True)
         identity = study_identity(manifest)
         if not store.exists(MANIFEST):
@@ -82,11 +75,7 @@ class Study:
 
     @classmethod
     def open(cls, out: str) -> Self:
-        """Read an existing study.
-
-        Raises:
-            UserError: there is no study in ``out``.
-        """
+        """Read an existing study; raises a UserError if there is none in ``out``."""
         store = Store(out)
         if not store.exists(MANIFEST):
             raise UserError(f"{out!r} holds no study: there is no {MANIFEST} in it.")
@@ -97,11 +86,7 @@ class Study:
         self.store.write_json(MANIFEST, self.manifest)
 
     def record_model(self, name: str, fingerprint: str, **described: Any) -> None:
-        """Record a model's fingerprint and description for the next ``save_manifest``.
-
-        Raises:
-            UserError: the study began with other weights.
-        """
+        """Record a model for the next ``save_manifest``; raises a UserError if the study began with other weights."""
         models = self.manifest.setdefault("models", {})
         if models.get(name, {}).get("fingerprint", fingerprint) != fingerprint:
             raise UserError(

@@ -14,13 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among those that share a run; all of them must make the same calls.
-
-    Attributes:
-        device: where this process computes.
-        rank: its number.
-        size: number of processes.
-    """
+    """This process, the ``rank``-th of ``size`` that share a run; all of them must make the same calls."""
 
     device: torch.device
     rank: int = 0

@@ -31,14 +31,8 @@ _LARGEST = 1 << 28
 
 
 def read(state: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Fill a state dict in place from a checkpoint written by any number of processes.
-
-    Args:
-        state: the state dict; its keys and tensors determine what is read.
-        path: folder of the checkpoint.
-
-    Raises:
-        UserError: there is no checkpoint, or it is damaged, of another network, or not of DCP.
+    """Fill a state dict in place from a checkpoint's folder, written by any number of processes; its keys and tensors
+    determine what is read. Raises a UserError if the checkpoint is missing, damaged, or of another network.
     """
     alone = not dist.is_initialized()
     try:

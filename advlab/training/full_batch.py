@@ -38,13 +38,9 @@ def fit(
 
     Args:
         network: images [B, ...] → logits [B, k]; must be deterministic (no dropout).
-        dataset: the images and labels to fit.
-        seed: of the initial weights.
-        device: where to compute.
         progress: called with the loss after each iteration.
         weight_decay: λ per layer, or one for all.
-        decay_convention: how λ enters the loss.
-        initial_weights: a scheme of ``advlab.models.mlp.initialise``.
+        initial_weights: a scheme of ``advlab.models.mlp.initialise``, drawn by ``seed``.
         gradient_tolerance: stop when the largest component of the gradient is below this.
         loss_tolerance: stop when an iteration lowers the loss by less than this share of it.
         max_iterations: a safety cap; normally a tolerance stops the iteration first.

@@ -96,11 +96,7 @@ class Colours(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over examples, kept on the device until they are asked for.
-
-    Attributes:
-        sums: [3] float64: loss, correct predictions, examples.
-    """
+    """Sums over examples, kept on the device until asked for: [3] float64, loss, correct predictions, examples."""
 
     sums: Tensor
 
@@ -126,8 +122,7 @@ class Tally:
 def share(total: int, held_out: int, examples: int | None) -> tuple[Tensor, Tensor]:
     """Training rows and held-out rows of a training set, the same for every seed; ascending.
 
-    Raises:
-        UserError: no training rows are left, or fewer than asked for.
+    Raises a UserError if no training rows are left, or fewer than asked for.
     """
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
     rest = total - held_out
@@ -211,11 +206,8 @@ class Run:
 
     Attributes:
         network: the bare network, on ``device``; images in [0, 1] of ``settings.size`` → logits.
-        dataset: the training file.
-        rows: the training rows in it.
-        settings: see `Settings`.
+        rows: the training rows in ``dataset``, the training file.
         axes: see `Colours`.
-        device: where to compute.
         accumulate: number of parts of a process's share of a batch, to save memory.
     """
 
@@ -315,8 +307,6 @@ def fit(
     Args:
         network: from ``advlab.models.alexnet:classifier``.
         dataset: the training file.
-        seed: of all randomness.
-        device: where to compute.
         progress: called after each epoch with its step and loss.
         held_out, examples: see `share`.
         settings: the other attributes of `Settings`.

@@ -81,9 +81,8 @@ def train(
     device: torch.device,
     progress: Progress | None = None,
 ) -> float:
-    """Minimise ``loss(images, labels)`` by Adam over any stream of batches.
-
-    The learning rate runs through one cycle. Returns the mean loss of the last whole epoch.
+    """Minimise ``loss(images, labels)`` by Adam over any stream of batches, the learning rate running through one
+    cycle. Returns the mean loss of the last whole epoch.
     """
     optimiser = torch.optim.Adam(parameters, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * steps_per_epoch)

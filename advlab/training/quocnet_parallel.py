@@ -1,7 +1,4 @@
-"""QuocNet in several processes, split by rows of its maps or by FSDP2, and its checkpoints.
-
-Everything works with gloo on CPUs and with NCCL on GPUs. ``torch.distributed`` must be initialised.
-"""
+"""QuocNet in several processes of ``torch.distributed`` (gloo or NCCL), by rows of its maps or FSDP2; its checkpoints."""
 
 from __future__ import annotations
 
@@ -30,13 +27,10 @@ Kind = Literal["spatial", "fsdp"]
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """A network and its distribution over processes.
+    """The part of a network that this process holds, and its distribution over a ``mesh`` of data × space processes.
 
-    Attributes:
-        network: the part of it that this process holds.
-        kind: ``spatial``: every group of ``space`` processes shares one copy and one part of the batch. ``fsdp``: all
-            processes share one copy, and each has its own part of the batch.
-        mesh: data × space.
+    In kind ``spatial``, every group of ``space`` processes shares one copy and one part of the batch; in ``fsdp``, all
+    processes share one copy, and each has its own part of the batch.
     """
 
     network: QuocNet
@@ -49,11 +43,7 @@ class Parallel:
         return self.mesh["data"].size()
 
     def part(self, batch: Tensor) -> Tensor:
-        """This process's part of a batch.
-
-        Raises:
-            UserError: a batch that cannot be split evenly.
-        """
+        """This process's part of a batch; raises a UserError if it cannot be split evenly."""
         if len(batch) % self.parts:
             raise UserError(f"a batch of {len(batch)} cannot be split into {self.parts} parts; choose a multiple.")
         return batch.chunk(self.parts)[self.mesh["data"].get_local_rank()]
@@ -105,10 +95,7 @@ def build(
 
     Args:
         kind: see `Parallel`; FSDP needs ``space`` 1.
-        shape: of the network.
         data, space: the mesh.
-        seed: of the weights.
-        device: of the weights.
         precision: type in which the local layers compute products; with FSDP also the type in which weights are sent.
 
     Raises:
@@ -147,8 +134,7 @@ def save(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.opti
 def load(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
     """Read a checkpoint written by any number of processes in any layout; returns its step.
 
-    Raises:
-        UserError: it cannot be read, see `distributed_checkpoint.read`.
+    Raises as `distributed_checkpoint.read`.
     """
     state = _state(network, optimiser, 0)
     distributed_checkpoint.read(state, path)

@@ -39,10 +39,9 @@ class Settings:
 
 
 class Step(NamedTuple):
-    """The measurements of a step, before its update of the weights.
+    """The measurements of a step, numbered from 0, before its update of the weights.
 
     Attributes:
-        step: its number, from 0.
         loss: the cost per image, over the whole batch.
         errors: per stage, the relative reconstruction error Σ ‖WᵀWx − x‖² / Σ ‖x‖².
         seconds: wall time.

@@ -40,12 +40,8 @@ def harden(
     """Train on adversarial examples of projected gradient descent (Madry et al. 2018), in place.
 
     Args as in ``minibatch.fit``, and:
-        norm: of the ball around an image, whose pixels are in [0, 1].
-        radius: of the ball, reached after the first ``WARM_UP`` of the steps.
+        norm, radius: of the ball around an image in [0, 1], reached after the first ``WARM_UP`` of the steps.
         steps: of PGD, from a random point of the ball.
-
-    Returns:
-        What ``minibatch.fit`` returns.
     """
     ramp = WARM_UP * epochs * -(-len(dataset) // batch_size)
     taken = 0
@@ -99,13 +95,9 @@ def distil(
 ) -> dict[str, Any]:
     """Train at a high temperature on the predictions of a network of the same kind (Papernot et al. 2016), in place.
 
-    Used at temperature 1 afterwards, its softmax is saturated: gradients of the cross entropy vanish.
-
-    Args as in ``minibatch.fit``, and:
-        temperature: divisor of the logits of both networks during training.
-
-    Returns:
-        What ``minibatch.fit`` returns for the second network; ``seconds`` are of both.
+    Used at temperature 1 afterwards, its softmax is saturated: gradients of the cross entropy vanish. ``temperature``
+    divides the logits of both networks during training; other arguments are those of ``minibatch.fit``. Returns its
+    report for the second network, with the ``seconds`` of both.
     """
     started = time.perf_counter()
 

@@ -30,8 +30,7 @@ Interval = tuple[int, int]
 def mesh(data: int, space: int, device: str) -> DeviceMesh:
     """A mesh of ``data`` × ``space`` processes; ranks that hold parts of one network are neighbours.
 
-    Raises:
-        UserError: the number of processes is another.
+    Raises a UserError if the number of processes is another.
     """
     if data * space != dist.get_world_size():
         raise UserError(
@@ -48,16 +47,9 @@ def shares(rows: int, ranks: int) -> list[Interval]:
 
 
 def build(shape: QuocNetShape, space: DeviceMesh, *, seed: int, device: torch.device) -> QuocNet:
-    """A network of which this process only allocates its own rows.
+    """The network ``QuocNet(shape, seed=seed)``, of which this process only allocates its own rows.
 
-    Args:
-        shape: of the network.
-        space: a mesh of one axis; its processes share the rows.
-        seed: of the initial weights, which are those of ``QuocNet(shape, seed=seed)``.
-        device: of the weights.
-
-    Raises:
-        UserError: more processes than rows of some map.
+    ``space`` is a mesh of one axis; raises a UserError if it has more processes than some map has rows.
     """
     network = QuocNet(shape, seed=None, device="meta")
     ranks = space.size()

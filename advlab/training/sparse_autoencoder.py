@@ -39,7 +39,6 @@ def fit(
 
     Args:
         network: an ``AutoencoderClassifier``.
-        dataset: the images to reconstruct and, for the softmax, their labels.
         sparsity: ρ, the target of each unit's mean activation.
         sparsity_weight: factor of the sparsity penalty, in nats per image.
         autoencoder_decay: λ of encoder and decoder in (λ/2) Σ w².
@@ -47,8 +46,8 @@ def fit(
         Other arguments: as in ``full_batch.fit`` (tolerances of the softmax) and ``minibatch.fit``.
 
     Returns:
-        What ``full_batch.fit`` returns for the softmax, and ``autoencoder_loss`` (with its penalties, in
-        nats per image, over the last epoch), ``mean_activation`` of the code.
+        What ``full_batch.fit`` returns for the softmax, and ``autoencoder_loss`` (with its penalties, in nats per
+            image, over the last epoch), ``mean_activation`` of the code.
     """
     assert isinstance(network, AutoencoderClassifier)
     started = time.perf_counter()

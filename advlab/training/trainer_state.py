@@ -11,15 +11,9 @@ from advlab.errors import UserError, one_line
 
 
 def read(source: IO[bytes] | os.PathLike[str], place: str, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a dictionary that ``torch.save`` wrote; no name in it is imported or called.
+    """Read a dictionary that ``torch.save`` wrote, from an open file or a path; no name in it is imported or called.
 
-    Args:
-        source: an open file, or a path.
-        place: its name in errors.
-        device: of its tensors.
-
-    Raises:
-        UserError: it is damaged, or holds something else.
+    Raises a UserError, which names it by ``place``, if it is damaged or holds something else.
     """
     try:
         loaded = torch.load(source, map_location=device, weights_only=True)

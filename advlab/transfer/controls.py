@@ -42,13 +42,9 @@ _BISECTIONS, _OCTAVES = 32, 20.0
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A control's name, taken apart.
-
-    Attributes:
-        kind: a key of ``KINDS``.
-        model: the model whose examples it is made from; None where it needs none or no model was named.
-        amount: σ or ρ, where the kind has one.
-        variant: ``clipped``, ``boxed``, ``literal`` or nothing.
+    """A control's name, taken apart: ``kind`` (a key of ``KINDS``), ``amount`` (σ or ρ, where the kind has one),
+    ``variant`` (``clipped``, ``boxed``, ``literal`` or nothing) and ``model`` (whose examples it is made from; None
+    where none is needed or named).
     """
 
     kind: str
@@ -64,10 +60,8 @@ class Given:
     Attributes:
         control: its name, which random numbers depend on, as on ``seed`` and ``index`` [N].
         said: the name, taken apart.
-        images: the clean images.
         perturbation: of the same images; zero where the kind is not made from a model's.
         index: positions of the images in the data set.
-        seed: of the study.
     """
 
     control: str
@@ -106,8 +100,7 @@ class Kind:
 def register(name: str, kind: Kind) -> None:
     """Add a kind of control of your own, in this process; the driver and every actor need it.
 
-    Raises:
-        UserError: there is one of that name.
+    Raises a UserError if there is one of that name.
     """
     if name in KINDS:
         raise UserError(f"control {name!r} is there already; register yours under another name.")
@@ -164,11 +157,7 @@ def attacked_model(control: str) -> str | None:
 def make(control: str, clean: Dataset, attacked: Examples | None, *, seed: int) -> Examples:
     """Distort images as a control does; each image's noise depends on (control, seed, its index) alone.
 
-    Args:
-        control: a name that ``validate`` admits.
-        clean: the images, in the order of ``attacked`` where that is given.
-        attacked: the examples found for the model that the control names, where it names one.
-        seed: of the noise.
+    ``attacked`` are the examples of the model that the control names, where it names one, in the order of ``clean``.
     """
     said = parse(control)
     assert said is not None
@@ -225,8 +214,7 @@ def amplify(images: np.ndarray, perturbation: np.ndarray, amount: float, variant
     """x + s·r, s chosen per image so that the distortion is ``amount``; rows without a perturbation stay as they are.
 
     Args:
-        images: x, [N, ...] in [0, 1].
-        perturbation: r, [N, ...].
+        images, perturbation: x in [0, 1] and r, [N, ...].
         amount: ρ.
         variant: nothing: RMS ρ, clipping left to the caller. ``boxed``: clipped to [0, 1] and of RMS ρ after that, or
             as near to it as the box allows. ``literal``: ‖·‖₂ in place of the RMS, as printed in section 4.2.

@@ -13,11 +13,8 @@ from advlab.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """A model's predictions as columns, one row per image.
-
-    Attributes:
-        prediction: [N] int64, the class with the largest logit.
-        margin: [N] float32, logit of the label minus the largest other logit.
+    """A model's predictions as columns: the class with the largest logit ([N] int64), and the margin, logit of the
+    label minus the largest other logit ([N] float32).
     """
 
     prediction: np.ndarray
@@ -30,8 +27,7 @@ def answer(
 ) -> Answers:
     """Classify images [N, C, H, W] float32 with true classes ``labels`` [N] int64, in batches.
 
-    Raises:
-        UserError: the model returns NaN, which would count as a misclassification.
+    Raises a UserError if the model returns NaN, which would count as a misclassification.
     """
     predictions, margins = [], []
     for start in range(0, len(images), batch_size):

@@ -60,11 +60,8 @@ def attack_dataset(
 
     Args:
         model: logits of images on ``device``.
-        dataset: the slice to attack.
-        attack: an attack of the registry.
         target: a policy of ``advlab.attacks.targets``, ``all``, or a class as a number.
         seed: of random targets and of the attack.
-        device: where to compute.
         references: [R, C, H, W] on the device, for attacks that use them.
 
     Raises:

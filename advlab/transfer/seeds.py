@@ -14,13 +14,11 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over seeds.
+    """A mean over ``n`` seeds.
 
     Attributes:
-        mean: over ``n`` seeds.
         half_width: of the 95% t-interval of the mean; infinite for a single seed.
         further: half-width of the 95% t prediction interval for one further seed.
-        n: number of seeds.
     """
 
     mean: float
@@ -44,11 +42,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and intervals of one number per seed; the numbers are assumed to be normally distributed.
-
-    Raises:
-        ValueError: no values.
-    """
+    """Mean and intervals of one number per seed, assumed to be normally distributed; a ValueError without any."""
     n = len(values)
     if n == 0:
         raise ValueError("no values to average.")
