@@ -95,18 +95,18 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(
     ("config", "layout", "message"),
     [
         ({"epochs": 0}, {}, "--epochs 0 is impossible; choose at least 1"),
-        ({"name": "a,b"}, {}, "--name 'a,b' is no name; choose letters"),
+        ({"name": "a,b"}, {}, "--name 'a,b' is not a valid name; use letters"),
         ({"size": 8}, {}, "--size 8 is impossible; choose at least 16"),
         ({"size": 64}, {}, "--size 64 is more than the 32 pixels of cifar10; choose at most that"),
         ({"dropout": 1.0}, {}, "--dropout 1 is impossible"),
-        ({"data": "mnist"}, {}, "--data mnist has images of 1 channel; choose cifar10 or photos"),
+        ({"data": "mnist"}, {}, "--data mnist has images of 1 channel; choose cifar10 or colour photos"),
         ({"data": "imagenet:/nowhere"}, {}, "there is no folder /nowhere/train"),
         ({"width": -1.0}, {}, "a width of -1; choose more than 0"),
-        ({"examples": 30}, {}, "--batch-size 128 is more than the 30 images to learn from"),
+        ({"examples": 30}, {}, "--batch-size 128 is more than the 30 training images"),
         ({"held_out": 50_000}, {}, "`held_out` 50000 are impossible together: there are 50000 training images"),
         ({"batch_size": 4}, {"workers": 5}, "--batch-size 4 cannot be split into 5 parts"),
         ({}, {"workers": 2, "min_workers": 3}, "--min-workers 3 is more than --workers 2"),
-        ({}, {"workers": 2, "alone": True}, "--alone is a single process; leave --workers 2 or --alone out"),
+        ({}, {"workers": 2, "alone": True}, "--alone is a single process; leave out --workers 2 or --alone"),
     ],
 )
 def test_mistakes_are_one_sentence(config: dict[str, Any], layout: dict[str, Any], message: str) -> None:
