@@ -53,7 +53,7 @@ def layer_norm(layer: nn.Module, shape: tuple[int, ...], *, iterations: int = 10
 
 @torch.no_grad()
 def pair_gains(function: Map, images: Tensor, others: Tensor) -> Tensor:
-    """‖f(x') - f(x)‖ / ‖x' - x‖ for pairs of images x, x' [B, …] and rows of values f [B, …]: [B]; NaN for equal ones."""
+    """‖f(x') - f(x)‖ / ‖x' - x‖ [B] of pairs of images x, x' [B, …], for f with values [B, …]; NaN for equal ones."""
     change = (function(others) - function(images)).flatten(1).norm(dim=1)
     distance = (others - images).flatten(1).norm(dim=1)
     return torch.where(distance > 0, change / distance, torch.nan)

@@ -16,7 +16,7 @@ Convention = Literal["half", "plain", "per-unit"]
 
 
 class WeightDecay:
-    """Σ over linear and convolutional layers of λ · scale · Σ w², λ per layer or one for all; biases are not decayed."""
+    """Σ over linear and convolutional layers of λ · scale · Σ w², one λ or one per layer; biases are not decayed."""
 
     def __init__(self, network: nn.Module, strengths: float | Sequence[float], convention: Convention) -> None:
         layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]

@@ -1,4 +1,4 @@
-"""QuocNet in several processes of ``torch.distributed`` (gloo or NCCL), by rows of its maps or FSDP2; its checkpoints."""
+"""QuocNet in processes of ``torch.distributed`` (gloo or NCCL), by rows of its maps or FSDP2; its checkpoints."""
 
 from __future__ import annotations
 

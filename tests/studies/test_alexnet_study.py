@@ -127,7 +127,7 @@ def test_photos_need_test_images_of_the_same_classes(tmp_path: Path) -> None:
         AlexNet(settings=AlexNetConfig(data=f"folder:{photos}", **config)).prepare()
     write("train", "cat")
     write("test", "dog")
-    with pytest.raises(UserError, match="has other classes for testing than for training"):
+    with pytest.raises(UserError, match="has test images but no training images of class 'dog'"):
         AlexNet(settings=AlexNetConfig(data=f"folder:{photos}", **config)).prepare()
 
 

@@ -97,5 +97,6 @@ def _require_images(config: AlexNetConfig) -> None:
     test = config.images("test")
     if isinstance(dataset, ImageFolder) and isinstance(test, ImageFolder) and set(test.files) & set(dataset.files):
         raise UserError(f"--data {config.data} has no separate test images; put them into a folder test beside train.")
-    if test.class_names != dataset.class_names:
-        raise UserError(f"--data {config.data} has other classes for testing than for training; fix its folders.")
+    if untrained := set(test.labels.tolist()) - set(dataset.labels.tolist()):
+        name = test.class_names[min(untrained)]
+        raise UserError(f"--data {config.data} has test images but no training images of class {name!r}; add some.")
