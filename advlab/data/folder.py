@@ -126,6 +126,7 @@ class ImageFolder(Dataset):
         try:
             with opened(self._content(row)) as image, budget.held(image.width * image.height):
                 shown = pixels(image, self.size, self.margin)
+                image.close()  # before another may take as much
         except UserError:
             raise
         except Exception as error:  # whatever a decoder raises of a file that is broken, or made to break it

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import subprocess
+import sys
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from advlab import data
 from advlab.errors import UserError
@@ -234,3 +239,69 @@ def test_labels_of_a_split_lie_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("test/a.png,3\n")
     with pytest.raises(UserError, match=r"labels.csv says nothing of .*/test; give that folder its own"):
         data.load(f"folder:{tmp_path}", "test")
+def test_postscript_in_a_photo_s_name_reaches_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran, programs = tmp_path / "ran", tmp_path / "bin"
+    programs.mkdir()
+    (programs / "gs").write_text(f'#!/bin/sh\necho "$*" >> {ran}\n')
+    (programs / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # what an earlier search found
+    photo = tmp_path / "photos/cat/photo.jpg"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(hello) print\n%%EOF\n")
+    for name in ("photo.jpg", "photo.png", "photo.tif"):
+        photo = photo.rename(photo.with_name(name))
+        with pytest.raises(UserError, match=f"{name} cannot be read as an image"):
+            _ = data.load(f"folder:{tmp_path / 'photos'}?size=8").images
+    assert not ran.exists()
+    with suppress(OSError), Image.open(photo) as image:  # as it would be without the list of formats
+        image.load()
+    assert ran.exists()
+
+
+def bomb(path: Path, side: int, kind: int) -> None:
+    """A PNG of side × side white pixels, in one bit each (kind 0) or RGBA (6): a thousandth of its rows, or less."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4) + name + content + zlib.crc32(name + content).to_bytes(4)
+
+    packer, row = zlib.compressobj(9), b"\0" + b"\xff" * (4 * side if kind else (side + 7) // 8)
+    rows = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
+    header = side.to_bytes(4) * 2 + bytes([8 if kind else 1, kind, 0, 0, 0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    assert path.stat().st_size < side * len(row) / 500
+
+
+DECODED = """
+import resource, sys
+from advlab import data
+from advlab.errors import UserError
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+loaded, before = data.load(sys.argv[1]), peak()
+try:
+    told = list(loaded.images.shape)
+except UserError as error:
+    told = error
+print(peak() - before, told)
+"""
+
+
+@pytest.mark.parametrize(
+    ("side", "kind", "told"),
+    [
+        (8_000, 0, "[6, 3, 8, 8]"),
+        (8_000, 6, "[6, 3, 8, 8]"),
+        (13_000, 0, "13000 × 13000 pixels"),
+        (30_000, 0, "cannot be read as an image"),
+    ],
+)
+def test_small_files_of_very_many_pixels_take_little_memory(side: int, kind: int, told: str, tmp_path: Path) -> None:
+    bomb(tmp_path / "0.png", side, kind)
+    for number in range(1, 6):
+        shutil.copy(tmp_path / "0.png", tmp_path / f"{number}.png")
+    command = [sys.executable, "-W", "ignore", "-c", DECODED, f"folder:{tmp_path}?size=8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    more, _, answer = done.stdout.strip().partition(" ")
+    assert told in answer
+    assert int(more) < 900, "MiB"
