@@ -260,12 +260,12 @@ def test_postscript_in_a_photo_s_name_reaches_no_program(tmp_path: Path, monkeyp
 
 
 def bomb(path: Path, side: int, kind: int) -> None:
-    """A PNG of side × side white pixels, in one bit each (kind 0) or RGBA (6): a thousandth of its rows, or less."""
+    """A PNG of side × side pixels, black ones of one bit (kind 0) or white RGBA (6), that packs them 500 times."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4) + name + content + zlib.crc32(name + content).to_bytes(4)
 
-    packer, row = zlib.compressobj(9), b"\0" + b"\xff" * (4 * side if kind else (side + 7) // 8)
+    packer, row = zlib.compressobj(9), b"\0" + (b"\xff" * 4 * side if kind else bytes((side + 7) // 8))
     rows = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
     header = side.to_bytes(4) * 2 + bytes([8 if kind else 1, kind, 0, 0, 0])
     path.parent.mkdir(parents=True, exist_ok=True)
