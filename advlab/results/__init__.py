@@ -1,6 +1,7 @@
-"""Transfer studies read back, and the commands ``verify`` and ``merge``: the name that other people's code imports."""
+"""The names that other code imports: ``Study``, ``Store`` and ``pools``; and the commands ``verify`` and ``merge``."""
 
+from advlab.hardening import snapshots as pools
 from advlab.store import Store
 from advlab.studies.transfer.results import TransferStudy as Study
 
-__all__ = ["Store", "Study"]
+__all__ = ["Store", "Study", "pools"]

@@ -1,4 +1,4 @@
-"""The paper's tables and claims beside ours, over seeds, as one Markdown page made from the rows of the studies."""
+"""The Markdown page with the paper's tables and claims beside ours, computed from the rows of the studies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SOFTMAX = ("softmax1e-4", "softmax1e-2", "softmax1")
 
 @dataclass(frozen=True)
 class Repeated:
-    """One study repeated over seeds; names are without the draw of the halves."""
+    """One study repeated over seeds; names omit the draw of the halves."""
 
     studies: list[TransferStudy]
 
@@ -87,7 +87,7 @@ class Repeated:
         return [cells[source, self.models[0]]["mean_rms"] for cells in self.cells]
 
     def reports(self, model: str, key: str) -> list[float]:
-        """A number of each seed's training."""
+        """A number of the training report of each seed."""
         found = []
         for study in self.studies:
             entries = {paper_numbers.undrawn(name): entry for name, entry in study.manifest["models"].items()}
@@ -97,12 +97,12 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A statement of the paper, put to the test.
+    """A statement of the paper, tested.
 
     Attributes:
         statement: what is claimed.
         found: the numbers.
-        holds: whether they bear it out; None where one seed cannot tell.
+        holds: whether they support it; None if one seed is not enough.
     """
 
     statement: str
@@ -150,16 +150,16 @@ def render(out: str, *, seeds: int) -> dict[str, bytes]:
 
 @dataclass(slots=True)
 class Tally:
-    """How many of the paper's numbers one further seed could have given."""
+    """Counts of the paper's numbers that one further seed could have given, and of those below and above ours."""
 
     within: int = 0
     above: int = 0
     below: int = 0
 
     def mark(self, ours: Estimate, theirs: float, resolution: float) -> str:
-        """``=`` where one further seed could have given the paper's number, else whether ours is above or below.
+        """``=`` if one further seed could have given the paper's number, else whether ours is above or below.
 
-        Nothing for a single seed, which has no spread.
+        Empty for a single seed, which has no spread.
         """
         if ours.n == 1:
             return ""
@@ -217,7 +217,7 @@ def table_3(study: Repeated, tally: Tally) -> str:
 
 
 def matched_table(study: Repeated) -> str:
-    """Mean error over the other models: of the examples, and of controls that have each perturbation's own norm."""
+    """Mean error of the other models on the examples, and on controls of the same norm."""
     lines = _head("examples of", "themselves", *MATCHED)
     for source in study.models:
         others = [model for model in study.models if model != source]
@@ -249,7 +249,7 @@ def readings_table(study: TransferStudy) -> str:
 
 
 def targets_table(out: str, first: Repeated) -> str:
-    """Mean RMS, and mean error of the other models, by policy of choosing targets; seed 0."""
+    """Mean RMS, and mean error of the other models, by target policy; seed 0."""
     policies: dict[str, list[dict[str, Any]]] = {"random": first.studies[0].matrix().to_pylist()}
     for policy in POLICIES:
         policies[policy] = TransferStudy.open(f"{out}/{TARGETS}/{policy}").matrix().to_pylist()
@@ -267,7 +267,7 @@ def targets_table(out: str, first: Repeated) -> str:
 
 
 def alignment_table(rows: pa.Table) -> str:
-    """Per model, over seeds: size of its gradients, mean alignment with the others', variability of its loss."""
+    """Per model, over seeds: size of its gradients, mean alignment with the others, variability of its loss."""
     records = rows.to_pylist()
     lines = _head("model", "‖∇ℓ‖₂", "cosine with the others'", "variance of the loss over seeds")
     for model in dict.fromkeys(row["source"] for row in records):
@@ -280,7 +280,7 @@ def alignment_table(rows: pa.Table) -> str:
 
 
 def why_it_transfers(rows: pa.Table) -> Regression | None:
-    """The log odds of error of each pair of different models, mean over seeds, from what is known of the pair.
+    """Regression of the log odds of error of each pair of different models, averaged over seeds.
 
     None for a single seed, which has no variability.
     """
@@ -370,7 +370,7 @@ def _most_resistant(study: Repeated) -> Claim:
     p = paired_p(means[second], means[least])
     return Claim(
         "(f) The autoencoder resists the others' examples most.",
-        f"{least} misreads {_percent(estimate(means[least]), 1)}% of them, the next, {second}, "
+        f"{least} misclassifies {_percent(estimate(means[least]), 1)}% of them, the second, {second}, "
         f"{_percent(estimate(means[second]), 1)}%; p = {_p(p)} (paired t-test over seeds, one-sided).",
         least == "ae400-10" and _is_below(p, 0.05),
     )
