@@ -46,11 +46,8 @@ def notes_folder(study: Study, name: str) -> Path:
 def warmed(space: Any, objectives: dict[str, str], known: list[optuna.trial.FrozenTrial], seed: int) -> dict[str, Any]:
     """Arguments of ``OptunaSearch`` for a search that continues from known trials.
 
-    Args:
-        space: the search space, see ``OptunaSearch``.
-        objectives: ``min`` or ``max``, by metric.
-        known: the trials.
-        seed: of the first command; a continued search draws other points.
+    ``objectives`` has ``min`` or ``max`` by metric; ``seed`` is that of the first command: a continued search draws
+    other points.
     """
     storage, name = optuna.storages.InMemoryStorage(), "advlab"
     to = {"min": optuna.study.StudyDirection.MINIMIZE, "max": optuna.study.StudyDirection.MAXIMIZE}
@@ -77,15 +74,9 @@ def tuner(
     param_space: dict[str, Any] | None,
     **search: Any,
 ) -> tune.Tuner:
-    """Tune's driver.
+    """Tune's driver of trials of the size that ``options`` give; its state goes to ``folder``, see ``notes_folder``.
 
-    Args:
-        trainable: the function of a trial.
-        folder: for Tune's state, see ``notes_folder``.
-        options: CPUs and GPUs of a trial, and how many at a time.
-        listener: called on results and ends of trials.
-        param_space: see Tune.
-        search: number of samples, search algorithm, scheduler and so on, see ``TuneConfig``.
+    ``search`` is the number of samples, the search algorithm, the scheduler and so on, see ``TuneConfig``.
     """
     demand = {name.lower(): amount for name, amount in options.demand.items()}
     sized = tune.with_resources(trainable, demand)

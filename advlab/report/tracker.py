@@ -30,15 +30,10 @@ class Tracker:
     the tracking, never the study.
 
     Args:
-        mode: ``online``, ``offline`` or ``disabled``.
+        mode: ``online``, ``offline`` or ``disabled``; a UserError for another.
         identity: the study's hash; its first 12 digits name the group.
-        config: the run's config on W&B.
         out: the study's folder. Run files are in ``out/wandb`` if it is local, else in a temporary directory.
-        project: the W&B project.
         timeout: seconds to wait for the server, at the start and again at the end.
-
-    Raises:
-        UserError: an unknown mode.
     """
 
     def __init__(

@@ -185,9 +185,6 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
         With a layout of several workers or of GPUs the runs follow one another, each by workers of Ray Train with
         checkpoints in ``train/``. Writes ``results.parquet`` (one row per variant and seed), ``runs/`` (the same, a
         file each), ``curves/`` (one row per epoch), ``models/`` and ``pools/`` (the newest snapshots of every run).
-
-        Raises:
-            UserError: no trial of a variant ran to its end, or runs failed; the others are finished and kept.
         """
         if plan.config.tune:
             tuning.choose(

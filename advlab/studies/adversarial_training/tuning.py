@@ -84,19 +84,8 @@ def choose(
     early if others were better after as many epochs (successive halving, Li et al. 2020). The search is Optuna's
     tree-structured Parzen estimator (Bergstra et al. 2011). A killed search resumes with the unfinished trials.
 
-    Writes ``tuning/variant=….parquet``, one row per trial: its point, ``epochs`` and ``validation_error``.
-
-    Args:
-        study: the study.
-        variants: their settings, by name.
-        trials: per variant.
-        options: CPUs and GPUs of a trial, and the number of parallel trials.
-        dataset: name of the data set.
-        examples: number of training images, from the first.
-        on_progress: called with each trial's result.
-
-    Raises:
-        UserError: no trial of a variant finished.
+    Writes ``tuning/variant=….parquet``, one row per trial: its point, ``epochs`` and ``validation_error``. Raises a
+    UserError when no trial of a variant finished.
     """
     chosen = study.manifest.setdefault("chosen", {})
     for name, settings in variants.items():

@@ -39,17 +39,12 @@ class TrainUnit:
     """Train one variant with one seed, and evaluate it.
 
     Attributes:
-        store: URI of the study's folder.
-        variant: its name.
-        seed: of the run.
-        settings: of the variant.
         key: content address of its row.
         held_out: ``test`` or ``validation``, the images it is evaluated on.
         generators: actors that make examples beside the trainer; with 0 attacks and training alternate.
         snapshot_epochs: epochs between snapshots.
         distortions: number of held-out images whose minimum distortion is measured.
-        pool: folder of a pool to start with, or None.
-        frozen: whether that pool is not refreshed.
+        pool: folder of a pool to start with, or None; if it is ``frozen``, it is not refreshed.
     """
 
     store: str
@@ -196,13 +191,7 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshots:
-    """A `Keeper` for a single trainer: its state is stored beside the snapshot of its pool.
-
-    Attributes:
-        store: of the study.
-        folder: of the pool.
-        key: of the run.
-    """
+    """A `Keeper` for a single trainer of the run ``key``: its state is stored beside the snapshot of its pool."""
 
     store: Store
     folder: str
@@ -230,12 +219,6 @@ class Checkpoints:
     """A `Keeper` for workers that share a run: checkpoints of Ray Train, each worker's shard included.
 
     A snapshot of the whole pool is also written for other readers; the workers do not need it.
-
-    Attributes:
-        launcher: this worker's.
-        store: of the study.
-        folder: of the pool.
-        key: of the run.
     """
 
     launcher: Launcher

@@ -89,11 +89,7 @@ class Journal:
         self._add(row | {"reason": _reason(trial) if status == FAILED else None})
 
     def conclude(self) -> None:
-        """Note that the sweep is finished, or say what is missing.
-
-        Raises:
-            UserError: trials failed.
-        """
+        """Note that the sweep is finished; a UserError if trials failed."""
         failed = [row for row in self.rows if row["status"] == FAILED]
         if failed:
             raise UserError(

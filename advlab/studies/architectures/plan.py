@@ -83,11 +83,7 @@ class ArchitecturesPlan:
 
 
 def prepare(config: ArchitecturesConfig) -> ArchitecturesPlan:
-    """Check the settings and load the images; nothing is written.
-
-    Raises:
-        UserError: an unknown data set, architecture, activation or search, or an impossible number.
-    """
+    """Check the settings and load the images; nothing is written. A UserError for a value that cannot be."""
     if config.search not in SEARCHES:
         raise UserError(f"unknown search {config.search!r}; choose among {', '.join(SEARCHES)}.")
     if config.search == "grid" and config.trials is not None:

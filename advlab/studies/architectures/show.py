@@ -78,10 +78,8 @@ def table(study: Study) -> Table:
 def figure(study: Study, transfer: TransferStudy | None = None) -> bytes:
     """Weight decay against validation error and mean minimum distortion, one curve per architecture through the means.
 
-    Args:
-        study: a sweep.
-        transfer: a transfer study of its models (``--models study:…``): a third panel shows what share of a model's
-            examples the other models misread.
+    A transfer study of the sweep's models (``--models study:…``) adds a panel: what share of a model's examples the
+    other models misclassify.
     """
     rows = trials.measured(trials.read(study.store))
     panels: list[tuple[str, Curve]] = [

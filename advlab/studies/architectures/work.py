@@ -31,11 +31,9 @@ class TrialSettings:
     """What all trials of a sweep share.
 
     Attributes:
-        store: URI of the study's folder.
         code: fingerprint of the project's source on the driver.
         epochs, max_iterations: budget of trainings by minibatches and by full batches.
         examples: number of validation images attacked.
-        threads: for PyTorch to use.
         use_gpu: whether the trial has (a share of) a GPU.
     """
 
@@ -51,13 +49,8 @@ class TrialSettings:
 def run_trial(config: dict[str, Any], *, settings: TrialSettings, images: dict[str, SharedDataset]) -> None:
     """Do a trial, or take its result over where the study holds its model already; the last report is its row.
 
-    Args:
-        config: ``{"point": …}``, the fields of a ``Point``.
-        settings: of the sweep.
-        images: the splits ``fit``, ``validation`` and ``test``.
-
-    Raises:
-        UserError: this machine cannot do the sweep's work.
+    ``config`` is ``{"point": …}``, the fields of a ``Point``; ``images`` has the splits ``fit``, ``validation`` and
+    ``test``. Raises a UserError when this machine cannot do the sweep's work.
     """
     store = _require_fit_for(settings)
     point = Point(**{**config["point"], "decays": tuple(config["point"]["decays"])})

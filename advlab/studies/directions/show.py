@@ -73,9 +73,7 @@ def verdict(study: Study) -> str:
 def contact_sheet(study: Study, images: Dataset) -> bytes:
     """The top images of the first directions of each basis, and random images beside them.
 
-    Args:
-        study: a finished study of units.
-        images: its image set; only the images shown are decoded.
+    Of the image set only the images shown are decoded.
     """
     winners = study.store.read_table("winners.parquet")
     first = winners.filter(pc.less(winners["direction"], ROWS)).sort_by(

@@ -41,11 +41,7 @@ class Repeated:
 
     @classmethod
     def open(cls, out: str, part: str, seeds: int) -> Repeated:
-        """Read the study of every seed.
-
-        Raises:
-            UserError: one is missing or not finished.
-        """
+        """Read the study of every seed; a UserError if one is missing or not finished."""
         studies = [TransferStudy.open(f"{out}/{seed_folder(part, seed)}") for seed in range(seeds)]
         for study in studies:
             if study.manifest["finished"] is None:
@@ -97,13 +93,7 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A statement of the paper, put to the test.
-
-    Attributes:
-        statement: what is claimed.
-        found: the numbers.
-        holds: whether they bear it out; None where one seed cannot tell.
-    """
+    """A statement of the paper, the numbers found, and whether they bear it out; None where one seed cannot tell."""
 
     statement: str
     found: str
@@ -111,11 +101,7 @@ class Claim:
 
 
 def render(out: str, *, seeds: int) -> dict[str, bytes]:
-    """The page and its figure: name in ``out`` → content.
-
-    Raises:
-        UserError: a study is missing or not finished.
-    """
+    """The page and its figure: name in ``out`` → content. A UserError if a study is missing or not finished."""
     first, last = (Repeated.open(out, part, seeds) for part in (FIRST_TABLES, LAST_TABLES))
     tally = Tally()
     noise_4 = [source for source in last.sources if source.startswith(("gaussian-", "amplified-"))]

@@ -46,11 +46,7 @@ class PaperConfig:
     """Images per shard, the unit of work."""
 
     def studies(self) -> dict[str, TransferConfig]:
-        """The transfer studies, by their folders.
-
-        Raises:
-            UserError: an impossible number of seeds.
-        """
+        """The transfer studies, by their folders; a UserError for an impossible number of seeds."""
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is impossible; choose at least 1.")
         shared: dict[str, Any] = {"examples": self.examples, "attack": self.attack, "shard_size": self.shard_size}

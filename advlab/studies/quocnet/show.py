@@ -65,8 +65,7 @@ def filters(study: Study) -> bytes:
 def figure_6(study: Study, rows: int = 8) -> bytes:
     """The paper's Figure 6: classified correctly, no longer so, and the absolute difference, magnified to be seen; PNG.
 
-    Raises:
-        UserError: nothing was attacked.
+    A UserError when nothing was attacked.
     """
     size = preset(study.config["model"]).size
     shape = (-1, preset(study.config["model"]).channels, size, size)

@@ -1,7 +1,7 @@
-"""A worker of a QuocNet run, on Ray Train or alone.
+"""A worker of a QuocNet run, on Ray Train or alone, with a part of the network.
 
-Every worker has a part of the network (`advlab.training.quocnet_parallel`); all make the same calls, and the first one
-writes. Finished work is in files: the loss of every step, scores, attacked images.
+All workers make the same calls (`advlab.training.quocnet_parallel`), and the first one writes. Finished work is in
+files: the loss of every step, scores, attacked images.
 """
 
 from __future__ import annotations

@@ -112,11 +112,7 @@ class Spectral(PoolExperiment[SpectralPlan, Study]):
         return study
 
     def run(self, plan: SpectralPlan, study: Study, workers: ActorPool, on_progress: OnProgress) -> None:
-        """Measure every layer that is not yet measured.
-
-        Raises:
-            UserError: the model cannot be traced, or units of work failed; the others are done and kept.
-        """
+        """Measure every layer that is not yet measured; a UserError if the model cannot be traced."""
         config, store, pool = plan.config, study.store, workers
         images = plan.images.numpy()
         network = Network(plan.subject.model, tuple(images.shape[1:]))

@@ -50,13 +50,7 @@ GROUP BY ALL ORDER BY ALL;"""
 
 
 def page(view: View, images: Mapping[str, bytes], panels: Mapping[str, bytes]) -> str:
-    """The study's report as one HTML document.
-
-    Args:
-        view: a study with its matrix and examples written.
-        images: its figures, as `figures.draw` names them.
-        panels: those of Figure 7, by source.
-    """
+    """The study's report as one HTML document, with its figures and the panels of Figure 7 from `figures.draw`."""
     study, matrix = view.study, view.matrix
     manifest = study.manifest
     dataset = manifest["dataset"]

@@ -16,14 +16,9 @@ FEWEST = 100
 
 @dataclass(frozen=True, slots=True)
 class PaperModel:
-    """A row of Table 1.
+    """A row of Table 1: name and description as the paper has them, and rates of the whole sets.
 
-    Attributes:
-        name: what the paper calls the model.
-        description: the paper's own description.
-        train_error: share of the training set misclassified.
-        test_error: share of the test set misclassified.
-        distortion: "av. min. distortion", the mean RMS that brings the training accuracy to 0.
+    ``distortion`` is "av. min. distortion", the mean RMS that brings the training accuracy to 0.
     """
 
     name: str
@@ -35,14 +30,9 @@ class PaperModel:
 
 @dataclass(frozen=True, slots=True)
 class PaperMatrix:
-    """Error rates of target models (columns) on examples distorted for a source (rows).
+    """Error rates of target models (columns) on examples distorted for a source (rows), and their mean RMS.
 
     Names may have the draw of their halves in them (``…@p1@3``); the paper's have none.
-
-    Attributes:
-        targets: the columns' names.
-        error_rates: source -> one rate per target.
-        distortion: source -> mean RMS of its examples.
     """
 
     targets: tuple[str, ...]
@@ -63,12 +53,7 @@ class PaperMatrix:
 
 @dataclass(frozen=True, slots=True)
 class PaperFigure5:
-    """The caption of Figure 5: AlexNet on ImageNet; the paper does not say towards which classes.
-
-    Attributes:
-        examples: number of them.
-        distortion: their mean RMS.
-    """
+    """The caption of Figure 5: AlexNet on ImageNet; the paper does not say towards which classes."""
 
     examples: int
     distortion: float
@@ -79,15 +64,7 @@ FIGURE_5 = PaperFigure5(64, 0.006508)
 
 @dataclass(frozen=True, slots=True)
 class PaperSplitModel:
-    """A row of Table 3: a model trained on one half of the training set.
-
-    Attributes:
-        name: what the paper calls the model.
-        p1_error: share of P1 misclassified, undistorted.
-        p2_error: share of P2 misclassified, undistorted.
-        test_error: share of the test set misclassified, undistorted.
-        distortion: mean RMS of its minimum-distortion examples.
-    """
+    """A row of Table 3: a model trained on one half of the training set, P1 or P2, and the mean RMS of its examples."""
 
     name: str
     p1_error: float

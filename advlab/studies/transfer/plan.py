@@ -66,17 +66,12 @@ class Plan:
     """A transfer study to be computed, with all settings validated.
 
     Attributes:
-        config: the settings as given.
-        settings: all settings, as in ``study.json``; part of the study's identity.
+        settings: as in ``study.json``; part of the study's identity.
         attack_settings: the attack's arguments and the version of its code; also part of the identity.
-        attacked: the images to attack.
         references: reference images for the attack, if it uses any.
         trained_on: by split, the images on which zoo models are trained.
         recipes: of the zoo models.
-        models: names of the models.
-        external: the external ones among them.
-        trained: those from other studies.
-        controls: names of the noise sources.
+        external, trained: the models from elsewhere, and those from other studies.
         reuse: folder of another study, whose shards are copied if their content addresses match.
     """
 
@@ -97,14 +92,8 @@ class Plan:
 def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = "") -> Plan:
     """Check the settings and load the data and the external models; nothing is written.
 
-    Args:
-        config: the settings.
-        reuse: folder of another study, see `Plan`.
-        trust_code: comma-separated names of code in other studies that may be run.
-
-    Raises:
-        UserError: an unknown data set, split, model, attack, target or control; an impossible number; no study in
-            ``reuse`` or at a ``study:``.
+    ``trust_code`` names the code in other studies that may be run. Raises a UserError for an unknown data set, split,
+    model, attack, target or control; an impossible number; no study in ``reuse`` or at a ``study:``.
     """
     names, trained = study_models.expand(zoo.expand(config.models), listed(trust_code))
     noise = listed(config.controls)
@@ -152,11 +141,7 @@ def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = 
 
 
 def _require_classifier(name: str, network: nn.Module, dataset: Dataset) -> None:
-    """Run a model on the first images, before anything is computed.
-
-    Raises:
-        UserError: it fails, does not return finite logits, or has too few classes.
-    """
+    """Raise a UserError for a model that fails on the first images, returns NaN, or has too few classes."""
     images = dataset.subset(slice(PROBED)).images
     try:
         classifier = Classifier(network, images, differentiable=False)

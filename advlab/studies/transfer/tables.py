@@ -20,11 +20,9 @@ _FRAME_WIDTH = _LABEL_WIDTH + 13  # and the RMS column
 
 
 def matrix_tables(view: View, width: int = 140) -> list[Table]:
-    """The matrix for a terminal: ours, the paper's in brackets, the Wilson 95% interval below.
+    """The matrix for a terminal of so many columns; targets that do not fit go to a further table.
 
-    Args:
-        view: a study with its matrix written.
-        width: columns of the terminal; targets that do not fit go to a further table.
+    Ours, the paper's in brackets, the Wilson 95% interval below.
     """
     per_table = max(1, (width - _FRAME_WIDTH) // (_CELL_WIDTH + 2))
     blocks = range(0, len(view.matrix.targets), per_table)

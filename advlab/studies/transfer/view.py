@@ -22,7 +22,6 @@ class View:
     """What is read of a study for its report, when it is first asked for.
 
     Attributes:
-        study: the study.
         paper: the table of the paper that it repeats, if it repeats one.
         sizes: source → ``rms`` and ``success`` of all its examples.
         first: source → its first examples, images and all; those of one source are kept at a time.
