@@ -97,14 +97,9 @@ class Actors:
 
     def room(self) -> int:
         """Number of actors that the live and usable machines have room for."""
-        return sum(
-            min(
-                (int(node["Resources"].get(name, 0) / amount) for name, amount in self.options.demand.items()),
-                default=1,
-            )
-            for node in ray.nodes()
-            if node["Alive"] and node["NodeID"] not in self._unfit
-        )
+        usable = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self._unfit]
+        demand = self.options.demand.items()
+        return sum(min((int(has.get(name, 0) / amount) for name, amount in demand), default=1) for has in usable)
 
     def wanted(self, units: int) -> int:
         """Number of actors wanted for a number of units."""

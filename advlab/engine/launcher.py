@@ -156,9 +156,8 @@ def require_resources(workers: int, gpus: bool, accelerator: str | None, *, elas
             f"{workers} worker{'s' * (workers > 1)} need {wanted}, and this machine has {has:g} {kind}s"
             f"{' of other kinds' if has >= workers else ''}; ask for less, or name a cluster with --address."
         )
-    logger.warning(
-        "waiting for %s: the cluster has %g %ss now, and training starts when machines join", wanted, has, kind
-    )
+    waits = "waiting for %s: the cluster has %g %ss now, and training starts when machines join"
+    logger.warning(waits, wanted, has, kind)
 
 
 def fit(

@@ -201,11 +201,8 @@ class ActorPool:
         for ref in scheduler.waiting():
             ray.cancel(ref)
         deadline = time.monotonic() + DRAIN_SECONDS
-        logger.info(
-            "\nstopping: %d running units have %.0f seconds to finish; Ctrl-C again stops at once",
-            len(scheduler.running()),
-            DRAIN_SECONDS,
-        )
+        told = "\nstopping: %d running units have %.0f seconds to finish; Ctrl-C again stops at once"
+        logger.info(told, len(scheduler.running()), DRAIN_SECONDS)
         while scheduler.running() and time.monotonic() < deadline and len(interrupts) < 2:
             self._receive(scheduler, on_result)
 

@@ -32,17 +32,9 @@ class Stage:
         self.console = Console(stderr=True)
         self._already, self._began, self._spoke = done, time.monotonic(), time.monotonic()
         self._reached = False
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[pace]}"),
-            TextColumn("{task.fields[latest]}", style="dim", markup=False),
-            console=self.console,
-            transient=False,
-            disable=not self.console.is_terminal,
-        )
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        told = (TextColumn("{task.fields[pace]}"), TextColumn("{task.fields[latest]}", style="dim", markup=False))
+        self._bar = Progress(*columns, *told, console=self.console, disable=not self.console.is_terminal)
         self._task = self._bar.add_task(title, total=total, completed=done, latest="", pace="")
 
     def __enter__(self) -> Stage:

@@ -10,7 +10,7 @@ import logging
 import os
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import optuna
 from ray import tune
@@ -69,33 +69,57 @@ def tuner(
     trainable: Any,
     folder: Path,
     options: PoolOptions,
-    listener: tune.Callback,
+    journal: Journal,
     *,
-    param_space: dict[str, Any] | None,
+    param_space: dict[str, Any] | None = None,
     **search: Any,
 ) -> tune.Tuner:
     """Tune's driver of trials of the size that ``options`` give; its state goes to ``folder``, see ``notes_folder``.
 
     ``search`` is the number of samples, the search algorithm, the scheduler and so on, see ``TuneConfig``.
     """
+    Listener.journal = journal
     demand = {name.lower(): amount for name, amount in options.demand.items()}
     sized = tune.with_resources(trainable, demand)
     return tune.Tuner(
         sized,
         param_space=param_space,
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=options.actors, trial_dirname_creator=_trial_folder, reuse_actors=True, **search
+            max_concurrent_trials=options.actors,  # Tune's own name of a trial's folder contains all settings
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+            reuse_actors=True,
+            **search,
         ),
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=ATTEMPTS_AFTER_LOSS),
-            callbacks=[listener],
+            callbacks=[Listener()],
         ),
     )
 
 
-def _trial_folder(trial: Any) -> str:
-    """A short name for a trial's folder; Tune's own name contains all settings."""
-    return str(trial.trial_id)
+class Journal(Protocol):
+    """What is told of the trials."""
+
+    def heard(self, trial: Any, result: dict[str, Any]) -> None:
+        """A trial reported."""
+
+    def ended(self, trial: Any, failed: bool) -> None:
+        """A trial will not report any more."""
+
+
+class Listener(tune.Callback):
+    """Tells the journal what happens to trials; Tune pickles it to its notes, so it holds nothing itself."""
+
+    journal: ClassVar[Journal]
+
+    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
+        self.journal.heard(trial, result)
+
+    def on_trial_complete(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
+        self.journal.ended(trial, failed=False)
+
+    def on_trial_error(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
+        self.journal.ended(trial, failed=True)

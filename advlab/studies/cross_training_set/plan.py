@@ -69,17 +69,9 @@ class CrossTrainingSetConfig:
         variants = ("", "-clipped", "-boxed", "-literal")
         controls = [f"amplified-{rho}{variant}" for rho in listed(self.amplitudes) for variant in variants]
         controls += [f"gaussian-{sigma}" for sigma in listed(self.noise)]
-        return TransferConfig(
-            dataset=self.dataset,
-            split="test",
-            models=",".join(models),
-            examples=self.examples,
-            attack=self.attack,
-            target=self.target,
-            controls=",".join([*controls, *listed(self.matched)]),
-            shard_size=self.shard_size,
-            seed=self.seed,
-        )
+        same = {name: getattr(self, name) for name in ("dataset", "examples", "attack", "target", "shard_size", "seed")}
+        noise = ",".join([*controls, *listed(self.matched)])
+        return TransferConfig(split="test", models=",".join(models), controls=noise, **same)
 
 
 def record_halves(study: TransferStudy) -> None:

@@ -88,16 +88,9 @@ def record_alignment(out: str, seeds: int) -> None:
         measured = {(row["source"], row["target"]): row for row in study.matrix().to_pylist()}
         for source, target in product(names, names):
             cell = measured[source, target]
+            row = {"seed": seed, "source": source, "target": target, "gradient_size": gradient_size(gradients[target])}
+            row |= {"alignment": gradient_alignment(gradients[source], gradients[target])}
             rows.append(
-                {
-                    "seed": seed,
-                    "source": source,
-                    "target": target,
-                    "gradient_size": gradient_size(gradients[target]),
-                    "alignment": gradient_alignment(gradients[source], gradients[target]),
-                    "variability": variability[source],
-                    "rms": cell["mean_rms"],
-                    "error_rate": cell["error_rate"],
-                }
+                row | {"variability": variability[source], "rms": cell["mean_rms"], "error_rate": cell["error_rate"]}
             )
     store.write_table(ALIGNMENT, pa.Table.from_pylist(rows))

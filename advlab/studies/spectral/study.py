@@ -90,9 +90,7 @@ class Spectral(PoolExperiment[SpectralPlan, Study]):
 
     def prepare(self) -> SpectralPlan:
         config = self.settings
-        require_at_least(
-            ("--images", config.images, 1), ("--iterations", config.iterations, 1), ("--seed", config.seed, 0)
-        )
+        require_at_least(config, images=1, iterations=1, seed=0)
         subject = resolve(config.model, config.train_data, config.seed)
         size = config.input_size or subject.input_size
         name = config.data or subject.own_data

@@ -206,8 +206,7 @@ def figure_5(view: View, source: str | None = None, rows: int = 5) -> bytes | No
     mean = float(size[fooled].mean())
     title = f"{short(source)}: {', '.join(columns)}\nmean distortion of {fooled.sum()} examples {mean:.6f}"
     if "alexnet" in source:  # the paper's network
-        printed = paper_numbers.FIGURE_5
-        title += f" (the paper's, of {printed.examples}: {printed.distortion:.6f})"
+        title += " (the paper's, of {examples}: {distortion:.6f})".format_map(paper_numbers.FIGURE_5)
     return canvas.mosaic(tiles, len(columns), title)
 
 

@@ -38,7 +38,7 @@ def build(store: Store, files: Mapping[tuple[str, str], Mapping[str, str]]) -> p
     """The matrix of a study, summed file by file, so that memory does not grow with the number of examples.
 
     ``files`` has, by source and target, the files of ``predictions/`` and the content address that each must have; no
-    others are counted. Raises a UserError when one is missing, damaged, or has rows of other weights, images or settings.
+    others count. Raises a UserError when one is missing, damaged, or has rows of other weights, images or settings.
     """
 
     def count_file(named: tuple[str, str]) -> Counts:

@@ -37,7 +37,7 @@ def merge(
 
     The union has the models and controls of all parts, and as many examples as the largest. A shard is copied from the
     first part where it is complete and has the content address that it must have in the union. Predictions are copied
-    only from parts with exactly the examples of the union, to the byte, so that all rows agree. The parts do not change.
+    only from parts with exactly the examples of the union, to the byte, so that all rows agree. No part is changed.
 
     Returns the union, and the number of its missing shards, which its command computes; raises a UserError for studies
     with incompatible rows, or an ``out`` that holds something else.

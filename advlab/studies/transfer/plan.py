@@ -12,7 +12,7 @@ from torch import nn
 from advlab import data
 from advlab.attacks import references, registry, targets
 from advlab.attacks.model import PROBED, Classifier
-from advlab.command import listed
+from advlab.command import listed, require_at_least
 from advlab.data import Dataset, folder, splits
 from advlab.errors import UserError
 from advlab.models import Recipe, external, study_models, zoo
@@ -104,10 +104,7 @@ def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = 
             f"--examples {config.examples} is impossible: {config.dataset} {config.split} has {len(full)} images; "
             f"choose 1 to {len(full)}."
         )
-    if config.shard_size < 1:
-        raise UserError(f"--shard-size {config.shard_size} is impossible; choose at least 1.")
-    if config.seed < 0:
-        raise UserError(f"--seed {config.seed} is impossible; choose 0 or more.")
+    require_at_least(config, shard_size=1, seed=0)
     if config.target not in (*targets.POLICIES, "all"):
         parse_class(config.target, full.num_classes)
     registry.resolve(config.attack, config.target)

@@ -62,17 +62,9 @@ class View:
         for name in self.study.targets:
             entry = self.study.manifest["models"].get(name, {})
             report = entry.get("report") or {}
-            rows.append(
-                ModelRow(
-                    name=name,
-                    fingerprint=entry.get("fingerprint", ""),
-                    train_error=_number(report.get("train_error")),
-                    test_error=_number(report.get("test_error")),
-                    iterations=report.get("iterations"),
-                    mean_rms=distortion.get(name),
-                    paper=printed.get(name),
-                )
-            )
+            train, test = (_number(report.get(f"{split}_error")) for split in ("train", "test"))
+            known = report.get("iterations"), distortion.get(name), printed.get(name)
+            rows.append(ModelRow(name, entry.get("fingerprint", ""), train, test, *known))
         return rows
 
     def _cell(self, record: dict[str, Any] | None) -> Cell | None:
