@@ -53,16 +53,12 @@ def warmed(space: Any, objectives: dict[str, str], known: list[optuna.trial.Froz
     to = {"min": optuna.study.StudyDirection.MINIMIZE, "max": optuna.study.StudyDirection.MAXIMIZE}
     directions = [to[mode] for mode in objectives.values()]
     optuna.create_study(storage=storage, study_name=name, directions=directions).add_trials(known)
-    single = len(objectives) == 1
     metrics, modes = list(objectives), list(objectives.values())
-    return {
-        "space": space,
-        "metric": metrics[0] if single else metrics,
-        "mode": modes[0] if single else modes,
-        "storage": storage,
-        "study_name": name,
-        "seed": seed + len(known),
-    }
+    if len(objectives) > 1:
+        named = {"space": space, "metric": metrics, "mode": modes}
+    else:
+        named = {"space": space, "metric": metrics[0], "mode": modes[0]}
+    return named | {"storage": storage, "study_name": name, "seed": seed + len(known)}
 
 
 def tuner(
@@ -80,13 +76,12 @@ def tuner(
     """
     Listener.journal = journal
     demand = {name.lower(): amount for name, amount in options.demand.items()}
-    sized = tune.with_resources(trainable, demand)
     return tune.Tuner(
-        sized,
+        tune.with_resources(trainable, demand),
         param_space=param_space,
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=options.actors,  # Tune's own name of a trial's folder contains all settings
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
+            max_concurrent_trials=options.actors,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),  # Tune's own name contains all settings
             reuse_actors=True,
             **search,
         ),
