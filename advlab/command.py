@@ -34,11 +34,12 @@ class CommonOptions:
     """Weights & Biases logging."""
 
 
-def require_at_least(*options: tuple[str, int, int]) -> None:
-    """Raise a UserError for the first (option, value, least) whose value is below the least."""
-    for option, value, least in options:
-        if value < least:
-            raise UserError(f"{option} {value} is impossible; choose at least {least}.")
+def require_at_least(options: Any, **least: int) -> None:
+    """Raise a UserError for the first of these fields whose value is given and below its least."""
+    for name, low in least.items():
+        value = getattr(options, name)
+        if value is not None and value < low:
+            raise UserError(f"--{name.replace('_', '-')} {value} is impossible; choose at least {low}.")
 
 
 def listed(text: str) -> list[str]:

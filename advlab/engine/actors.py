@@ -55,15 +55,9 @@ class PoolOptions:
 class Actors:
     """The actors, by number.
 
-    Ray restarts an actor whose machine vanishes, wherever there is room. On an elastic cluster more actors are
-    requested than there is room for: pending actors are the demand that an autoscaler sees.
-
-    Args:
-        options: size of the actors, and their largest number.
-        elastic: whether machines can join.
-
-    Raises:
-        UserError: not one actor fits the machine, and no other can join.
+    Ray restarts an actor whose machine vanishes, wherever there is room. On an ``elastic`` cluster more actors are
+    requested than there is room for: pending actors are the demand that an autoscaler sees. Raises a UserError when
+    not one actor fits the machine, and no other can join.
     """
 
     def __init__(self, options: PoolOptions, *, elastic: bool) -> None:
@@ -103,14 +97,9 @@ class Actors:
 
     def room(self) -> int:
         """Number of actors that the live and usable machines have room for."""
-        return sum(
-            min(
-                (int(node["Resources"].get(name, 0) / amount) for name, amount in self.options.demand.items()),
-                default=1,
-            )
-            for node in ray.nodes()
-            if node["Alive"] and node["NodeID"] not in self._unfit
-        )
+        usable = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self._unfit]
+        demand = self.options.demand.items()
+        return sum(min((int(has.get(name, 0) / amount) for name, amount in demand), default=1) for has in usable)
 
     def wanted(self, units: int) -> int:
         """Number of actors wanted for a number of units."""
@@ -149,8 +138,7 @@ class Actors:
     def reported(self, actor: int, node: str, address: str, complaint: str) -> None:
         """Record that an actor is alive; a machine that cannot do the work gets no further actors.
 
-        Raises:
-            UserError: no machine can do the work and none will join, or the required file is gone.
+        Raises a UserError when no machine can do the work and none will join, or the required file is gone.
         """
         if not complaint:
             self._alive.add(actor)
@@ -175,11 +163,7 @@ class Actors:
         self._alive.discard(actor)
 
     def init_failed(self, actor: int, reason: str) -> None:
-        """Record that an actor failed in its constructor, which Ray does not retry.
-
-        Raises:
-            UserError: so did all others.
-        """
+        """Record that an actor failed in its constructor, which Ray does not retry; a UserError if all others did."""
         self.actors.pop(actor)
         self._init_failures += 1
         if not self._proven and not self.actors:

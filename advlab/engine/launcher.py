@@ -121,11 +121,7 @@ class TrainLayout:
 
 
 def launch(study: Study, work: Work, config: Any, layout: TrainLayout, workers: int | tuple[int, int]) -> None:
-    """Run ``work(config, layout, store, launcher)`` in this process, or in workers of Ray Train by `fit`.
-
-    Raises:
-        UserError: as for `fit`.
-    """
+    """Run ``work(config, layout, store, launcher)`` in this process, or in workers of Ray Train by `fit`."""
     if layout.alone:
         folder = Path(study.store.path(ALONE))
         folder.mkdir(exist_ok=True)
@@ -149,11 +145,7 @@ def _work(given: dict[str, Any]) -> None:
 
 
 def require_resources(workers: int, gpus: bool, accelerator: str | None, *, elastic: bool) -> None:
-    """Check that the cluster has room for the workers, or can grow; Ray must be connected.
-
-    Raises:
-        UserError: there is no room, and no machine can join.
-    """
+    """Raise a UserError if the cluster has no room for the workers and cannot grow; Ray must be connected."""
     total, kind = ray.cluster_resources(), "GPU" if gpus else "CPU"
     has = total.get(kind, 0)
     if has >= workers and (accelerator is None or any(name.endswith(f":{accelerator}") for name in total)):
@@ -164,9 +156,8 @@ def require_resources(workers: int, gpus: bool, accelerator: str | None, *, elas
             f"{workers} worker{'s' * (workers > 1)} need {wanted}, and this machine has {has:g} {kind}s"
             f"{' of other kinds' if has >= workers else ''}; ask for less, or name a cluster with --address."
         )
-    logger.warning(
-        "waiting for %s: the cluster has %g %ss now, and training starts when machines join", wanted, has, kind
-    )
+    waits = "waiting for %s: the cluster has %g %ss now, and training starts when machines join"
+    logger.warning(waits, wanted, has, kind)
 
 
 def fit(
@@ -180,12 +171,9 @@ def fit(
     restart: bool,
     folder: str = "train",
 ) -> None:
-    """Run ``work(given)`` in workers of Ray Train, their checkpoints in the study; Ray must be connected.
+    """Run ``work(given)`` in workers of Ray Train, from the study's newest checkpoint; Ray must be connected.
 
     Args:
-        study: the workers continue from its newest checkpoint.
-        work: the function that every worker runs.
-        given: its argument.
         workers: their number; or the smallest and the largest, as the cluster has room.
         gpus: whether each has a GPU and uses NCCL, or a CPU and gloo.
         accelerator: the kind of GPU, as Ray names it; any when None.

@@ -40,14 +40,9 @@ OnResult = Callable[[Unit, Any], Iterable[Unit]]
 class ActorPool:
     """Actors of one size that share objects by reference; started when there is work, killed at the end of the block.
 
-    Args:
-        options: size of the actors, and their largest number.
-        elastic: whether the cluster can grow and shrink; the pool then follows it.
-        max_attempts: losses after which a unit counts as their cause. Machines that vanish count too, so too few would
-            fail long units on spot machines for no fault of theirs.
-
-    Raises:
-        UserError: no actor fits a cluster that cannot grow.
+    On an ``elastic`` cluster the pool follows its size. After ``max_attempts`` losses a unit counts as their cause;
+    machines that vanish count too, so too few would fail long units on spot machines for no fault of theirs. Raises a
+    UserError when no actor fits a cluster that cannot grow.
     """
 
     def __init__(self, options: PoolOptions, *, elastic: bool, max_attempts: int = 5) -> None:
@@ -62,11 +57,7 @@ class ActorPool:
         self._actors.kill(self._actors.actors)
 
     def share(self, key: str, value: Any) -> None:
-        """Share an object with all units of the next ``run`` under ``key``; it is sent once to each machine.
-
-        Raises:
-            UserError: it cannot be sent.
-        """
+        """Share an object with all units of the next ``run``, once per machine; a UserError if it cannot be sent."""
         try:
             self._shared[key] = ray.put(value)
         except RayError as error:
@@ -98,27 +89,22 @@ class ActorPool:
         on_status: Callable[[str], None] = lambda _: None,
         depth: int = 2,
     ) -> list[Failure]:
-        """Process all units, and those that ``on_result`` returns for finished ones.
+        """Process all units, and those that ``on_result`` returns for finished ones, in roughly this order.
 
         After the first Ctrl-C no unit is started, and running ones have a few seconds to finish; the second one stops
         at once.
 
         Args:
-            units: the work to begin with, done roughly in this order.
-            on_result: called in this process as ``on_result(unit, answer)``, once for each finished unit; the units it
-                returns are processed next.
+            on_result: called in this process as ``on_result(unit, answer)``, once for each finished unit.
             inputs: called when a unit is assigned; returns its input: a small value or a reference to an object.
             on_status: called every few seconds with the progress of the running units.
-            depth: units queued on an actor: 2, so that it never waits for this process, or 1 for units so long that
-                none should wait behind another.
+            depth: units queued on an actor: 2, so that it never waits for this process, or 1 for long units.
 
         Returns:
-            The units that failed: those that raised, or were lost ``max_attempts`` times. The others are still
-            finished, unless one after another fails with an error of the operating system (a full disk): then units
-            that have not started are given up.
+            The units that raised, or were lost ``max_attempts`` times. The others are finished, unless one after
+            another fails with an error of the operating system (a full disk): then those not started are given up.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C.
             UserError: no machine can run the actors.
         """
         scheduler = Scheduler(units, depth=depth, max_attempts=self.max_attempts)
@@ -215,11 +201,8 @@ class ActorPool:
         for ref in scheduler.waiting():
             ray.cancel(ref)
         deadline = time.monotonic() + DRAIN_SECONDS
-        logger.info(
-            "\nstopping: %d running units have %.0f seconds to finish; Ctrl-C again stops at once",
-            len(scheduler.running()),
-            DRAIN_SECONDS,
-        )
+        told = "\nstopping: %d running units have %.0f seconds to finish; Ctrl-C again stops at once"
+        logger.info(told, len(scheduler.running()), DRAIN_SECONDS)
         while scheduler.running() and time.monotonic() < deadline and len(interrupts) < 2:
             self._receive(scheduler, on_result)
 
@@ -267,18 +250,10 @@ def complete(
     on_done: Callable[[Any, Any, int], None] = lambda *_: None,
     **options: Any,
 ) -> None:
-    """Do the ``missing`` of ``total`` units behind a progress bar.
+    """Do the ``missing`` of ``total`` units behind a progress bar; ``options`` are those of ``ActorPool.run``.
 
-    Args:
-        pool: with ``options`` of its ``run``.
-        missing: the units.
-        uri: folder of the study.
-        title: of the bar.
-        total: number of units, those that are done already included.
-        on_done: called in this process as ``on_done(unit, answer, units done so far)``.
-
-    Raises:
-        UserError: units failed; the others are finished and kept.
+    Each is told to ``on_done(unit, answer, units done so far)``. Raises a UserError when units failed; the others are
+    finished and kept in the study's folder ``uri``.
     """
     with Stage(title, total, done=total - len(missing)) as stage:
 

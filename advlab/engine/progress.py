@@ -32,17 +32,9 @@ class Stage:
         self.console = Console(stderr=True)
         self._already, self._began, self._spoke = done, time.monotonic(), time.monotonic()
         self._reached = False
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[pace]}"),
-            TextColumn("{task.fields[latest]}", style="dim", markup=False),
-            console=self.console,
-            transient=False,
-            disable=not self.console.is_terminal,
-        )
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        told = (TextColumn("{task.fields[pace]}"), TextColumn("{task.fields[latest]}", style="dim", markup=False))
+        self._bar = Progress(*columns, *told, console=self.console, disable=not self.console.is_terminal)
         self._task = self._bar.add_task(title, total=total, completed=done, latest="", pace="")
 
     def __enter__(self) -> Stage:
@@ -103,12 +95,7 @@ LIVE_SECONDS = 3.0
 
 
 class Reporter:
-    """Writes the progress of a training run, every few seconds at most, at next to no cost.
-
-    Args:
-        store: the study's folder.
-        total: steps of the training.
-    """
+    """Writes the progress of a training run, every few seconds at most, into the study's folder."""
 
     def __init__(self, store: Store, total: int) -> None:
         self.store, self.total, self._wrote = store, total, 0.0
@@ -125,13 +112,9 @@ class Reporter:
 def following(
     store: Store, title: str, rows: Callable[[], Iterable[dict[str, Any]]], on_progress: OnProgress
 ) -> Iterator[None]:
-    """Show the progress that workers write into a study's folder, while the block runs.
+    """Show the progress that a `Reporter` writes into a study's folder, while the block runs.
 
-    Args:
-        store: the study's folder, where a `Reporter` writes.
-        title: of the bar.
-        rows: returns the finished rows so far, each with its ``step``.
-        on_progress: called with each of them, once.
+    ``rows`` returns the finished rows so far; ``on_progress`` is called with each of them once, and its ``step``.
     """
     told: set[int] = set()
     ended = threading.Event()

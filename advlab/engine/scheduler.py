@@ -29,13 +29,11 @@ class Failure:
 
 @dataclass(slots=True)
 class Call:
-    """A call to an actor.
+    """A call to an actor, to process a unit, or (``probe``) to ask if it is alive.
 
     Attributes:
-        actor: the actor called.
-        probe: whether the call only asks if the actor is alive.
-        unit: the unit to process. None for a probe, and for a unit whose answer is no longer wanted: until such a call
-            ends the actor gets no work.
+        unit: None for a probe, and for a unit whose answer is no longer wanted: until such a call ends the actor gets
+            no work.
         given: time of the call, in seconds.
         started: when the actor started it; None while it waits behind another.
     """
@@ -48,15 +46,10 @@ class Call:
 
 
 class Scheduler:
-    """Units to do, running calls, and the number and the duration of the attempts.
+    """Units to do (``todo``), running calls (oldest first), and the number and the duration of the attempts.
 
     Calls are identified by any hashable. If a unit runs twice, the first answer counts and the other is ignored.
-
-    Attributes:
-        todo: units to assign, in this order.
-        open: number of units that are neither done nor failed.
-        calls: running calls, oldest first.
-        failures: units that could not be done.
+    ``open`` is the number of units that are neither done nor failed.
     """
 
     def __init__(self, units: Iterable[Unit], *, depth: int, max_attempts: int) -> None:
@@ -169,9 +162,8 @@ class Scheduler:
     def relief(self, now: float) -> tuple[Unit, Hashable | None] | None:
         """Work that an idle actor can take over from the others when no unit is left to assign.
 
-        Returns:
-            A unit that waits behind another, and its call, to be cancelled: that answer is no longer wanted. Or a
-            second copy of the oldest unit that is late, and None. Or None.
+        It is a unit that waits behind another, with its call, to be cancelled: that answer is no longer wanted. Or a
+        second copy of the oldest unit that is late, and None.
         """
         if self.todo:
             return None

@@ -26,14 +26,9 @@ _LONGEST_FOLDER = 20
 
 @contextmanager
 def session(address: str | None) -> Iterator[None]:
-    """Connect to Ray while the block runs.
+    """Connect to Ray while the block runs; a UserError if no cluster answers, or none can be started here.
 
-    Args:
-        address: None for a local Ray, ``auto`` for the cluster that this machine belongs to, or the address of a
-            cluster.
-
-    Raises:
-        UserError: no cluster answers at ``address``, or none can be started here.
+    ``address`` is None for a local Ray, ``auto`` for the cluster of this machine, or the address of a cluster.
     """
     if ray.is_initialized():  # the caller holds the connection
         yield

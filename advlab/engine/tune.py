@@ -10,7 +10,7 @@ import logging
 import os
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import optuna
 from ray import tune
@@ -46,65 +46,75 @@ def notes_folder(study: Study, name: str) -> Path:
 def warmed(space: Any, objectives: dict[str, str], known: list[optuna.trial.FrozenTrial], seed: int) -> dict[str, Any]:
     """Arguments of ``OptunaSearch`` for a search that continues from known trials.
 
-    Args:
-        space: the search space, see ``OptunaSearch``.
-        objectives: ``min`` or ``max``, by metric.
-        known: the trials.
-        seed: of the first command; a continued search draws other points.
+    ``objectives`` has ``min`` or ``max`` by metric; ``seed`` is that of the first command: a continued search draws
+    other points.
     """
     storage, name = optuna.storages.InMemoryStorage(), "advlab"
     to = {"min": optuna.study.StudyDirection.MINIMIZE, "max": optuna.study.StudyDirection.MAXIMIZE}
     directions = [to[mode] for mode in objectives.values()]
     optuna.create_study(storage=storage, study_name=name, directions=directions).add_trials(known)
-    single = len(objectives) == 1
     metrics, modes = list(objectives), list(objectives.values())
-    return {
-        "space": space,
-        "metric": metrics[0] if single else metrics,
-        "mode": modes[0] if single else modes,
-        "storage": storage,
-        "study_name": name,
-        "seed": seed + len(known),
-    }
+    if len(objectives) > 1:
+        named = {"space": space, "metric": metrics, "mode": modes}
+    else:
+        named = {"space": space, "metric": metrics[0], "mode": modes[0]}
+    return named | {"storage": storage, "study_name": name, "seed": seed + len(known)}
 
 
 def tuner(
     trainable: Any,
     folder: Path,
     options: PoolOptions,
-    listener: tune.Callback,
+    journal: Journal,
     *,
-    param_space: dict[str, Any] | None,
+    param_space: dict[str, Any] | None = None,
     **search: Any,
 ) -> tune.Tuner:
-    """Tune's driver.
+    """Tune's driver of trials of the size that ``options`` give; its state goes to ``folder``, see ``notes_folder``.
 
-    Args:
-        trainable: the function of a trial.
-        folder: for Tune's state, see ``notes_folder``.
-        options: CPUs and GPUs of a trial, and how many at a time.
-        listener: called on results and ends of trials.
-        param_space: see Tune.
-        search: number of samples, search algorithm, scheduler and so on, see ``TuneConfig``.
+    ``search`` is the number of samples, the search algorithm, the scheduler and so on, see ``TuneConfig``.
     """
+    Listener.journal = journal
     demand = {name.lower(): amount for name, amount in options.demand.items()}
-    sized = tune.with_resources(trainable, demand)
     return tune.Tuner(
-        sized,
+        tune.with_resources(trainable, demand),
         param_space=param_space,
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=options.actors, trial_dirname_creator=_trial_folder, reuse_actors=True, **search
+            max_concurrent_trials=options.actors,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),  # Tune's own name contains all settings
+            reuse_actors=True,
+            **search,
         ),
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=ATTEMPTS_AFTER_LOSS),
-            callbacks=[listener],
+            callbacks=[Listener()],
         ),
     )
 
 
-def _trial_folder(trial: Any) -> str:
-    """A short name for a trial's folder; Tune's own name contains all settings."""
-    return str(trial.trial_id)
+class Journal(Protocol):
+    """What is told of the trials."""
+
+    def heard(self, trial: Any, result: dict[str, Any]) -> None:
+        """A trial reported."""
+
+    def ended(self, trial: Any, failed: bool) -> None:
+        """A trial will not report any more."""
+
+
+class Listener(tune.Callback):
+    """Tells the journal what happens to trials; Tune pickles it to its notes, so it holds nothing itself."""
+
+    journal: ClassVar[Journal]
+
+    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
+        self.journal.heard(trial, result)
+
+    def on_trial_complete(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
+        self.journal.ended(trial, failed=False)
+
+    def on_trial_error(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
+        self.journal.ended(trial, failed=True)

@@ -56,8 +56,6 @@ class Conditions:
     """Settings of an actor, and requirements on its machine.
 
     Attributes:
-        threads: for PyTorch to use.
-        use_gpu: whether the work is for a GPU.
         code: fingerprint of the project's source, which must be the same on all machines.
         file: a folder, and the name of a file in it that the machine must see.
     """
@@ -83,8 +81,7 @@ class _Worker:
     def ready(self, shared: dict[str, ray.ObjectRef], conditions: Conditions) -> tuple[str, str, str]:
         """Prepare for work on these shared objects.
 
-        Returns:
-            The id and the address of the machine, and a problem with its fix, or an empty string.
+        Returns the id and the address of the machine, and a problem with its fix, or an empty string.
         """
         machine = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
         try:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from advlab.report.palette import INK, MUTED, RULE
 
@@ -40,6 +42,12 @@ def figure(width: float, height: float) -> Figure:
     drawn = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(drawn)
     return drawn
+
+
+def plain(axis: Axis) -> None:
+    """Write powers of ten as plain numbers: the report's text is never parsed as mathematics."""
+    axis.set_major_formatter(lambda value, _position: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def png(drawn: Figure, **options: Any) -> bytes:

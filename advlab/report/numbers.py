@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+from rich import box
+from rich.table import Table
 from rich.text import Text
 
 DIM = "dim"
@@ -30,6 +35,21 @@ def beside(ours: str, theirs: str | None, separator: str = " ") -> Text:
     return text if theirs is None else text.append(f"{separator}({theirs})", DIM)
 
 
-def markdown_line(cells: list[str]) -> str:
-    """One line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+def ruled(title: str, names: Iterable[str], numbers: Iterable[str], **options: Any) -> Table:
+    """An empty table for a terminal, with columns of names and columns of numbers under these headings."""
+    table = Table(box=box.HORIZONTALS, title=title, title_justify="left", title_style="bold", **options)
+    for heading in names:
+        table.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def markdown_head(*names: str) -> list[list[str]]:
+    """The first lines of a Markdown table: a column of names, then columns of numbers."""
+    return [list(names), ["---", *("---:" for _ in names[1:])]]
+
+
+def markdown_table(lines: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -15,7 +15,6 @@ class Shown:
     """The presentation of a study, made only from its files.
 
     Attributes:
-        tables: printed in the terminal.
         files: figures and pages by their path in the study's folder.
         pictures: PNGs for W&B, by name; by default those among the files.
         hints: the last printed lines, on further uses of the study.

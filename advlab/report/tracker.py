@@ -30,15 +30,10 @@ class Tracker:
     the tracking, never the study.
 
     Args:
-        mode: ``online``, ``offline`` or ``disabled``.
+        mode: ``online``, ``offline`` or ``disabled``; a UserError for another.
         identity: the study's hash; its first 12 digits name the group.
-        config: the run's config on W&B.
         out: the study's folder. Run files are in ``out/wandb`` if it is local, else in a temporary directory.
-        project: the W&B project.
         timeout: seconds to wait for the server, at the start and again at the end.
-
-    Raises:
-        UserError: an unknown mode.
     """
 
     def __init__(
@@ -97,13 +92,14 @@ class Tracker:
 
     def _record(self, run: Any, study: Study, shown: Shown) -> None:
         import wandb
+        from PIL import Image
 
         tables = {
             name: wandb.Table(columns=table.column_names, data=[list(row.values()) for row in table.to_pylist()])
             for name, table in shown.rows.items()
         }
         drawn = shown.pictures or {n.removesuffix(".png"): png for n, png in shown.files.items() if n.endswith(".png")}
-        pictures = {name: wandb.Image(_picture(png)) for name, png in drawn.items()}
+        pictures = {name: wandb.Image(Image.open(io.BytesIO(png))) for name, png in drawn.items()}
         if tables or pictures:
             run.log({**tables, **pictures})
         run.summary.update(masked_values(dict(shown.summary)))
@@ -159,10 +155,3 @@ def _start(group: str, config: dict[str, Any], directory: Path, project: str, ti
             finish_timeout=timeout,
         ),
     )
-
-
-def _picture(png: bytes) -> Any:
-    """A figure as an image for wandb."""
-    from PIL import Image
-
-    return Image.open(io.BytesIO(png))

@@ -22,14 +22,9 @@ KINDS = {
 
 
 def register(kind: str, place: str) -> None:
-    """Register your own studies.
+    """Register studies of your own: their kind in ``study.json``, and their `Experiment`, as ``package.module:class``.
 
-    Args:
-        kind: their kind in ``study.json``.
-        place: of the `Experiment`, as ``package.module:class``.
-
-    Raises:
-        UserError: the kind exists.
+    Raises a UserError when the kind exists.
     """
     if kind in KINDS:
         raise UserError(f"studies of kind {kind!r} exist already; register yours under another name.")
@@ -37,11 +32,7 @@ def register(kind: str, place: str) -> None:
 
 
 def of_kind(kind: str) -> type[Experiment[Any, Any, Any]]:
-    """The experiment that computes and shows studies of a kind of ``study.json``.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The experiment that computes and shows studies of a kind of ``study.json``; a UserError if there is none."""
     if kind not in KINDS:
         raise UserError(f"advlab has no studies of kind {kind[:80]!r}; it shows {', '.join(KINDS)}.")
     found: type[Experiment[Any, Any, Any]] = pkgutil.resolve_name(KINDS[kind])

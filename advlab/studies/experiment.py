@@ -51,33 +51,20 @@ class Experiment(Generic[Plan, Results, Workers]):
     def prepare(self) -> Plan:
         """Check the options, load what they name, and return it as a plan; nothing is written.
 
-        Raises:
-            UserError: a value that cannot be, named with its mend.
+        Raises a UserError for a value that cannot be, named with its mend.
         """
         raise NotImplementedError
 
     def workers(self, plan: Plan) -> AbstractContextManager[Workers]:
-        """Those who do the work, while the block runs; Ray is connected.
-
-        Raises:
-            UserError: the cluster has no room for them and never will.
-        """
+        """Those who do the work, while the block runs; Ray is connected. A UserError if they can never have room."""
         raise NotImplementedError
 
     def begin(self, plan: Plan) -> Results:
-        """Start the study, or continue it where ``--out`` holds part of it.
-
-        Raises:
-            UserError: a folder that cannot be used.
-        """
+        """Start the study, or continue it where ``--out`` holds part of it; a UserError if it holds another."""
         raise NotImplementedError
 
     def run(self, plan: Plan, study: Results, workers: Workers, on_progress: OnProgress) -> None:
-        """Do what is not yet done.
-
-        Raises:
-            UserError: work failed; what is finished is kept.
-        """
+        """Do what is not yet done; a UserError if work failed: what is finished is kept."""
         raise NotImplementedError
 
     @classmethod

@@ -1,7 +1,6 @@
 """Unpacking of Parquet and WebDataset files, by Ray Data, into the folders of images that training reads.
 
-Training reads single images by number, so that its steps do not depend on the number of workers
-(`advlab.training.image_classifier`), but packed files must be read sequentially. So they are unpacked once.
+Training reads single images by number (`advlab.training.image_classifier`), but packed files only sequentially.
 """
 
 from __future__ import annotations
@@ -52,14 +51,11 @@ class UnpackConfig:
 
 
 def unpack(config: UnpackConfig) -> int:
-    """Write every image to ``out/CLASS/HASH.SUFFIX``; Ray must be connected.
+    """Write every image to ``out/CLASS/HASH.SUFFIX``; returns how many were read. Ray must be connected.
 
     Class numbers get four digits, so that the alphabetical order of folders is that of the classes. A file is named by
     the hash of its content, once it is complete: a second run writes only missing files, and duplicates within a class
     become one file.
-
-    Returns:
-        Images read.
 
     Raises:
         UserError: ``out`` cannot be written; nothing to read at ``source``, no such column or key, or data that is
@@ -144,8 +140,7 @@ class _Writer:
 def class_folder(label: object) -> str:
     """The folder of a class: a number with four digits, or a name without characters that could leave the folder.
 
-    Raises:
-        ValueError: an empty name.
+    A ValueError for an empty name.
     """
     text = label.decode() if isinstance(label, bytes) else str(label)
     text = text.strip()

@@ -239,6 +239,8 @@ def test_labels_of_a_split_lie_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("test/a.png,3\n")
     with pytest.raises(UserError, match=r"labels.csv says nothing of .*/test; give that folder its own"):
         data.load(f"folder:{tmp_path}", "test")
+
+
 def test_postscript_in_a_photo_s_name_reaches_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran, programs = tmp_path / "ran", tmp_path / "bin"
     programs.mkdir()

@@ -43,7 +43,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The trials that Tune is asked for."""
     calls: list[Any] = []
 
-    def note(_plan: Any, _study: Any, _pool: Any, wanted: Any, **search: Any) -> Any:
+    def note(_journal: Any, _pool: Any, wanted: Any, **search: Any) -> Any:
         calls.append((wanted, search))
         return SimpleNamespace(fit=lambda: None)
 

@@ -21,8 +21,9 @@ from advlab.errors import UserError
 from advlab.hardening import snapshots
 from advlab.hardening.settings import Settings, variant
 from advlab.hardening.trainer import Alternating, Trainer
-from advlab.studies.adversarial_training.study import AdversarialTraining, HardeningConfig, Layout
+from advlab.studies.adversarial_training.study import AdversarialTraining, Layout
 from advlab.studies.adversarial_training.tuning import Space
+from advlab.studies.adversarial_training.work import HardeningConfig
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = [

@@ -44,19 +44,12 @@ class _Generator:
 
 
 class Generators:
-    """A source of examples for ``Trainer`` that never makes it wait.
+    """A source of examples for ``Trainer`` that never makes it wait: ``count`` actors.
 
     Each actor has at most one pending call. It gets new weights only after its examples were taken, so it cannot run
     ahead of the trainer, and only if the pool needs more to be refreshed by ``settings.refresh`` examples per step. Ray
     restarts an actor that dies, and one that hangs is replaced; in the meantime the trainer draws from the pool as it
-    is, up to the age ``settings.max_age``.
-
-    Args:
-        dataset: clean images.
-        settings: of the run.
-        count: actors.
-        seed: of their choice of images.
-        num_cpus: CPUs of each.
+    is, up to the age ``settings.max_age``. ``seed`` is that of their choice of images.
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, count: int, *, seed: int, num_cpus: float = 1.0) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
+from advlab.report.numbers import ruled
 from advlab.store import Study
 from advlab.transfer.seeds import estimate
 
@@ -16,11 +16,8 @@ def ablation_table(study: Study) -> Table:
     held_out = "test" if study.config["split"] == "train" else "validation"
     levels = sorted({int(name.rpartition("_")[2]) for row in rows for name in row if name.startswith("distortion_")})
     title = f"{held_out.capitalize()} error, and median distance to the nearest misclassified point at each level"
-    table = Table(box=box.HORIZONTALS, title=title, title_justify="left", title_style="bold")
-    table.add_column("variant", no_wrap=True)
     heads = ("seeds", f"{held_out} error %", "95% interval", "train error %", *(f"L2, level {k}" for k in levels), "s")
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
+    table = ruled(title, ["variant"], heads)
     for variant in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == variant]
         error = estimate([100 * row[f"{held_out}_error"] for row in own])

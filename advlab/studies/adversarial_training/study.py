@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -24,7 +24,7 @@ from advlab.engine.session import host_count
 from advlab.engine.worker import Unit
 from advlab.errors import UserError
 from advlab.hardening import snapshots
-from advlab.hardening.settings import VARIANTS, Settings, is_variant, variant
+from advlab.hardening.settings import VARIANTS, is_variant, variant
 from advlab.hardening.trainer import build, cut
 from advlab.models import external
 from advlab.report import Shown
@@ -32,61 +32,12 @@ from advlab.store import Study
 from advlab.store.addresses import address
 from advlab.store.layout import MANIFEST
 from advlab.studies.adversarial_training import show, tuning
-from advlab.studies.adversarial_training.work import TrainUnit
+from advlab.studies.adversarial_training.work import HardeningConfig, TrainUnit
 from advlab.studies.experiment import Experiment
 
 VERSION = 1
 """Version of the computation: runs of other versions are repeated."""
 RESULTS = "results.parquet"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HardeningConfig:
-    """Settings that determine the rows of an ablation."""
-
-    dataset: str = "mnist"
-    """mnist, fashion_mnist or cifar10."""
-
-    variants: str = ",".join(VARIANTS)
-    """Comma-separated variants to compare."""
-
-    split: Literal["train", "fit"] = "train"
-    """train: train on all training images and measure on the test set; fit: train without the last 10,000 and measure
-    on these only, to choose hyper-parameters."""
-
-    seeds: int = 5
-    """Number of runs of each variant, with consecutive seeds."""
-
-    seed: int = 0
-    """First seed."""
-
-    examples: int | None = None
-    """Number of training images, from the first; all by default."""
-
-    mode: Literal["synchronous", "asynchronous"] = "synchronous"
-    """synchronous: attack and train in turn, reproducible to the bit; asynchronous: generators run in parallel."""
-
-    generators: int = 1
-    """Generators of each run in asynchronous mode; each needs a CPU."""
-
-    snapshot_epochs: int = 5
-    """Epochs between snapshots of a run, of which a crash can lose one interval."""
-
-    distortions: int = 300
-    """Number of held-out images whose minimum distortion is measured at every level."""
-
-    tune: int = 0
-    """Number of settings of each variant to try first on the validation split; the best replace those given. 0 for no
-    search."""
-
-    pool: str | None = None
-    """Folder of the pool of another run, to start with."""
-
-    frozen: bool = False
-    """Do not refresh that pool."""
-
-    training: Settings = field(default_factory=Settings)
-    """Settings shared by the variants; a variant's own settings take precedence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,15 +85,8 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
     def prepare(self) -> HardeningPlan:
         """Load the data and check the variants."""
         config, layout = self.settings, self.layout
-        require_at_least(
-            ("--seeds", config.seeds, 1),
-            ("--seed", config.seed, 0),
-            ("--snapshot-epochs", config.snapshot_epochs, 1),
-            ("--distortions", config.distortions, 1),
-            ("--generators", config.generators, 1),
-            ("--tune", config.tune, 0),
-            ("--workers", layout.workers, 1),
-        )
+        require_at_least(config, seeds=1, seed=0, snapshot_epochs=1, distortions=1, generators=1, tune=0)
+        require_at_least(layout, workers=1)
         if config.frozen and config.pool is None:
             raise UserError("--frozen needs a pool; give its folder with --pool.")
         names = listed(config.variants)
@@ -185,20 +129,12 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
         With a layout of several workers or of GPUs the runs follow one another, each by workers of Ray Train with
         checkpoints in ``train/``. Writes ``results.parquet`` (one row per variant and seed), ``runs/`` (the same, a
         file each), ``curves/`` (one row per epoch), ``models/`` and ``pools/`` (the newest snapshots of every run).
-
-        Raises:
-            UserError: no trial of a variant ran to its end, or runs failed; the others are finished and kept.
         """
         if plan.config.tune:
-            tuning.choose(
-                study,
-                {name: variant(name, plan.config.training, plan.levels) for name in plan.variants},
-                plan.config.tune,
-                self._size(),
-                dataset=plan.config.dataset,
-                examples=len(plan.train),
-                on_progress=on_progress,
-            )
+            variants = {name: variant(name, plan.config.training, plan.levels) for name in plan.variants}
+            images = {split: data.load(plan.config.dataset, split) for split in ("fit", "validation")}
+            images["fit"] = images["fit"].subset(slice(len(plan.train)))
+            tuning.choose(study, variants, plan.config.tune, self._size(), images, on_progress)
         with _following(plan, study, on_progress) as (missing, follow, stage):
             if workers is None:
                 for unit in missing:
@@ -215,7 +151,7 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
         launcher.fit(
             study,
             _work,
-            {"config": self.settings, "unit": unit},
+            {"unit": unit},
             workers=self.layout.workers,
             gpus=self.layout.gpus,
             accelerator=self.layout.accelerator,
@@ -234,7 +170,7 @@ def _images(config: HardeningConfig) -> tuple[Dataset, Dataset]:
     examples = len(train) if config.examples is None else config.examples
     if not 1 <= examples <= len(train):
         raise UserError(f"--examples {examples} is impossible; choose 1 to {len(train)}.")
-    held_out = data.load(config.dataset, "test" if config.split == "train" else "validation")
+    held_out = data.load(config.dataset, config.held_out)
     return train.subset(slice(examples)), held_out
 
 
@@ -245,13 +181,10 @@ def _require_shares(config: HardeningConfig, layout: Layout, examples: int) -> N
         raise UserError(
             "--mode asynchronous has a single trainer on a CPU; leave out --workers and --gpus, or choose synchronous."
         )
-    for option, value in (
-        ("--batch-size", settings.batch_size),
-        ("--refresh", settings.refresh),
-        ("--capacity", settings.capacity),
-    ):
-        if value < workers:
-            raise UserError(f"{option} {value} cannot be split into {workers} parts; choose at least that many.")
+    for name in ("batch_size", "refresh", "capacity"):
+        if (value := getattr(settings, name)) < workers:
+            option = f"--{name.replace('_', '-')} {value}"
+            raise UserError(f"{option} cannot be split into {workers} parts; choose at least that many.")
     last = examples % settings.batch_size or settings.batch_size
     if last < workers:
         raise UserError(
@@ -263,7 +196,7 @@ def _require_shares(config: HardeningConfig, layout: Layout, examples: int) -> N
 def _work(given: dict[str, Any]) -> None:
     """Run one worker of a training run."""
     torch.set_num_threads(1)
-    given["unit"].run_among(OnRay(), *_images(given["config"]))
+    given["unit"].run_among(OnRay(), *_images(given["unit"].config))
 
 
 @contextmanager
@@ -305,21 +238,9 @@ def _unit(plan: HardeningPlan, study: Study, name: str, seed: int) -> TrainUnit:
     """One run; its key is a hash of everything that determines its row."""
     config = plan.config
     settings = tuning.settled(study, name, variant(name, config.training, plan.levels))
-    generators = config.generators if config.mode == "asynchronous" else 0
     content = [plan.train.fingerprint, plan.held_out.fingerprint]
     if settings.network is not None and external.is_external(settings.network):
         content.append(external.identity(settings.network))
-    decisive = config.distortions, generators, config.pool, config.frozen
-    return TrainUnit(
-        store=study.store.uri,
-        variant=name,
-        seed=seed,
-        settings=settings,
-        key=address("hardening", VERSION, *content, settings.decisive(), seed, *decisive),
-        held_out="test" if config.split == "train" else "validation",
-        generators=generators,
-        snapshot_epochs=config.snapshot_epochs,
-        distortions=config.distortions,
-        pool=config.pool,
-        frozen=config.frozen,
-    )
+    decisive = config.distortions, config.beside, config.pool, config.frozen
+    key = address("hardening", VERSION, *content, settings.decisive(), seed, *decisive)
+    return TrainUnit(study.store.uri, name, seed, settings, key, config)

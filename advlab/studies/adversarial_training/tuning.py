@@ -1,11 +1,10 @@
 """The search for a variant's settings by Ray Tune, on the validation split only."""
 
-# ruff: noqa: ARG002 (Tune passes its callbacks more than these use)
-
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 import optuna
 import pyarrow as pa
@@ -14,7 +13,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from advlab import data
+from advlab.data import Dataset
 from advlab.engine.actors import PoolOptions
 from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.shared_dataset import SharedDataset
@@ -57,15 +56,9 @@ class Space:
         sizes, mixing = list(self.settings.sizes), list(self.settings.mixing)
         for level in self.settings.levels:
             sizes[level], mixing[level] = point[f"size_{level}"], point[f"mixing_{level}"]
-        return replace(
-            self.settings,
-            sizes=tuple(sizes),
-            mixing=tuple(mixing),
-            learning_rate=point["learning_rate"],
-            weight_decay=point.get("weight_decay", 0.0),
-            dropout=point.get("dropout", 0.0),
-            virtual=point.get("virtual", 0.0),
-        )
+        names = ("learning_rate", "weight_decay", "dropout", "virtual")
+        rates: dict[str, Any] = {name: point.get(name, 0.0) for name in names}
+        return replace(self.settings, sizes=tuple(sizes), mixing=tuple(mixing), **rates)
 
 
 def choose(
@@ -73,9 +66,7 @@ def choose(
     variants: dict[str, Settings],
     trials: int,
     options: PoolOptions,
-    *,
-    dataset: str,
-    examples: int,
+    images: dict[str, Dataset],
     on_progress: OnProgress = lambda _: None,
 ) -> None:
     """Try ``trials`` settings of each variant; those with the smallest validation error are stored in the manifest.
@@ -84,24 +75,13 @@ def choose(
     early if others were better after as many epochs (successive halving, Li et al. 2020). The search is Optuna's
     tree-structured Parzen estimator (Bergstra et al. 2011). A killed search resumes with the unfinished trials.
 
-    Writes ``tuning/variant=….parquet``, one row per trial: its point, ``epochs`` and ``validation_error``.
-
-    Args:
-        study: the study.
-        variants: their settings, by name.
-        trials: per variant.
-        options: CPUs and GPUs of a trial, and the number of parallel trials.
-        dataset: name of the data set.
-        examples: number of training images, from the first.
-        on_progress: called with each trial's result.
-
-    Raises:
-        UserError: no trial of a variant finished.
+    Writes ``tuning/variant=….parquet``, one row per trial: its point, ``epochs`` and ``validation_error``. Raises a
+    UserError when no trial of a variant finished.
     """
     chosen = study.manifest.setdefault("chosen", {})
     for name, settings in variants.items():
         if name not in chosen:
-            chosen[name] = _search(study, name, Space(settings), trials, options, dataset, examples, on_progress)
+            chosen[name] = _search(study, name, Space(settings), trials, options, images, on_progress)
             study.save_manifest()
 
 
@@ -117,37 +97,29 @@ def _search(
     space: Space,
     trials: int,
     options: PoolOptions,
-    dataset: str,
-    examples: int,
+    images: dict[str, Dataset],
     on_progress: OnProgress,
 ) -> dict[str, float]:
     """The best point of a variant."""
     be_quiet()
-    fit, validation = data.load(dataset, "fit"), data.load(dataset, "validation")
-    images = {"fit": SharedDataset.of(fit.subset(slice(examples))), "validation": SharedDataset.of(validation)}
-    trainable = tune.with_parameters(_trial, space=space, images=images, threads=max(1, int(options.num_cpus)))
+    shared = {split: SharedDataset.of(dataset) for split, dataset in images.items()}
+    trainable = tune.with_parameters(_trial, space=space, images=shared, threads=max(1, int(options.num_cpus)))
     epochs = space.settings.epochs
-    scheduler = AsyncHyperBandScheduler(
-        time_attr="epochs", max_t=epochs, grace_period=max(1, epochs // 5), reduction_factor=3
-    )
+    patience = max(1, epochs // 5)
+    scheduler = AsyncHyperBandScheduler("epochs", grace_period=patience, max_t=epochs, reduction_factor=3)
     file = f"tuning/variant={name}.parquet"
     rows: list[dict[str, Any]] = study.store.read_shard(file).to_pylist() if study.store.exists(file) else []
     folder = notes_folder(study, name)
     with Stage(f"tuning {name}", trials, done=min(len(rows), trials)) as stage:
-        _Listener.told = _Told(stage, name, epochs, on_progress, study.store, file, rows)
+        journal = _Journal(stage, name, epochs, on_progress, study.store, file, rows)
         if len(rows) < trials:
-            tuner(
-                trainable,
-                folder,
-                options,
-                _Listener(),
-                param_space=None,
-                num_samples=trials - len(rows),
-                search_alg=_optuna(space, rows),
-                scheduler=scheduler,
-                metric=METRIC,
-                mode="min",
-            ).fit()
+            search: dict[str, Any] = {
+                "search_alg": _optuna(space, rows),
+                "scheduler": scheduler,
+                "metric": METRIC,
+                "mode": "min",
+            }
+            tuner(trainable, folder, options, journal, num_samples=trials - len(rows), **search).fit()
     whole = [row for row in rows if row["epochs"] == epochs]
     if not whole:
         raise UserError(f"no trial of {name!r} finished; see {folder} for the errors.")
@@ -158,9 +130,8 @@ def _search(
 def _optuna(space: Space, rows: list[dict[str, Any]]) -> OptunaSearch:
     """A search initialised with the results of earlier commands."""
     distributions = OptunaSearch.convert_search_space(space.sample())
-    known = [
-        optuna.trial.create_trial(value=row[METRIC], params=_point(row), distributions=distributions) for row in rows
-    ]
+    make = partial(optuna.trial.create_trial, distributions=distributions)
+    known = [make(value=row[METRIC], params=_point(row)) for row in rows]
     return OptunaSearch(**warmed(distributions, {METRIC: "min"}, known, 0))
 
 
@@ -180,8 +151,8 @@ def _trial(config: dict[str, float], *, space: Space, images: dict[str, SharedDa
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """The recipients of the results of trials."""
+class _Journal:
+    """Writes the results of a variant's trials, and tells of them."""
 
     stage: Stage
     variant: str
@@ -191,21 +162,15 @@ class _Told:
     file: str
     rows: list[dict[str, Any]]
 
+    def heard(self, trial: Any, result: dict[str, Any]) -> None:  # noqa: ARG002
+        error = f"validation error {100 * result[METRIC]:.2f}%"
+        self.stage.say(f"epoch {result['epochs']} of {self.epochs}, {error}")
 
-class _Listener(tune.Callback):
-    """A callback without state, as Tune pickles its callbacks."""
-
-    told: ClassVar[_Told]
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        told = f"epoch {result['epochs']} of {self.told.epochs}, validation error {100 * result[METRIC]:.2f}%"
-        self.told.stage.say(told)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def ended(self, trial: Any, failed: bool) -> None:
+        if failed:
+            return
         found = {key: trial.last_result[key] for key in ("epochs", METRIC)}
-        self.told.rows.append({**trial.config, **found})
-        self.told.store.write_table(self.told.file, pa.Table.from_pylist(self.told.rows))
-        self.told.stage.advance(f"validation error {100 * found[METRIC]:.2f}% after {found['epochs']} epochs")
-        self.told.on_progress({f"tuning/{self.told.variant}/{METRIC}": found[METRIC]})
+        self.rows.append({**trial.config, **found})
+        self.store.write_table(self.file, pa.Table.from_pylist(self.rows))
+        self.stage.advance(f"validation error {100 * found[METRIC]:.2f}% after {found['epochs']} epochs")
+        self.on_progress({f"tuning/{self.variant}/{METRIC}": found[METRIC]})

@@ -8,9 +8,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 import torch
@@ -24,7 +24,7 @@ from advlab.errors import UserError
 from advlab.hardening import attack, snapshots
 from advlab.hardening.levels import Levels
 from advlab.hardening.pool import Pool
-from advlab.hardening.settings import Settings
+from advlab.hardening.settings import VARIANTS, Settings
 from advlab.hardening.trainer import CPU, Alternating, Frozen, Source, Trainer, build, cut
 from advlab.models import error_rate
 from advlab.store import Store
@@ -34,35 +34,75 @@ from advlab.training import trainer_state
 STATE = "state.pt"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HardeningConfig:
+    """Settings that determine the rows of an ablation."""
+
+    dataset: str = "mnist"
+    """mnist, fashion_mnist or cifar10."""
+
+    variants: str = ",".join(VARIANTS)
+    """Comma-separated variants to compare."""
+
+    split: Literal["train", "fit"] = "train"
+    """train: train on all training images and measure on the test set; fit: train without the last 10,000 and measure
+    on these only, to choose hyper-parameters."""
+
+    seeds: int = 5
+    """Number of runs of each variant, with consecutive seeds."""
+
+    seed: int = 0
+    """First seed."""
+
+    examples: int | None = None
+    """Number of training images, from the first; all by default."""
+
+    mode: Literal["synchronous", "asynchronous"] = "synchronous"
+    """synchronous: attack and train in turn, reproducible to the bit; asynchronous: generators run in parallel."""
+
+    generators: int = 1
+    """Generators of each run in asynchronous mode; each needs a CPU."""
+
+    snapshot_epochs: int = 5
+    """Epochs between snapshots of a run, of which a crash can lose one interval."""
+
+    distortions: int = 300
+    """Number of held-out images whose minimum distortion is measured at every level."""
+
+    tune: int = 0
+    """Number of settings of each variant to try first on the validation split; the best replace those given. 0 for no
+    search."""
+
+    pool: str | None = None
+    """Folder of the pool of another run, to start with."""
+
+    frozen: bool = False
+    """Do not refresh that pool."""
+
+    training: Settings = field(default_factory=Settings)
+    """Settings shared by the variants; a variant's own settings take precedence."""
+
+    @property
+    def held_out(self) -> str:
+        """The split that runs are evaluated on."""
+        return "test" if self.split == "train" else "validation"
+
+    @property
+    def beside(self) -> int:
+        """Actors that make examples beside the trainer; with 0 attacks and training alternate."""
+        return self.generators if self.mode == "asynchronous" else 0
+
+
 @dataclass(frozen=True, slots=True)
 class TrainUnit:
-    """Train one variant with one seed, and evaluate it.
-
-    Attributes:
-        store: URI of the study's folder.
-        variant: its name.
-        seed: of the run.
-        settings: of the variant.
-        key: content address of its row.
-        held_out: ``test`` or ``validation``, the images it is evaluated on.
-        generators: actors that make examples beside the trainer; with 0 attacks and training alternate.
-        snapshot_epochs: epochs between snapshots.
-        distortions: number of held-out images whose minimum distortion is measured.
-        pool: folder of a pool to start with, or None.
-        frozen: whether that pool is not refreshed.
-    """
+    """Train one variant with one seed, and evaluate it; ``key`` is the content address of its row."""
 
     store: str
     variant: str
     seed: int
     settings: Settings
     key: str
-    held_out: str
-    generators: int
-    snapshot_epochs: int
-    distortions: int
-    pool: str | None
-    frozen: bool
+    config: HardeningConfig
 
     @property
     def name(self) -> str:
@@ -84,10 +124,10 @@ class TrainUnit:
 
     def run(self, resources: Resources) -> None:
         images, held_out = resources.get("train"), resources.get("held out")
-        source: Source = Frozen() if self.frozen else Alternating()
+        source: Source = Frozen() if self.config.frozen else Alternating()
         block: Any = nullcontext()
-        if self.generators and self.settings.levels and not self.frozen:
-            source = Generators(images, self.settings, self.generators, seed=self.seed)
+        if self.config.beside and self.settings.levels and not self.config.frozen:
+            source = Generators(images, self.settings, self.config.beside, seed=self.seed)
             block = closing(source)
         with block:
             keeper = Snapshots(Store(self.store), f"pools/{self.stem}", self.key)
@@ -97,7 +137,7 @@ class TrainUnit:
         """Run as one of the workers that share this run."""
         if launcher.device.type == "cuda":
             torch.cuda.set_device(launcher.device)
-        source: Source = Frozen() if self.frozen else Alternating()
+        source: Source = Frozen() if self.config.frozen else Alternating()
         keeper = Checkpoints(launcher, Store(self.store), f"pools/{self.stem}", self.key)
         self._train(images, held_out, source, keeper, launcher.device, lambda _: None)
 
@@ -123,7 +163,7 @@ class TrainUnit:
                 raise UserError(f"{self.name}: the loss is NaN or infinite in epoch {epoch}; lower --learning-rate.")
             curve.append({"epoch": float(epoch), **metrics})
             note(f"{self.name}: epoch {epoch} of {self.settings.epochs}, loss {metrics['loss']:.4f}")
-            if epoch % self.snapshot_epochs == 0 or trainer.step == trainer.total:
+            if epoch % self.config.snapshot_epochs == 0 or trainer.step == trainer.total:
                 keeper.keep(trainer, curve)
         if trainer.ranks.rank:
             return
@@ -134,9 +174,9 @@ class TrainUnit:
         store.write_table(self.part, pa.Table.from_pylist([self._row(trainer, curve, held_out)]), self.key)
 
     def _first_pool(self, images: Dataset) -> Pool | None:
-        if self.pool is None or not self.settings.levels:
+        if self.config.pool is None or not self.settings.levels:
             return None
-        pool, _ = snapshots.load(self.pool)
+        pool, _ = snapshots.load(self.config.pool)
         _, shapes = cut(build(self.settings, images), self.settings, images)
         widths = dict(enumerate(map(math.prod, shapes)))
         network = f"--network {self.settings.network}" if self.settings.network else f"--hidden {self.settings.hidden}"
@@ -144,8 +184,8 @@ class TrainUnit:
             width = held.values.shape[1]
             if widths.get(level) != width:
                 raise UserError(
-                    f"--pool {self.pool!r} holds {width} activations per example at level {level}, and {network} "
-                    "does not; choose another pool, or that network."
+                    f"--pool {self.config.pool!r} holds {width} activations per example at level {level}, and "
+                    f"{network} does not; choose another pool, or that network."
                 )
             held.births.zero_()  # step numbers of another run have no meaning in this one
         return pool
@@ -153,12 +193,12 @@ class TrainUnit:
     def _row(self, trainer: Trainer, curve: list[dict[str, float]], held_out: Dataset) -> dict[str, Any]:
         error = error_rate(trainer.network, held_out.images, held_out.labels)
         train = trainer.dataset
-        first = held_out.subset(slice(self.distortions))
+        first = held_out.subset(slice(self.config.distortions))
         return {
             "variant": self.variant,
             "seed": self.seed,
-            "test_error": error if self.held_out == "test" else None,
-            "validation_error": error if self.held_out == "validation" else None,
+            "test_error": error if self.config.held_out == "test" else None,
+            "validation_error": error if self.config.held_out == "validation" else None,
             "train_error": error_rate(trainer.network, train.images, train.labels),
             "loss": curve[-1]["loss"],
             **distortions(trainer.network, first),
@@ -196,13 +236,7 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshots:
-    """A `Keeper` for a single trainer: its state is stored beside the snapshot of its pool.
-
-    Attributes:
-        store: of the study.
-        folder: of the pool.
-        key: of the run.
-    """
+    """A `Keeper` for a single trainer of the run ``key``: its state is stored beside the snapshot of its pool."""
 
     store: Store
     folder: str
@@ -230,12 +264,6 @@ class Checkpoints:
     """A `Keeper` for workers that share a run: checkpoints of Ray Train, each worker's shard included.
 
     A snapshot of the whole pool is also written for other readers; the workers do not need it.
-
-    Attributes:
-        launcher: this worker's.
-        store: of the study.
-        folder: of the pool.
-        key: of the run.
     """
 
     launcher: Launcher

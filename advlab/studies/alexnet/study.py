@@ -37,29 +37,17 @@ class AlexNet(TrainExperiment):
         """Check the settings and the images."""
         config, layout = self.settings, self.layout
         least = layout.workers if layout.min_workers is None else layout.min_workers
-        require_at_least(
-            ("--epochs", config.epochs, 1),
-            ("--batch-size", config.batch_size, 1),
-            ("--held-out", config.held_out, 0),
-            ("--size", config.pixels(), alexnet.SMALLEST),
-            ("--seed", config.seed, 0),
-            ("--workers", layout.workers, 1),
-            ("--min-workers", least, 1),
-            ("--accumulate", layout.accumulate, 1),
-            ("--checkpoint-every", layout.checkpoint_every, 0),
-            ("--threads", layout.threads, 1),
-        )
+        require_at_least(config, epochs=1, batch_size=1, held_out=0, size=alexnet.SMALLEST, seed=0)
+        require_at_least(layout, workers=1, min_workers=1, accumulate=1, checkpoint_every=0, threads=1)
         if not re.fullmatch(r"[\w.-]+", config.name):
             raise UserError(f"--name {config.name!r} is not a valid name; use letters, digits, dots and hyphens.")
         if not 0 <= config.dropout < 1:
             raise UserError(f"--dropout {config.dropout:g} is impossible; choose at least 0 and less than 1.")
         if least > layout.workers:
             raise UserError(f"--min-workers {least} is more than --workers {layout.workers}; choose at most that.")
-        if layout.workers * layout.accumulate > config.batch_size:
-            parts = layout.workers * layout.accumulate
-            raise UserError(
-                f"--batch-size {config.batch_size} cannot be split into {parts} parts; choose at least that many."
-            )
+        if (parts := layout.workers * layout.accumulate) > config.batch_size:
+            told = f"--batch-size {config.batch_size} cannot be split into {parts} parts"
+            raise UserError(f"{told}; choose at least that many.")
         if layout.alone and layout.workers > 1:
             raise UserError(f"--alone is a single process; leave out --workers {layout.workers} or --alone.")
         with torch.device("meta"):

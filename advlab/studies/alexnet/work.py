@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +97,9 @@ class AlexNetConfig:
     def settings(self) -> Settings:
         """The settings of the training."""
         rate, decay = DEFAULTS[self.recipe]
-        return Settings(
-            recipe=self.recipe,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=rate if self.learning_rate is None else self.learning_rate,
-            weight_decay=decay if self.weight_decay is None else self.weight_decay,
-            size=self.pixels(),
-            precision=self.precision,
-            seed=self.seed,
-        )
+        given = {field.name: getattr(self, field.name) for field in fields(Settings)} | {"size": self.pixels()}
+        by_default = {"learning_rate": rate, "weight_decay": decay}
+        return Settings(**given | {name: value for name, value in by_default.items() if given[name] is None})
 
     def images(self, split: str) -> Dataset:
         """The images of a split, before cropping."""
@@ -117,18 +110,12 @@ class AlexNetConfig:
     def model(self, colours: Colours, dataset: Dataset) -> Recipe:
         """The recipe of the model, which other studies read."""
         trained = asdict(self.settings())
+        shape: dict[str, Any] = {"mean": colours.mean, "std": colours.std, "size": self.pixels()}
+        shape |= {"classes": dataset.num_classes, "dropout": self.dropout}
         return Recipe(
             name=self.name,
             network=f"{alexnet.__name__}:classifier",
-            network_arguments={
-                "mean": colours.mean,
-                "std": colours.std,
-                "size": self.pixels(),
-                "classes": dataset.num_classes,
-                "dropout": self.dropout,
-                "variant": self.variant,
-                "width": self.width,
-            },
+            network_arguments=shape | {"variant": self.variant, "width": self.width},
             trainer=f"{image_classifier.__name__}:fit",
             trainer_arguments={"held_out": self.held_out, "examples": self.examples}
             | {key: value for key, value in trained.items() if key != "seed"},
@@ -195,7 +182,7 @@ class _Job:
         self.optimiser = image_classifier.optimiser(run.network, run.settings)
         self.epoch = _Epoch()
         flops = image_classifier.training_flops(run.network.eval(), run.settings.size)
-        peak = 1e12 * layout.peak_tflops if layout.peak_tflops else self._measured_peak()
+        peak = 1e12 * (layout.peak_tflops or 0) or image_classifier.product_flops(run.device, run.settings.precision)
         self.share_of_peak = flops / (peak * run.ranks.size)
 
     def train(self) -> None:
@@ -299,6 +286,3 @@ class _Job:
         with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
             torch.save(state, Path(folder) / STATE)
             self.launcher.report(metrics, folder)
-
-    def _measured_peak(self) -> float:
-        return image_classifier.product_flops(self.run.device, self.run.settings.precision)

@@ -1,15 +1,11 @@
 """What is kept of a sweep over architectures while Tune runs it: rows, progress, and what went wrong."""
 
-# ruff: noqa: ARG002 (Tune hands its callbacks more than these look at)
-
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
-
-from ray import tune
+from typing import Any
 
 from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.session import host_count
@@ -62,7 +58,6 @@ class Journal:
     @contextmanager
     def following(self, title: str, total: int, done: int = 0) -> Iterator[None]:
         """Show the progress of Tune while the block runs."""
-        Listener.journal = self
         with Stage(title, total, done=min(done, total)) as self._stage:
             yield
 
@@ -78,22 +73,23 @@ class Journal:
         self._add(row)
         self.on_progress({key: row[key] for key in ("validation_error", "mean_rms")} | {"trials": self.done})
 
-    def ended(self, trial: Any, status: str) -> None:
+    def ended(self, trial: Any, failed: bool) -> None:
         """A trial will not be heard of any more; if it has no row by now, this is it."""
         point, result = _point(trial), trial.last_result or {}
         if self._rows.get(point.name, {}).get("status") == FINISHED:
             return
-        row = {"trial": point.name, "status": status, "trial_id": trial.trial_id, "seed": point.seed}
+        row = {
+            "trial": point.name,
+            "status": FAILED if failed else STOPPED,
+            "trial_id": trial.trial_id,
+            "seed": point.seed,
+        }
         row |= {"architecture": point.architecture, "weight_decay": list(point.decays)}
         row |= {key: result.get(key) for key in ("validation_error", PERCENT)}
-        self._add(row | {"reason": _reason(trial) if status == FAILED else None})
+        self._add(row | {"reason": _reason(trial) if failed else None})
 
     def conclude(self) -> None:
-        """Note that the sweep is finished, or say what is missing.
-
-        Raises:
-            UserError: trials failed.
-        """
+        """Note that the sweep is finished; a UserError if trials failed."""
         failed = [row for row in self.rows if row["status"] == FAILED]
         if failed:
             raise UserError(
@@ -128,23 +124,6 @@ class Journal:
 
     def _write(self) -> None:
         trials.write(self.study.store, self.rows)
-
-
-class Listener(tune.Callback):
-    """Tells the journal what happens to trials; Tune pickles it to its notes, so it holds nothing itself."""
-
-    journal: ClassVar[Journal]
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        self.journal.heard(trial, result)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.journal.ended(trial, STOPPED)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.journal.ended(trial, FAILED)
 
 
 def _point(trial: Any) -> Point:

@@ -83,24 +83,13 @@ class ArchitecturesPlan:
 
 
 def prepare(config: ArchitecturesConfig) -> ArchitecturesPlan:
-    """Check the settings and load the images; nothing is written.
-
-    Raises:
-        UserError: an unknown data set, architecture, activation or search, or an impossible number.
-    """
+    """Check the settings and load the images; nothing is written. A UserError for a value that cannot be."""
     if config.search not in SEARCHES:
         raise UserError(f"unknown search {config.search!r}; choose among {', '.join(SEARCHES)}.")
     if config.search == "grid" and config.trials is not None:
         raise UserError(f"--trials {config.trials} is for random and optuna; a grid has all its points.")
     drawn = DRAWN_TRIALS if config.trials is None else config.trials
-    require_at_least(
-        ("--trials", drawn, 1),
-        ("--seeds", config.seeds, 1),
-        ("--epochs", config.epochs, 1),
-        ("--max-iterations", config.max_iterations, 1),
-        ("--examples", config.examples, 1),
-        ("--seed", config.seed, 0),
-    )
+    require_at_least(config, trials=1, seeds=1, epochs=1, max_iterations=1, examples=1, seed=0)
     images = {split: data.load(config.dataset, split) for split in ("fit", "validation", "test")}
     if config.examples > len(images["validation"]):
         raise UserError(

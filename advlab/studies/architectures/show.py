@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
-from rich import box
+from matplotlib.ticker import LogLocator
 from rich.table import Table
 from rich.text import Text
 
 from advlab.report import Shown, canvas
+from advlab.report.numbers import ruled
 from advlab.report.palette import RULE, hue
 from advlab.store import Study
 from advlab.studies.architectures import trials
@@ -54,14 +54,10 @@ def table(study: Study) -> Table:
     shown = [row for place, row in enumerate(best) if place < SHOWN or row["trial"] in front]
     stopped = sum(row["status"] == trials.STOPPED for row in rows)
     title = f"{len(best)} of {len(rows)} trials finished" + (f", {stopped} given up" if stopped else "")
-    printed = Table(box=box.HORIZONTALS, title=f"Validation error and minimum distortion: {title}")
-    printed.title_justify, printed.title_style = "left", "bold"
-    printed.caption = "* on the Pareto front: no trial has both a smaller error and a larger distortion"
-    printed.caption_justify = "left"
-    printed.add_column("", no_wrap=True)
-    printed.add_column("trial", no_wrap=True)
-    for heading in ("validation error %", "train error %", "mean RMS", "median L2", "seconds"):
-        printed.add_column(heading, justify="right", no_wrap=True)
+    caption = "* on the Pareto front: no trial has both a smaller error and a larger distortion"
+    headings = ("validation error %", "train error %", "mean RMS", "median L2", "seconds")
+    title = f"Validation error and minimum distortion: {title}"
+    printed = ruled(title, ["", "trial"], headings, caption=caption, caption_justify="left")
     for row in shown:
         printed.add_row(
             "*" if row["trial"] in front else "",
@@ -78,10 +74,8 @@ def table(study: Study) -> Table:
 def figure(study: Study, transfer: TransferStudy | None = None) -> bytes:
     """Weight decay against validation error and mean minimum distortion, one curve per architecture through the means.
 
-    Args:
-        study: a sweep.
-        transfer: a transfer study of its models (``--models study:…``): a third panel shows what share of a model's
-            examples the other models misread.
+    A transfer study of the sweep's models (``--models study:…``) adds a panel: what share of a model's examples the
+    other models misclassify.
     """
     rows = trials.measured(trials.read(study.store))
     panels: list[tuple[str, Curve]] = [
@@ -101,8 +95,7 @@ def figure(study: Study, transfer: TransferStudy | None = None) -> bytes:
         if rows:
             axes[0].set_yscale("log")
             axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-            axes[0].yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
-            axes[0].yaxis.set_minor_formatter(NullFormatter())
+            canvas.plain(axes[0].yaxis)
             axes[0].legend(frameon=False, fontsize=8, handlelength=3)
         return canvas.png(drawn)
 
@@ -145,8 +138,7 @@ def _draw(panel: Axes, curve: list[tuple[float, float]], position: int, name: st
 
 def _finish(panel: Axes, label: str) -> None:
     panel.set_xscale("log")
-    panel.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
-    panel.xaxis.set_minor_formatter(NullFormatter())
+    canvas.plain(panel.xaxis)
     panel.set_xlabel("weight decay λ")
     panel.set_title(label, fontsize=10, loc="left")
     panel.grid(color=RULE, linewidth=0.6)

@@ -27,13 +27,7 @@ _DIGITS = 3
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One model of a sweep, but for how long it is trained.
-
-    Attributes:
-        architecture: ``softmax``, ``conv`` or a zoo name of a fully connected network.
-        decays: λ per layer.
-        seed: of the initial weights and of training.
-    """
+    """One model of a sweep, but for how long it is trained: a zoo name, λ per layer, and the seed."""
 
     architecture: str
     decays: tuple[float, ...]
@@ -61,7 +55,6 @@ class Space:
         architectures: number of layers with weights, by name.
         decays: λs of a grid; other searches draw between the least and the largest, on a logarithmic scale.
         per_layer: whether every layer has a λ of its own.
-        seeds: every setting is trained with each of them.
     """
 
     architectures: dict[str, int]
@@ -94,8 +87,7 @@ class Space:
     def suggest(self, trial: Any) -> dict[str, Any]:
         """The next point of an Optuna study, as ``{"point": …}``; seeds take turns, for they are nothing to optimise.
 
-        Args:
-            trial: what Optuna asks with; the λs of all architectures share their parameters.
+        The λs of all architectures share their parameters.
         """
         low, high = self.bounds
         architecture = trial.suggest_categorical("architecture", list(self.architectures))
@@ -127,8 +119,7 @@ class Space:
 def networks(activations: list[str], depths: list[int], widths: list[int], classes: int) -> list[str]:
     """Names of the networks with each activation, number of hidden layers, and units in every hidden layer.
 
-    Raises:
-        UserError: an unknown activation.
+    Raises a UserError for an unknown activation.
     """
     for activation in activations:
         if activation not in ACTIVATIONS:
@@ -142,8 +133,7 @@ def networks(activations: list[str], depths: list[int], widths: list[int], class
 def layers(architecture: str, dataset: Dataset) -> int:
     """Number of layers with weights of an architecture for a data set.
 
-    Raises:
-        UserError: an unknown architecture, or one whose last width is not the number of classes.
+    Raises a UserError for an unknown architecture, or one whose last width is not the number of classes.
     """
     if not _ARCHITECTURE.fullmatch(architecture):
         raise UserError(

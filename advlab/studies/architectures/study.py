@@ -24,7 +24,7 @@ from advlab.engine.tune import be_quiet, notes_folder, tuner, warmed
 from advlab.report import Shown
 from advlab.store import Study, provenance
 from advlab.studies.architectures import show
-from advlab.studies.architectures.journal import Journal, Listener, point_of
+from advlab.studies.architectures.journal import Journal, point_of
 from advlab.studies.architectures.plan import ArchitecturesConfig, ArchitecturesPlan, prepare
 from advlab.studies.architectures.space import Point
 from advlab.studies.architectures.trials import FINISHED
@@ -60,13 +60,13 @@ class Architectures(Experiment[ArchitecturesPlan, Study, None]):
         if study.manifest["finished"] is None:
             with journal.following("trials", plan.total, journal.done):
                 if todo := journal.not_done():
-                    _tuner(plan, study, self.pool, todo, scheduler=_scheduler(plan.config)).fit()
+                    _tuner(journal, self.pool, todo, scheduler=_scheduler(plan.config)).fit()
                 if plan.points is None and (count := plan.total - journal.done) > 0:
                     searcher = _optuna(plan, journal.rows)
-                    _tuner(plan, study, self.pool, count, scheduler=_scheduler(plan.config), search_alg=searcher).fit()
+                    _tuner(journal, self.pool, count, scheduler=_scheduler(plan.config), search_alg=searcher).fit()
         if lost := journal.forget_lost():
             with journal.following("lost models", len(lost)):
-                _tuner(plan, study, self.pool, lost).fit()
+                _tuner(journal, self.pool, lost).fit()
         journal.conclude()
 
     @classmethod
@@ -74,19 +74,10 @@ class Architectures(Experiment[ArchitecturesPlan, Study, None]):
         return show.show(study)
 
 
-def _tuner(
-    plan: ArchitecturesPlan, study: Study, pool: PoolOptions, trials: list[Point] | int, **search: Any
-) -> tune.Tuner:
+def _tuner(journal: Journal, pool: PoolOptions, trials: list[Point] | int, **search: Any) -> tune.Tuner:
     """Tune's own driver for some points, or for so many that ``search_alg`` is to choose."""
-    settings = TrialSettings(
-        store=study.store.uri,
-        code=provenance.code(),
-        epochs=plan.config.epochs,
-        max_iterations=plan.config.max_iterations,
-        examples=plan.config.examples,
-        threads=max(1, int(pool.num_cpus)),
-        use_gpu=pool.num_gpus > 0,
-    )
+    plan, study, threads = journal.plan, journal.study, max(1, int(pool.num_cpus))
+    settings = TrialSettings(study.store.uri, provenance.code(), plan.config, threads, use_gpu=pool.num_gpus > 0)
     images = {split: SharedDataset.of(dataset) for split, dataset in plan.images.items()}
     trainable = tune.with_parameters(run_trial, settings=settings, images=images)
     points = None if isinstance(trials, int) else [asdict(point) for point in trials]
@@ -94,7 +85,7 @@ def _tuner(
         trainable,
         notes_folder(study, "sweep"),
         pool,
-        Listener(),
+        journal,
         param_space=None if points is None else {"point": tune.grid_search(points)},
         num_samples=trials if isinstance(trials, int) else 1,
         **search,

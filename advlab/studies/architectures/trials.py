@@ -53,11 +53,7 @@ def row(made: Checkpoint) -> dict[str, Any]:
 
 
 def read(store: Store) -> list[dict[str, Any]]:
-    """The rows of a sweep so far.
-
-    Raises:
-        UserError: the file is damaged, see ``Store.read_shard``.
-    """
+    """The rows of a sweep so far; a UserError if the file is damaged, see ``Store.read_shard``."""
     rows: list[dict[str, Any]] = store.read_shard(TRIALS).to_pylist() if store.exists(TRIALS) else []
     return rows
 

@@ -19,6 +19,7 @@ from advlab.models.study_models import read_model
 from advlab.store import Store, provenance
 from advlab.store.layout import MANIFEST, weights_file
 from advlab.studies.architectures import trials
+from advlab.studies.architectures.plan import ArchitecturesConfig
 from advlab.studies.architectures.space import Point
 
 PERCENT = "percent"
@@ -31,19 +32,13 @@ class TrialSettings:
     """What all trials of a sweep share.
 
     Attributes:
-        store: URI of the study's folder.
         code: fingerprint of the project's source on the driver.
-        epochs, max_iterations: budget of trainings by minibatches and by full batches.
-        examples: number of validation images attacked.
-        threads: for PyTorch to use.
         use_gpu: whether the trial has (a share of) a GPU.
     """
 
     store: str
     code: str
-    epochs: int
-    max_iterations: int
-    examples: int
+    config: ArchitecturesConfig
     threads: int
     use_gpu: bool
 
@@ -51,18 +46,13 @@ class TrialSettings:
 def run_trial(config: dict[str, Any], *, settings: TrialSettings, images: dict[str, SharedDataset]) -> None:
     """Do a trial, or take its result over where the study holds its model already; the last report is its row.
 
-    Args:
-        config: ``{"point": …}``, the fields of a ``Point``.
-        settings: of the sweep.
-        images: the splits ``fit``, ``validation`` and ``test``.
-
-    Raises:
-        UserError: this machine cannot do the sweep's work.
+    ``config`` is ``{"point": …}``, the fields of a ``Point``; ``images`` has the splits ``fit``, ``validation`` and
+    ``test``. Raises a UserError when this machine cannot do the sweep's work.
     """
     store = _require_fit_for(settings)
     point = Point(**{**config["point"], "decays": tuple(config["point"]["decays"])})
     fit = images["fit"].dataset()
-    recipe = point.recipe(fit, epochs=settings.epochs, max_iterations=settings.max_iterations)
+    recipe = point.recipe(fit, epochs=settings.config.epochs, max_iterations=settings.config.max_iterations)
     made = stored(store, recipe)
     if made is None:
         made = _make(recipe, fit, images["validation"].dataset(), images["test"].dataset(), settings)
@@ -101,7 +91,7 @@ def _make(recipe: Recipe, fit: Dataset, validation: Dataset, test: Dataset, sett
         **made.report,
         "training_seconds": made.report["seconds"],
         "validation_error": error_rate(network, validation.images, validation.labels),
-        **_distortion(network, validation.subset(slice(settings.examples)), references.among(fit), device),
+        **_distortion(network, validation.subset(slice(settings.config.examples)), references.among(fit), device),
     }
     return replace(made, report={**report, "seconds": time.perf_counter() - started})
 

@@ -1,7 +1,6 @@
 """Settings of Tables 3 and 4: models trained on disjoint halves of the training set, attacked on test images.
 
-This is a transfer study of models whose names contain their half; this module adds the settings, and the errors on both
-halves for Table 3.
+This is a transfer study of models whose names contain their half, and of their errors on both halves for Table 3.
 """
 
 from __future__ import annotations
@@ -61,11 +60,7 @@ class CrossTrainingSetConfig:
     """Seed of the halves, of training, of random targets and of noise."""
 
     def transfer(self) -> TransferConfig:
-        """The settings of the transfer study.
-
-        Raises:
-            UserError: a negative seed, or no model for one of the halves.
-        """
+        """The settings of the transfer study; a UserError if there is no model for one of the halves."""
         for option, names in (("--on-first", self.on_first), ("--on-second", self.on_second)):
             if not listed(names):
                 raise UserError(f"{option} {names!r} names no model; give e.g. fc100-100-10.")
@@ -74,17 +69,9 @@ class CrossTrainingSetConfig:
         variants = ("", "-clipped", "-boxed", "-literal")
         controls = [f"amplified-{rho}{variant}" for rho in listed(self.amplitudes) for variant in variants]
         controls += [f"gaussian-{sigma}" for sigma in listed(self.noise)]
-        return TransferConfig(
-            dataset=self.dataset,
-            split="test",
-            models=",".join(models),
-            examples=self.examples,
-            attack=self.attack,
-            target=self.target,
-            controls=",".join([*controls, *listed(self.matched)]),
-            shard_size=self.shard_size,
-            seed=self.seed,
-        )
+        same = {name: getattr(self, name) for name in ("dataset", "examples", "attack", "target", "shard_size", "seed")}
+        noise = ",".join([*controls, *listed(self.matched)])
+        return TransferConfig(split="test", models=",".join(models), controls=noise, **same)
 
 
 def record_halves(study: TransferStudy) -> None:

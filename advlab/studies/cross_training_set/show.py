@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from advlab.report.numbers import beside, percent, rms
+from advlab.report.numbers import beside, percent, rms, ruled
 from advlab.studies.cross_training_set.plan import HALVES
 from advlab.studies.transfer import paper_numbers
 from advlab.studies.transfer.paper_numbers import as_printed
@@ -17,10 +16,8 @@ def halves_table(view: View) -> Table:
     """Table 3 for a terminal: errors in per cent on both halves and on the test set, and mean distortion."""
     distortion = {row.source: row.mean_rms for row in view.matrix.rows}
     printed = paper_numbers.TABLE_3 if view.paper is paper_numbers.TABLE_4 else {}
-    table = Table(box=box.HORIZONTALS, title="Models of two halves", title_justify="left", title_style="bold")
-    table.add_column("model", no_wrap=True)
-    for heading in ("error on P1 %", "error on P2 %", "test error %", "mean RMS"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("error on P1 %", "error on P2 %", "test error %", "mean RMS")
+    table = ruled("Models of two halves", ["model"], headings)
     for row in view.study.store.read_shard(HALVES).to_pylist():
         theirs = printed.get(paper_numbers.undrawn(row["model"]))
         cells = [

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from matplotlib import rc_context
-from rich import box
 from rich.table import Table
 
 from advlab import data
@@ -16,6 +15,7 @@ from advlab.analysis.statistics import STATISTICS
 from advlab.data import Dataset
 from advlab.models.resolve import input_size
 from advlab.report import Shown, canvas
+from advlab.report.numbers import ruled
 from advlab.report.palette import INK, MUTED
 from advlab.store import Study
 
@@ -48,13 +48,10 @@ def bases_table(study: Study) -> Table:
     """Mean of every statistic by basis, with p-values of the difference from single units."""
     sets = study.store.read_table("sets.parquet")
     basis_of = np.array(sets["basis"].to_pylist())
-    tests = {(row["second"], row["statistic"]): row for row in _tests(study) if row["first"] == "natural"}
+    rows = study.store.read_table("tests.parquet").to_pylist()
+    tests = {(row["second"], row["statistic"]): row for row in rows if row["first"] == "natural"}
     title = f"What the top {study.config['top']} images share"
-    table = Table(box=box.HORIZONTALS, title=title, title_justify="left", title_style="bold")
-    table.add_column("basis", no_wrap=True)
-    table.add_column("directions", justify="right")
-    for statistic in STATISTICS:
-        table.add_column(statistic.replace("_", " "), justify="right", no_wrap=True)
+    table = ruled(title, ["basis"], ["directions", *(statistic.replace("_", " ") for statistic in STATISTICS)])
     for basis in dict.fromkeys(basis_of.tolist()):
         cells = []
         for statistic in STATISTICS:
@@ -73,14 +70,11 @@ def verdict(study: Study) -> str:
 def contact_sheet(study: Study, images: Dataset) -> bytes:
     """The top images of the first directions of each basis, and random images beside them.
 
-    Args:
-        study: a finished study of units.
-        images: its image set; only the images shown are decoded.
+    Of the image set only the images shown are decoded.
     """
     winners = study.store.read_table("winners.parquet")
-    first = winners.filter(pc.less(winners["direction"], ROWS)).sort_by(
-        [("direction", "ascending"), ("rank", "ascending")]
-    )
+    order = [("direction", "ascending"), ("rank", "ascending")]
+    first = winners.filter(pc.less(winners["direction"], ROWS)).sort_by(order)
     basis_of, row_of = np.array(first["basis"].to_pylist()), first["row"].to_numpy()
     rows = np.unique(row_of)
     shown = images.subset(torch.from_numpy(rows)).images.numpy()
@@ -119,8 +113,3 @@ def _caption(study: Study) -> str:
         f"Each row: the {config['top']} images that stimulate\none direction most, best first.\n\n"
         f"{config['model']}\n{layer}\n{config['data'].rpartition('/')[2]} ({config['split']})"
     )
-
-
-def _tests(study: Study) -> list[dict[str, Any]]:
-    tests: list[dict[str, Any]] = study.store.read_table("tests.parquet").to_pylist()
-    return tests

@@ -106,12 +106,7 @@ class Units(PoolExperiment[UnitsPlan, Study]):
     def prepare(self) -> UnitsPlan:
         """Load the model and name the images; those of a folder are not decoded."""
         config = self.settings
-        require_at_least(
-            ("--directions", config.directions, 2),
-            ("--top", config.top, 2),
-            ("--shard-size", config.shard_size, 1),
-            ("--seed", config.seed, 0),
-        )
+        require_at_least(config, directions=2, top=2, shard_size=1, seed=0)
         subject = resolve(config.model, config.train_data, config.seed)
         Features(subject.model, config.layer)
         images = data.load(config.data, config.split, size=config.input_size or subject.input_size)

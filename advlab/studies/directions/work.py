@@ -28,9 +28,7 @@ class ShardUnit:
     """One pass over one shard.
 
     Attributes:
-        store: URI of the study's folder.
-        part: file to write.
-        key: its content address.
+        part: file to write, with the content address ``key``.
         start: row of the first image.
         rows: those of the shard to look at, or None for all.
     """

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from advlab.analysis.alignment import Regression, regress
 from advlab.errors import UserError
-from advlab.report.numbers import markdown_line
+from advlab.report.numbers import markdown_head, markdown_table
 from advlab.store import Store
 from advlab.studies.cross_training_set.plan import HALVES
 from advlab.studies.paper.layout import ALIGNMENT, FIRST_TABLES, LAST_TABLES, POLICIES, READINGS, TARGETS, seed_folder
@@ -41,11 +41,7 @@ class Repeated:
 
     @classmethod
     def open(cls, out: str, part: str, seeds: int) -> Repeated:
-        """Read the study of every seed.
-
-        Raises:
-            UserError: one is missing or not finished.
-        """
+        """Read the study of every seed; a UserError if one is missing or not finished."""
         studies = [TransferStudy.open(f"{out}/{seed_folder(part, seed)}") for seed in range(seeds)]
         for study in studies:
             if study.manifest["finished"] is None:
@@ -97,13 +93,7 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A statement of the paper, tested.
-
-    Attributes:
-        statement: what is claimed.
-        found: the numbers.
-        holds: whether they support it; None if one seed is not enough.
-    """
+    """A statement of the paper, the numbers found, and whether they support it; None if one seed is not enough."""
 
     statement: str
     found: str
@@ -111,11 +101,7 @@ class Claim:
 
 
 def render(out: str, *, seeds: int) -> dict[str, bytes]:
-    """The page and its figure: name in ``out`` → content.
-
-    Raises:
-        UserError: a study is missing or not finished.
-    """
+    """The page and its figure: name in ``out`` → content. A UserError if a study is missing or not finished."""
     first, last = (Repeated.open(out, part, seeds) for part in (FIRST_TABLES, LAST_TABLES))
     tally = Tally()
     noise_4 = [source for source in last.sources if source.startswith(("gaussian-", "amplified-"))]
@@ -175,28 +161,25 @@ class Tally:
 
 def table_1(study: Repeated, tally: Tally) -> str:
     """Errors, iterations and distortion of the six models."""
-    lines = _head("model", "train error %", "test error %", "iterations", "mean RMS")
+    lines = markdown_head("model", "train error %", "test error %", "iterations", "mean RMS")
     for model in study.models:
         theirs = paper_numbers.TABLE_1[model]
-        lines.append(
-            [
-                model,
-                _rate(study.reports(model, "train_error"), theirs.train_error, tally, 2),
-                _rate(study.reports(model, "test_error"), theirs.test_error, tally, 2),
-                f"{fmean(study.reports(model, 'iterations')):.0f}",
-                _rms(study.distortions(model), theirs.distortion, tally),
-            ]
-        )
-    return _table(lines)
+        errors = [
+            _rate(study.reports(model, error), getattr(theirs, error), tally, 2)
+            for error in ("train_error", "test_error")
+        ]
+        iterations = f"{fmean(study.reports(model, 'iterations')):.0f}"
+        lines.append([model, *errors, iterations, _rms(study.distortions(model), theirs.distortion, tally)])
+    return markdown_table(lines)
 
 
 def matrix_table(study: Repeated, printed: PaperMatrix, controls: list[str], tally: Tally) -> str:
     """A matrix of error rates over seeds, the paper's below ours."""
-    lines = _head("examples of ↓ shown to →", *study.models, "mean RMS")
+    lines = markdown_head("examples of ↓ shown to →", *study.models, "mean RMS")
     for source in [*study.models, *controls]:
         cells = [_rate(study.errors(source, m), printed.error_rate(source, m), tally, 1) for m in study.models]
         lines.append([source, *cells, _rms(study.distortions(source), printed.rms(source), tally)])
-    return _table(lines)
+    return markdown_table(lines)
 
 
 def table_3(study: Repeated, tally: Tally) -> str:
@@ -205,7 +188,7 @@ def table_3(study: Repeated, tally: Tally) -> str:
         {paper_numbers.undrawn(row["model"]): row for row in s.store.read_shard(HALVES).to_pylist()}
         for s in study.studies
     ]
-    lines = _head("model", "error on P1 %", "error on P2 %", "test error %", "mean RMS")
+    lines = markdown_head("model", "error on P1 %", "error on P2 %", "test error %", "mean RMS")
     for model in study.models:
         theirs = paper_numbers.TABLE_3[model]
         errors = [
@@ -213,12 +196,12 @@ def table_3(study: Repeated, tally: Tally) -> str:
             for column in ("p1_error", "p2_error", "test_error")
         ]
         lines.append([f"{theirs.name}: {model}", *errors, _rms(study.distortions(model), theirs.distortion, tally)])
-    return _table(lines)
+    return markdown_table(lines)
 
 
 def matched_table(study: Repeated) -> str:
     """Mean error of the other models on the examples, and on controls of the same norm."""
-    lines = _head("examples of", "themselves", *MATCHED)
+    lines = markdown_head("examples of", "themselves", *MATCHED)
     for source in study.models:
         others = [model for model in study.models if model != source]
         cells = []
@@ -226,26 +209,23 @@ def matched_table(study: Repeated) -> str:
             rates = [fmean(seed) for seed in zip(*(study.errors(name, model) for model in others), strict=True)]
             cells.append(_percent(estimate(rates), 1))
         lines.append([source, *cells])
-    return _table(lines)
+    return markdown_table(lines)
 
 
 def readings_table(study: TransferStudy) -> str:
     """The softmax rows by other readings of decay and stopping rule."""
     distortion = {row["source"]: row["mean_rms"] for row in study.matrix().to_pylist()}
-    lines = _head("model", "train error %", "test error %", "iterations", "mean RMS")
+    lines = markdown_head("model", "train error %", "test error %", "iterations", "mean RMS")
     for name in study.targets:
         report = study.manifest["models"][name]["report"]
         theirs = paper_numbers.TABLE_1[next(model for model in reversed(SOFTMAX) if f"{name}-".startswith(f"{model}-"))]
-        lines.append(
-            [
-                name,
-                f"{100 * report['train_error']:.2f}<br>*{as_printed(theirs.train_error)}*",
-                f"{100 * report['test_error']:.2f}<br>*{as_printed(theirs.test_error)}*",
-                f"{report['iterations']:,}",
-                f"{distortion[name]:.3f}<br>*{theirs.distortion:g}*",
-            ]
-        )
-    return _table(lines)
+        errors = [
+            f"{100 * report[error]:.2f}<br>*{as_printed(getattr(theirs, error))}*"
+            for error in ("train_error", "test_error")
+        ]
+        size = f"{distortion[name]:.3f}<br>*{theirs.distortion:g}*"
+        lines.append([name, *errors, f"{report['iterations']:,}", size])
+    return markdown_table(lines)
 
 
 def targets_table(out: str, first: Repeated) -> str:
@@ -253,7 +233,7 @@ def targets_table(out: str, first: Repeated) -> str:
     policies: dict[str, list[dict[str, Any]]] = {"random": first.studies[0].matrix().to_pylist()}
     for policy in POLICIES:
         policies[policy] = TransferStudy.open(f"{out}/{TARGETS}/{policy}").matrix().to_pylist()
-    lines = _head("model", *(f"{name}: RMS, transfer %" for name in policies), "the paper: RMS, transfer %")
+    lines = markdown_head("model", *(f"{name}: RMS, transfer %" for name in policies), "the paper: RMS, transfer %")
     for model in first.models:
         cells = []
         for rows in policies.values():
@@ -263,20 +243,20 @@ def targets_table(out: str, first: Repeated) -> str:
         row = zip(paper_numbers.TABLE_2.targets, paper_numbers.TABLE_2.error_rates[model], strict=True)
         printed = fmean(rate for target, rate in row if target != model)
         lines.append([model, *cells, f"*{paper_numbers.TABLE_1[model].distortion:g}, {100 * printed:.1f}*"])
-    return _table(lines)
+    return markdown_table(lines)
 
 
 def alignment_table(rows: pa.Table) -> str:
     """Per model, over seeds: size of its gradients, mean alignment with the others, variability of its loss."""
     records = rows.to_pylist()
-    lines = _head("model", "‖∇ℓ‖₂", "cosine with the others'", "variance of the loss over seeds")
+    lines = markdown_head("model", "‖∇ℓ‖₂", "cosine with the others'", "variance of the loss over seeds")
     for model in dict.fromkeys(row["source"] for row in records):
         own = [row for row in records if row["source"] == model]
         cosine = fmean(row["alignment"] for row in own if row["target"] != model)
         size = fmean(row["gradient_size"] for row in own if row["target"] == model)
         varied = own[0]["variability"]
         lines.append([model, f"{size:.3g}", f"{cosine:.3f}", "–" if varied is None else f"{varied:.2g}"])
-    return _table(lines)
+    return markdown_table(lines)
 
 
 def why_it_transfers(rows: pa.Table) -> Regression | None:
@@ -418,11 +398,3 @@ def _p(value: float) -> str:
     if math.isnan(value):
         return "unknown (one seed)"
     return "< 1e-6" if value < 1e-6 else f"{value:.2g}"
-
-
-def _head(*names: str) -> list[list[str]]:
-    return [list(names), ["---", *("---:" for _ in names[1:])]]
-
-
-def _table(lines: list[list[str]]) -> str:
-    return "\n".join(markdown_line(cells) for cells in lines)

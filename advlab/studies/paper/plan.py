@@ -46,11 +46,7 @@ class PaperConfig:
     """Images per shard, the unit of work."""
 
     def studies(self) -> dict[str, TransferConfig]:
-        """The transfer studies, by their folders.
-
-        Raises:
-            UserError: an impossible number of seeds.
-        """
+        """The transfer studies, by their folders; a UserError for an impossible number of seeds."""
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is impossible; choose at least 1.")
         shared: dict[str, Any] = {"examples": self.examples, "attack": self.attack, "shard_size": self.shard_size}
@@ -92,16 +88,9 @@ def record_alignment(out: str, seeds: int) -> None:
         measured = {(row["source"], row["target"]): row for row in study.matrix().to_pylist()}
         for source, target in product(names, names):
             cell = measured[source, target]
+            row = {"seed": seed, "source": source, "target": target, "gradient_size": gradient_size(gradients[target])}
+            row |= {"alignment": gradient_alignment(gradients[source], gradients[target])}
             rows.append(
-                {
-                    "seed": seed,
-                    "source": source,
-                    "target": target,
-                    "gradient_size": gradient_size(gradients[target]),
-                    "alignment": gradient_alignment(gradients[source], gradients[target]),
-                    "variability": variability[source],
-                    "rms": cell["mean_rms"],
-                    "error_rate": cell["error_rate"],
-                }
+                row | {"variability": variability[source], "rms": cell["mean_rms"], "error_rate": cell["error_rate"]}
             )
     store.write_table(ALIGNMENT, pa.Table.from_pylist(rows))

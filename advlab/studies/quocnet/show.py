@@ -12,8 +12,8 @@ from advlab.errors import UserError
 from advlab.models.quocnet import preset
 from advlab.report import Shown, canvas
 from advlab.store import Study
+from advlab.studies.quocnet.work import ATTACKED, FILTERS
 
-FILTERS, ATTACKED = "filters.parquet", "attacked.parquet"
 _ACROSS = 24
 _SHOWN = 288
 
@@ -39,14 +39,9 @@ def table(study: Study) -> Table:
         shown.add_row(f"first-stage filters, median: {text}", f"{float(measure(kernels).median()):.2f}")
     if "detection" in result:
         found = result["detection"]
-        for name, low, high, text in (
-            ("auc", "auc_low", "auc_high", "AUC"),
-            ("balanced_accuracy", "balanced_low", "balanced_high", "balanced accuracy"),
-        ):
-            shown.add_row(
-                f"{study.config['positive']}, held out: {text}",
-                f"{found[name]:.3f} [{found[low]:.3f}, {found[high]:.3f}]",
-            )
+        for name, ends, text in (("auc", "auc", "AUC"), ("balanced_accuracy", "balanced", "balanced accuracy")):
+            told = f"{found[name]:.3f} [{found[f'{ends}_low']:.3f}, {found[f'{ends}_high']:.3f}]"
+            shown.add_row(f"{study.config['positive']}, held out: {text}", told)
     if "attacked" in result:
         shown.add_row("adversarial examples", f"{result['fooled']} of {result['attacked']}")
         shown.add_row("their mean distortion, RMS", f"{result['mean_rms']:.5f}")
@@ -57,16 +52,14 @@ def filters(study: Study) -> bytes:
     """Filters of the first stage, those of a place side by side, all on one scale; PNG."""
     tiles = np.moveaxis(_filters(study)[:_SHOWN].numpy(), 1, -1)
     side, largest = tiles.shape[1], np.quantile(np.abs(tiles), 0.995)
-    return canvas.mosaic(
-        (0.5 + 0.5 * tiles / largest).clip(0, 1), _ACROSS, f"first-stage filters, {side} × {side} pixels"
-    )
+    scaled = (0.5 + 0.5 * tiles / largest).clip(0, 1)
+    return canvas.mosaic(scaled, _ACROSS, f"first-stage filters, {side} × {side} pixels")
 
 
 def figure_6(study: Study, rows: int = 8) -> bytes:
     """The paper's Figure 6: classified correctly, no longer so, and the absolute difference, magnified to be seen; PNG.
 
-    Raises:
-        UserError: nothing was attacked.
+    A UserError when nothing was attacked.
     """
     size = preset(study.config["model"]).size
     shape = (-1, preset(study.config["model"]).channels, size, size)

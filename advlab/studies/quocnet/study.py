@@ -38,12 +38,8 @@ class QuocNet(TrainExperiment):
         config, layout = self.settings, self.layout
         preset(config.model)
         groups = layout.data_parallel
-        require_at_least(
-            ("--steps", config.steps, 1),
-            ("--batch-size", config.batch_size, 1),
-            ("--space", layout.space, 1),
-            ("--data-parallel", groups, 1),
-        )
+        require_at_least(config, steps=1, batch_size=1)
+        require_at_least(layout, space=1, data_parallel=1)
         if config.batch_size % groups:
             raise UserError(f"--batch-size {config.batch_size} cannot be split into {groups} parts; choose a multiple.")
         if layout.parallelism == "fsdp" and layout.space > 1:

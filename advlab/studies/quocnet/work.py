@@ -1,14 +1,14 @@
-"""A worker of a QuocNet run, on Ray Train or alone.
+"""A worker of a QuocNet run, on Ray Train or alone, with a part of the network.
 
-Every worker has a part of the network (`advlab.training.quocnet_parallel`); all make the same calls, and the first one
-writes. Finished work is in files: the loss of every step, scores, attacked images.
+All workers make the same calls (`advlab.training.quocnet_parallel`), and the first one writes. Finished work is in
+files: the loss of every step, scores, attacked images.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Literal
 
@@ -108,14 +108,7 @@ def work(config: QuocNetConfig, layout: Layout, store: Store, launcher: Launcher
     optimiser = quocnet_parallel.optimiser(config.optimiser, parallel.network, config.learning_rate)
     with launcher.newest() as folder:
         first = 0 if folder is None else quocnet_parallel.load(folder, parallel.network, optimiser)
-    settings = Settings(
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        sparsity=config.sparsity,
-        joint=config.joint,
-        seed=config.seed,
-    )
+    settings = Settings(**{field.name: getattr(config, field.name) for field in fields(Settings)})
     every = layout.checkpoint_every or config.steps
     steps = train(parallel, optimiser, dataset, settings, first=first, device=device)
     if launcher.rank == 0:

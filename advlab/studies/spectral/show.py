@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
-from rich import box
 from rich.table import Table
 
 from advlab.report import Shown, canvas
+from advlab.report.numbers import ruled
 from advlab.report.palette import HUES, INK, MUTED, RULE
 from advlab.store import Study
 
@@ -48,12 +47,8 @@ def table(study: Study) -> Table:
     """Table 5, for a terminal."""
     rows, _ = read(study)
     title = f"Frame bounds of {study.config['model']}"
-    shown = Table(box=box.HORIZONTALS, title=title, title_justify="left", title_style="bold")
-    for heading in ("layer", "size", "stride"):
-        shown.add_column(heading, no_wrap=True, justify="right" if heading == "stride" else "left")
-    columns = ("lower", "upper", "padded", "measured", "printed", "paper", "product", "Jacobian", "adversarial")
-    for heading in columns:
-        shown.add_column(heading, justify="right", no_wrap=True)
+    bounds = ("lower", "upper", "padded", "measured", "printed", "paper", "product", "Jacobian", "adversarial")
+    shown = ruled(title, ["layer", "size"], ["stride", *bounds])
     for row in rows:
         low, high = PAPER.get(row["size"], (None, None))
         paper = "" if low is None else f"{number(low)}–{number(high)}"
@@ -105,11 +100,7 @@ def _spectra(axes: Axes, rows: list[dict[str, Any]], spectra: np.ndarray) -> Non
         chosen = [row[key] if key != "printed_upper" or row["stride"] > 1 else np.nan for row in rows]
         if not np.isnan(chosen).all():
             axes.plot(np.maximum(chosen, floor), at, marker, color=colour, label=label, markersize=7, linestyle="none")
-    _logarithmic(axes)
-    axes.set_xlabel("singular values of the layer")
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    _finish(axes, "singular values of the layer")
 
 
 def _gap(axes: Axes, rows: list[dict[str, Any]]) -> None:
@@ -123,14 +114,13 @@ def _gap(axes: Axes, rows: list[dict[str, Any]]) -> None:
         values[~np.isfinite(values) | (values <= 0)] = np.nan
         if not np.isnan(values).all():
             axes.plot(values, at, marker=marker, color=colour, label=label, markersize=4.5, linewidth=1.4)
-    _logarithmic(axes)
-    axes.set_xlabel("amplification from the image to here")
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    _finish(axes, "amplification from the image to here")
 
 
-def _logarithmic(axes: Axes) -> None:
-    """Powers of ten as plain numbers: the report's text is never parsed as mathematics."""
+def _finish(axes: Axes, label: str) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    canvas.plain(axes.xaxis)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -90,9 +90,7 @@ class Spectral(PoolExperiment[SpectralPlan, Study]):
 
     def prepare(self) -> SpectralPlan:
         config = self.settings
-        require_at_least(
-            ("--images", config.images, 1), ("--iterations", config.iterations, 1), ("--seed", config.seed, 0)
-        )
+        require_at_least(config, images=1, iterations=1, seed=0)
         subject = resolve(config.model, config.train_data, config.seed)
         size = config.input_size or subject.input_size
         name = config.data or subject.own_data
@@ -112,11 +110,7 @@ class Spectral(PoolExperiment[SpectralPlan, Study]):
         return study
 
     def run(self, plan: SpectralPlan, study: Study, workers: ActorPool, on_progress: OnProgress) -> None:
-        """Measure every layer that is not yet measured.
-
-        Raises:
-            UserError: the model cannot be traced, or units of work failed; the others are done and kept.
-        """
+        """Measure every layer that is not yet measured; a UserError if the model cannot be traced."""
         config, store, pool = plan.config, study.store, workers
         images = plan.images.numpy()
         network = Network(plan.subject.model, tuple(images.shape[1:]))

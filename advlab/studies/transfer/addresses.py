@@ -14,10 +14,7 @@ from advlab.transfer import controls
 class Addresses:
     """The content addresses of a transfer study, by source, target and start of a shard.
 
-    Args:
-        manifest: of the study: its settings and those of its attack.
-        fingerprints: of the weights, by the model's name.
-        dataset: the images the study distorts.
+    They follow from the study's manifest, the models' fingerprints and the images it distorts.
     """
 
     def __init__(self, manifest: Mapping[str, Any], fingerprints: Mapping[str, str], dataset: Dataset) -> None:

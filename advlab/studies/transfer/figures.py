@@ -73,9 +73,7 @@ def matrix_heat_map(view: View) -> bytes:
 def amplification_curves(curve: Callable[[str, str], list[tuple[float, Estimate]]], models: Sequence[str]) -> bytes:
     """Errors of every model on the examples of each, against the RMS to which they are amplified.
 
-    Args:
-        curve: (source, target) → points (RMS, error rate over seeds) in order.
-        models: sources and targets.
+    ``curve`` maps (source, target) to points (RMS, error rate over seeds) in order.
     """
     columns = 3
     rows = -(-len(models) // columns)
@@ -165,9 +163,7 @@ def distortion_curves(view: View) -> bytes:
 def figure_7(matrix: Matrix, pairs: Mapping[str, np.ndarray | None]) -> bytes:
     """The paper's Figure 7: odd columns the originals, even columns their distorted counterparts.
 
-    Args:
-        matrix: the study's.
-        pairs: source -> mosaic of its pairs, one panel each; None for a source without examples.
+    ``pairs`` maps each source to the mosaic of its pairs, one panel each; None for a source without examples.
     """
     across = min(3, max(1, len(pairs)))
     down = -(-len(pairs) // across) or 1
@@ -188,15 +184,8 @@ def figure_5(view: View, source: str | None = None, rows: int = 5) -> bytes | No
     """The paper's Figure 5: photos classified correctly, what changes in them, adversarial examples.
 
     The change is magnified tenfold, shifted by 128 of 255 and clamped, as in the paper; where that leaves nothing to be
-    seen, a column more has it magnified by as much as shows it.
-
-    Args:
-        view: a study of images of three colours.
-        source: the attacked model; by default the study's first that an example fools.
-        rows: photos, at most.
-
-    Returns:
-        A PNG; None where no example fools its model.
+    seen, a column more has it magnified by as much as shows it. A PNG, of at most so many ``rows``, of the model
+    ``source`` or of the first that an example fools; None where no example fools its model.
     """
     if source is None:
         attacked = (figure_5(view, row.source, rows) for row in view.matrix.models)
@@ -217,8 +206,7 @@ def figure_5(view: View, source: str | None = None, rows: int = 5) -> bytes | No
     mean = float(size[fooled].mean())
     title = f"{short(source)}: {', '.join(columns)}\nmean distortion of {fooled.sum()} examples {mean:.6f}"
     if "alexnet" in source:  # the paper's network
-        printed = paper_numbers.FIGURE_5
-        title += f" (the paper's, of {printed.examples}: {printed.distortion:.6f})"
+        title += " (the paper's, of {examples}: {distortion:.6f})".format_map(paper_numbers.FIGURE_5)
     return canvas.mosaic(tiles, len(columns), title)
 
 

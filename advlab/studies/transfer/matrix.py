@@ -37,13 +37,8 @@ def reduce_counts(counts: Mapping[tuple[str, str], Counts]) -> pa.Table:
 def build(store: Store, files: Mapping[tuple[str, str], Mapping[str, str]]) -> pa.Table:
     """The matrix of a study, summed file by file, so that memory does not grow with the number of examples.
 
-    Args:
-        store: of the study.
-        files: by source and target, the files of ``predictions/`` and the content address that each must have; other
-            files are not counted.
-
-    Raises:
-        UserError: a file is missing, damaged, or has rows of other weights, images or settings.
+    ``files`` has, by source and target, the files of ``predictions/`` and the content address that each must have; no
+    others count. Raises a UserError when one is missing, damaged, or has rows of other weights, images or settings.
     """
 
     def count_file(named: tuple[str, str]) -> Counts:

@@ -35,20 +35,12 @@ def merge(
 ) -> tuple[TransferStudy, int]:
     """Write the union of transfer studies to ``out``, or continue it if ``out`` holds part of it.
 
-    The union has the models and controls of all parts, and as many examples as the largest. A shard is copied from a
-    part if it is complete and has the content address that it must have in the union. Predictions are copied only from
-    parts with exactly the examples of the union, to the byte, so that all rows agree.
+    The union has the models and controls of all parts, and as many examples as the largest. A shard is copied from the
+    first part where it is complete and has the content address that it must have in the union. Predictions are copied
+    only from parts with exactly the examples of the union, to the byte, so that all rows agree. No part is changed.
 
-    Args:
-        parts: the studies, which are not changed. A shard is copied from the first that has it.
-        out: folder of the union.
-        on_progress: called as ``on_progress(done, total)``, in shards of attacked models and of model-free noise.
-
-    Returns:
-        The union, and the number of its missing shards, which its command computes.
-
-    Raises:
-        UserError: studies with incompatible rows, or an ``out`` that holds something else.
+    Returns the union, and the number of its missing shards, which its command computes; raises a UserError for studies
+    with incompatible rows, or an ``out`` that holds something else.
     """
     for part in parts:
         _require_mergeable(part, parts[0])

@@ -39,24 +39,9 @@ _SHOWN = (
 )
 """What a cell of the matrix can show: the name, the rate, the label of the choice, and what it means."""
 
-_QUERY = """\
-SELECT source, target, count(*) AS n,
-       avg((prediction <> label)::INT) AS error_rate,
-       avg((prediction <> label)::INT) FILTER (clean_prediction = label) AS conditional_error_rate,
-       avg(rms) AS mean_rms,
-       avg((clean_prediction <> label)::INT) AS clean_error_rate
-FROM read_parquet('predictions/*/*/*.parquet', hive_partitioning = true)
-GROUP BY ALL ORDER BY ALL;"""
-
 
 def page(view: View, images: Mapping[str, bytes], panels: Mapping[str, bytes]) -> str:
-    """The study's report as one HTML document.
-
-    Args:
-        view: a study with its matrix and examples written.
-        images: its figures, as `figures.draw` names them.
-        panels: those of Figure 7, by source.
-    """
+    """The study's report as one HTML document, with its figures and the panels of Figure 7 from `figures.draw`."""
     study, matrix = view.study, view.matrix
     manifest = study.manifest
     dataset = manifest["dataset"]
@@ -70,20 +55,11 @@ def page(view: View, images: Mapping[str, bytes], panels: Mapping[str, bytes]) -
             matrix=matrix,
             shown=_SHOWN,
             models=view.models,
-            histograms=_picture(
-                images["distortion_histograms"],
-                "Histograms of the distortion of each model's examples; the models table gives their means.",
-                "How far an image must move to fool its model. Bold lines mark medians.",
-            ),
-            curves=_picture(
-                images["distortion_curves"],
-                "Share of each model's examples that fool it, against the distortion allowed.",
-                "Share of a model's examples that fool it within a given distortion.",
-            ),
-            panels=_panels(study, panels),
+            histograms=_picture(images["distortion_histograms"]),
+            curves=_picture(images["distortion_curves"]),
+            panels=[(_picture(png), _noun(study, source)) for source, png in panels.items()],
             command=study.command_in("OUT"),
             settings=_settings(manifest),
-            query=_QUERY,
             manifest=manifest,
         )
     )
@@ -140,12 +116,8 @@ def _facts(matrix: Matrix) -> list[tuple[str, str]]:
     return facts
 
 
-def _panels(study: TransferStudy, panels: Mapping[str, bytes]) -> list[dict[str, str]]:
-    shown = []
-    for source, png in panels.items():
-        noun = describe(source) if study.is_control(source) else f"the attack on {source}"
-        shown.append(_picture(png, f"Pairs of images: the original, then the same image distorted by {noun}."))
-    return shown
+def _noun(study: TransferStudy, source: str) -> str:
+    return describe(source) if study.is_control(source) else f"the attack on {source}"
 
 
 def _settings(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -165,6 +137,6 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _picture(png: bytes, alt: str, caption: str = "") -> dict[str, str]:
-    """A figure as the page shows it."""
-    return {"src": f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}", "alt": alt, "caption": caption}
+def _picture(png: bytes) -> str:
+    """A figure as a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

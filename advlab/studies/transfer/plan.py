@@ -12,7 +12,7 @@ from torch import nn
 from advlab import data
 from advlab.attacks import references, registry, targets
 from advlab.attacks.model import PROBED, Classifier
-from advlab.command import listed
+from advlab.command import listed, require_at_least
 from advlab.data import Dataset, folder, splits
 from advlab.errors import UserError
 from advlab.models import Recipe, external, study_models, zoo
@@ -66,17 +66,12 @@ class Plan:
     """A transfer study to be computed, with all settings validated.
 
     Attributes:
-        config: the settings as given.
-        settings: all settings, as in ``study.json``; part of the study's identity.
+        settings: as in ``study.json``; part of the study's identity.
         attack_settings: the attack's arguments and the version of its code; also part of the identity.
-        attacked: the images to attack.
         references: reference images for the attack, if it uses any.
         trained_on: by split, the images on which zoo models are trained.
         recipes: of the zoo models.
-        models: names of the models.
-        external: the external ones among them.
-        trained: those from other studies.
-        controls: names of the noise sources.
+        external, trained: the models from elsewhere, and those from other studies.
         reuse: folder of another study, whose shards are copied if their content addresses match.
     """
 
@@ -97,14 +92,8 @@ class Plan:
 def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = "") -> Plan:
     """Check the settings and load the data and the external models; nothing is written.
 
-    Args:
-        config: the settings.
-        reuse: folder of another study, see `Plan`.
-        trust_code: comma-separated names of code in other studies that may be run.
-
-    Raises:
-        UserError: an unknown data set, split, model, attack, target or control; an impossible number; no study in
-            ``reuse`` or at a ``study:``.
+    ``trust_code`` names the code in other studies that may be run. Raises a UserError for an unknown data set, split,
+    model, attack, target or control; an impossible number; no study in ``reuse`` or at a ``study:``.
     """
     names, trained = study_models.expand(zoo.expand(config.models), listed(trust_code))
     noise = listed(config.controls)
@@ -115,10 +104,7 @@ def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = 
             f"--examples {config.examples} is impossible: {config.dataset} {config.split} has {len(full)} images; "
             f"choose 1 to {len(full)}."
         )
-    if config.shard_size < 1:
-        raise UserError(f"--shard-size {config.shard_size} is impossible; choose at least 1.")
-    if config.seed < 0:
-        raise UserError(f"--seed {config.seed} is impossible; choose 0 or more.")
+    require_at_least(config, shard_size=1, seed=0)
     if config.target not in (*targets.POLICIES, "all"):
         parse_class(config.target, full.num_classes)
     registry.resolve(config.attack, config.target)
@@ -152,11 +138,7 @@ def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = 
 
 
 def _require_classifier(name: str, network: nn.Module, dataset: Dataset) -> None:
-    """Run a model on the first images, before anything is computed.
-
-    Raises:
-        UserError: it fails, does not return finite logits, or has too few classes.
-    """
+    """Raise a UserError for a model that fails on the first images, returns NaN, or has too few classes."""
     images = dataset.subset(slice(PROBED)).images
     try:
         classifier = Classifier(network, images, differentiable=False)

@@ -34,11 +34,7 @@ class TransferStudy(Study):
 
     @classmethod
     def open(cls, out: str) -> Self:
-        """Read an existing study.
-
-        Raises:
-            UserError: there is no study in ``out``, or one of another kind.
-        """
+        """Read an existing study; a UserError if there is none in ``out``, or one of another kind."""
         study = super().open(out)
         if study.manifest["kind"] != "transfer":
             raise UserError(
@@ -111,11 +107,7 @@ class TransferStudy(Study):
 
     @property
     def dataset(self) -> Dataset:
-        """The clean images the study distorts: the first ``examples`` of its split.
-
-        Raises:
-            UserError: those of that name on this machine are others.
-        """
+        """The first ``examples`` clean images of its split; a UserError if those of that name here are others."""
         if self._dataset is None:
             found = self.data_here()
             known = self.manifest.get("dataset", {}).get("fingerprint")

@@ -15,11 +15,7 @@ from advlab.studies.transfer.view import View
 
 
 def show(view: View, width: int) -> Shown:
-    """All of it.
-
-    Raises:
-        UserError: the study has no matrix yet, or lacks settings.
-    """
+    """All of it; a UserError when the study has no matrix yet, or lacks settings."""
     require_finished(view.study)
     images, panels = figures.draw(view)
     drawn = {f"figures/{name}.png": png for name, png in images.items()}
@@ -42,14 +38,7 @@ def require_finished(study: TransferStudy) -> None:
 
 
 def render(study: TransferStudy) -> list[str]:
-    """Write ``figures/*.png`` and ``report.html`` into the study.
-
-    Args:
-        study: a study with its matrix, examples and predictions written.
-
-    Returns:
-        The files written, relative to the study.
-    """
+    """Write ``figures/*.png`` and ``report.html`` into a finished study; returns the files, relative to it."""
     files = show(View(study), width=100).files
     for path, content in files.items():
         study.store.write_bytes(path, content)

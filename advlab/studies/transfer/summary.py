@@ -23,11 +23,7 @@ class Cell:
 
     Attributes:
         source: the model the examples were made for, a control, or `CLEAN`.
-        target: the model that was shown them.
-        n: number of examples.
-        error_rate: share misclassified by the target.
-        ci_low: lower end of the Wilson 95% interval of ``error_rate``.
-        ci_high: its upper end.
+        ci_low, ci_high: the Wilson 95% interval of ``error_rate``.
         conditional_error_rate: share misclassified among the examples that the target classifies correctly when clean.
         same_mistake_rate: share misclassified as the very class that the attacked model sees in them.
         paper: the paper's error rate, or None.
@@ -64,10 +60,7 @@ class Row:
 class Matrix:
     """The matrix in display order: models first, then controls.
 
-    Attributes:
-        targets: the columns.
-        rows: one for each source.
-        clean: the targets' answers to the clean images; None where ``matrix.parquet`` does not have them.
+    ``clean`` has the targets' answers to the clean images; None where ``matrix.parquet`` does not have them.
     """
 
     targets: tuple[str, ...]

@@ -62,13 +62,7 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something amiss in a study.
-
-    Attributes:
-        file: where, relative to the study.
-        kind: what can be done about it, see ``MENDS``.
-        problem: what is wrong.
-    """
+    """Something amiss in a file of a study, given relative to it; ``kind`` says what can be done, see ``MENDS``."""
 
     file: str
     kind: Kind
@@ -93,9 +87,7 @@ def verify(
 ) -> Iterator[Finding]:
     """Check a whole transfer study, shard by shard: memory does not grow with the number of examples.
 
-    Args:
-        study: the study; nothing in it is changed.
-        on_progress: called as ``on_progress(done, total)``, in shards of sources.
+    Nothing in it is changed. ``on_progress(done, total)`` counts shards of sources.
     """
     yield from _settings(study)
     dataset: Dataset | None = None
@@ -241,14 +233,9 @@ class _Files:
 
 
 def sound_examples(store: Store, name: str, address: str, shard: Dataset, target: str) -> bytes | None:
-    """A file of examples, if it is all that ``verify`` asks of those of an attack on these images.
+    """A file of examples, if it is all that ``verify`` asks of those of an attack on these clean images.
 
-    Args:
-        store: where it lies, in a study that may be a stranger's.
-        name: of the file.
-        address: the content address that it must have.
-        shard: the clean images.
-        target: as the study has it.
+    It lies in a study that may be a stranger's; ``address`` is the content address that it must have.
     """
     clean, aimed = _attacked(shard, target)
     columns = {"index": clean.index.numpy(), "label": clean.labels.numpy()} | aimed

@@ -22,7 +22,6 @@ class View:
     """What is read of a study for its report, when it is first asked for.
 
     Attributes:
-        study: the study.
         paper: the table of the paper that it repeats, if it repeats one.
         sizes: source → ``rms`` and ``success`` of all its examples.
         first: source → its first examples, images and all; those of one source are kept at a time.
@@ -63,17 +62,9 @@ class View:
         for name in self.study.targets:
             entry = self.study.manifest["models"].get(name, {})
             report = entry.get("report") or {}
-            rows.append(
-                ModelRow(
-                    name=name,
-                    fingerprint=entry.get("fingerprint", ""),
-                    train_error=_number(report.get("train_error")),
-                    test_error=_number(report.get("test_error")),
-                    iterations=report.get("iterations"),
-                    mean_rms=distortion.get(name),
-                    paper=printed.get(name),
-                )
-            )
+            train, test = (_number(report.get(f"{split}_error")) for split in ("train", "test"))
+            known = report.get("iterations"), distortion.get(name), printed.get(name)
+            rows.append(ModelRow(name, entry.get("fingerprint", ""), train, test, *known))
         return rows
 
     def _cell(self, record: dict[str, Any] | None) -> Cell | None:

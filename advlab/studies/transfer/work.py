@@ -28,13 +28,7 @@ from advlab.transfer.generate import Examples, attack_dataset
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A range of a study's images; the units that need these are handed them as ``SharedDataset``.
-
-    Attributes:
-        store: URI of the study's folder.
-        start: first of the range, in rows of the study's data.
-        seed: of the study.
-    """
+    """A range of a study's images from row ``start`` on; the units that need these get them as ``SharedDataset``."""
 
     store: str
     start: int
@@ -117,12 +111,8 @@ class AttackUnit:
 class EvaluateUnit:
     """Show a shard's images to several targets: those of one attacked model and of the controls made from them.
 
-    The attacked examples are read once, whatever the number of targets.
-
-    Attributes:
-        shard: which images.
-        attacked: the attacked model; None for controls that need none.
-        keys: by source (the attacked model or a control) and target, the content address of the answers.
+    The attacked examples are read once, whatever the number of targets; ``attacked`` is None for controls without any.
+    ``keys`` has, by source and target, the content address of the answers.
     """
 
     shard: Shard
@@ -190,10 +180,7 @@ class EvaluateUnit:
 class CountUnit:
     """Count one source's predictions; the answer is its rows of the matrix.
 
-    Attributes:
-        store: URI of the study's folder.
-        source: whose rows they are.
-        files: by target, the files of its answers and the content address that each must have.
+    ``files`` has, by target, the files of its answers and the content address that each must have.
     """
 
     store: str
