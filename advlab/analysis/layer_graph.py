@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch.fx.node import map_arg
 from torch.nn import functional
 
 from advlab.errors import UserError, one_line
@@ -19,6 +18,8 @@ CONVOLUTIONS: dict[Any, type[nn.Module]] = {
     functional.conv1d: nn.Conv1d, functional.conv2d: nn.Conv2d, functional.conv3d: nn.Conv3d,
 }  # fmt: skip
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_SHAPES: set[Any] = {"size", "dim", "numel", "shape", "ndim", "dtype", "device", torch.zeros_like, torch.ones_like}
+"""What is asked of a tensor, as a method or an attribute, that does not depend on its entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +51,24 @@ class Network:
     """
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
+        kind = type(model).__name__
+        if model._forward_hooks or model._forward_pre_hooks:
+            raise UserError(f"the {kind} has forward hooks, which a trace leaves out; remove them, or hook its layers.")
         try:
             self.module = fx.symbolic_trace(model)
         except Exception as error:  # the model's own code may raise anything on a proxy
             raise UserError(
-                f"the {type(model).__name__} cannot be traced by torch.fx ({one_line(error).rstrip('.')}); "
+                f"the {kind} cannot be traced by torch.fx ({one_line(error).rstrip('.')}); "
                 "pass a model whose forward pass does not depend on values."
             ) from error
         device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
         try:
             with torch.no_grad():
-                ShapeProp(self.module).propagate(torch.rand(1, *shape, device=device))
-        except RuntimeError as error:
+                _Pass(self.module).run(torch.rand(1, *shape, device=device))
+        except Exception as error:  # whatever its layers raise
             raise UserError(
-                f"the {type(model).__name__} does not take images of shape {list(shape)} "
-                f"({one_line(error.__cause__ or error)[:200].rstrip('.')}); give its `input_size`."
+                f"the {kind} does not take images of shape {list(shape)} "
+                f"({one_line(error)[:200].rstrip('.')}); give its `input_size`."
             ) from error
         self.layers = [layer for node in self.nodes if (layer := self._layer(node)) is not None]
 
@@ -77,13 +81,13 @@ class Network:
         """What a ``call_module`` node calls."""
         return self.module.get_submodule(str(node.target))
 
-    def constant(self, argument: Any) -> Tensor | None:
-        """The value of an argument that does not depend on the image, None for one that does."""
-        if isinstance(argument, fx.Node):
-            if argument.op != "get_attr":
-                return None
-            return operator.attrgetter(str(argument.target))(self.module)
-        return torch.as_tensor(argument)
+    def constants(self, arguments: Any) -> Any:
+        """Arguments of a node, with the values of those that do not depend on the image.
+
+        Raises:
+            KeyError: one does.
+        """
+        return map_arg(arguments, lambda node: node.meta["constant"])
 
     def until(self, node: fx.Node) -> Callable[[Tensor], Tensor]:
         """The sub-network from the image to the output of a node."""
@@ -100,22 +104,79 @@ class Network:
         return module
 
     def _layer(self, node: fx.Node) -> Layer | None:
+        if not node.args:
+            return None
         if node.op == "call_module" and isinstance(module := self.submodule(node), LAYERS):
             return Layer(str(node.target), module, shape_of(node.args[0]), node)
         if node.op != "call_function" or node.target not in (*CONVOLUTIONS, functional.linear, torch._C._nn.linear):
             return None
-        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-        values = dict(zip(names, node.args, strict=False)) | node.kwargs
-        weight = self.constant(values["weight"])
-        if weight is None:  # computed from the image: not a linear layer
+        names = ("weight", "bias", "stride", "padding", "dilation", "groups")
+        given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+        try:
+            values = self.constants(given)
+        except KeyError:  # computed from the image: not a linear layer
             return None
-        name = str(getattr(values["weight"], "target", node.name)).removesuffix(".weight")
-        return Layer(name, _module(node.target, weight, values), shape_of(values["input"]), node)
+        source = given["weight"]
+        is_named = isinstance(source, fx.Node) and source.op == "get_attr"
+        name = str(source.target).removesuffix(".weight") if is_named else node.name  # type: ignore[union-attr]
+        return Layer(name, _module(node.target, values["weight"], values), shape_of(node.args[0]), node)
+
+
+class _Pass(fx.Interpreter):
+    """One image through a graph, which leaves in every node's ``meta`` what its result is like.
+
+    ``shape`` and ``floating`` of a tensor, ``is_tuple``; ``constant``, the result where it depends on no pixel;
+    and ``written``, the earlier nodes whose tensors the node changed in place: True for those that are its result now.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+
+    def run_node(self, n: fx.Node) -> Any:
+        before = {node: _versions(value) for node, value in self.env.items()}
+        result = super().run_node(n)
+        written = [node for node, versions in before.items() if _versions(self.env[node]) != versions]
+        n.meta["written"] = {node: _is_all_of(self.env[node], result) for node in written}
+        n.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else ()
+        n.meta["is_tuple"] = isinstance(result, tuple | list)
+        n.meta["floating"] = any(part.is_floating_point() for part in _tensors(result))
+        asked = n.args[1] if n.target is getattr else n.target
+        is_constant = all("constant" in node.meta for node in n.all_input_nodes) or asked in _SHAPES
+        if n.op not in ("placeholder", "output") and is_constant:
+            n.meta["constant"] = result
+        for node in () if is_constant else written:
+            node.meta.pop("constant", None)
+        return result
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [part for part in (value if isinstance(value, tuple | list) else [value]) if isinstance(part, Tensor)]
+
+
+def _versions(value: Any) -> list[int]:
+    return [part._version for part in _tensors(value)]
+
+
+def _is_all_of(value: Any, result: Any) -> bool:
+    """Whether a tensor has the entries of another, no more and no fewer, in the same memory."""
+    if value is result:
+        return True
+    return (
+        isinstance(value, Tensor)
+        and isinstance(result, Tensor)
+        and (
+            value.data_ptr() == result.data_ptr()
+            and value.numel() == result.numel()
+            and value.is_contiguous()
+            and result.is_contiguous()
+        )
+    )
 
 
 def shape_of(node: Any) -> tuple[int, ...]:
     """Shape of a node's output, without the batch axis."""
-    return tuple(node.meta["tensor_meta"].shape[1:])
+    return tuple(node.meta["shape"][1:])
 
 
 def _module(function: Any, weight: Tensor, values: dict[str, Any]) -> nn.Module:

@@ -11,32 +11,50 @@ from torch import Tensor, nn
 
 UNBOUNDED = math.inf
 """The factor of operations that have none, or none that is known."""
-CONTRACTIVE = (
-    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Identity, nn.Flatten, nn.Unflatten, nn.Softplus, nn.Softsign,
-    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Softmax, nn.LogSigmoid,
-    nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d,
-)  # fmt: skip
-"""Layers of factor 1: slopes of at most 1, dropout (the identity in evaluation), padding by constants (keeps norms)."""
-SMOOTH = {nn.Sigmoid: 0.25, nn.SiLU: 1.0998394, nn.GELU: 1.1289042, nn.Mish: 1.0885, nn.Hardswish: 1.5}
-"""Largest slopes, rounded up."""
+STEPS, FEWEST, ENTRIES = 512, 16, 1 << 26
+"""Most steps towards the norm of a map, and fewest; so many entries between those. Its bound is rigorous after each."""
 
 
 def layer_factor(layer: nn.Module, shape: Sequence[int]) -> float:
-    """An upper bound of a layer's Lipschitz constant in evaluation mode; infinite where none is known.
+    """An upper bound of a layer's Lipschitz constant in its mode of evaluation or training; infinite if none is known.
 
     Args:
         layer: any module except linear layers and convolutions, whose factor is their upper frame bound.
         shape: of its input, [C, …] without the batch.
     """
-    if isinstance(layer, CONTRACTIVE):
-        return 1.0
-    for kind, slope in SMOOTH.items():
-        if isinstance(layer, kind):
-            return slope
-    for kinds, factor in _FACTORS:
-        if isinstance(layer, kinds):
-            return factor(layer, shape)
-    return UNBOUNDED
+    kind = next((kind for kind in type(layer).__mro__ if kind in _FACTORS), None)
+    if kind is None or getattr(layer.forward, "__func__", None) is not kind.forward:
+        return UNBOUNDED
+    factor = _FACTORS[kind]
+    return factor(layer, shape) if callable(factor) else factor
+
+
+def nonnegative_factor(function: Callable[[Tensor], Any], shape: Sequence[int]) -> float:
+    """The norm of a linear map A without negative coefficients, or with no positive one, from above.
+
+    For any positive v the largest (AᵀAv)ᵢ / vᵢ bounds the largest eigenvalue of AᵀA (Collatz and Wielandt), and it
+    sinks towards that as v follows the power iteration.
+
+    Args:
+        function: the map, plus a constant; what it returns is a tensor or a tuple of tensors.
+        shape: of its input.
+    """
+
+    def values(vector: Tensor) -> Tensor:
+        found = function(vector)
+        return found.flatten() if isinstance(found, Tensor) else torch.cat([part.flatten() for part in found])
+
+    vector, square = torch.ones(tuple(shape), dtype=torch.float64), UNBOUNDED
+    with torch.enable_grad():
+        constant = values(torch.zeros_like(vector))
+        for _ in range(min(STEPS, max(FEWEST, ENTRIES // max(1, vector.numel())))):
+            leaf = vector.requires_grad_()
+            (image,) = torch.autograd.grad((values(leaf) - constant).square().sum() / 2, leaf)  # AᵀA v
+            before, square = square, min(square, float((image / vector.detach()).max()))
+            if square == 0 or square >= before * (1 - 1e-14):
+                break
+            vector = image / image.max() + 1e-30
+    return math.sqrt(square)
 
 
 def max_pool_factor(kernel: Any, stride: Any, dilation: Any, axes: int) -> float:
@@ -49,7 +67,7 @@ def max_pool_factor(kernel: Any, stride: Any, dilation: Any, axes: int) -> float
 
 
 def local_response_factor(size: int, beta: float, k: float) -> float:
-    """k^-β (1 + 2β√n · β^β/(β+1)^(β+1)) bounds x_i / (k + α/n Σ_j x_j²)^β over n neighbours, for any α.
+    """k^-β (1 + 2β√n · β^β/(β+1)^(β+1)) bounds x_i / (k + α/n Σ_j x_j²)^β over n neighbours, whatever α ≥ 0.
 
     With D the bracket, the Jacobian is D^-β on its diagonal, at most k^-β, less 2β(α/n) x_i x_j D^(-β-1) on n
     neighbours. As α/n times |x_i|·‖x_neighbours‖ is at most D - k, the latter maps v to entries of at most
@@ -60,37 +78,8 @@ def local_response_factor(size: int, beta: float, k: float) -> float:
     return k**-beta * (1 + 2 * beta * math.sqrt(size) * beta**beta / (beta + 1) ** (beta + 1))
 
 
-def averaging_factor(pool: Callable[[Tensor], Tensor], sizes: Sequence[int]) -> float:
-    """The norm of average pooling: the product over axes of the norms of explicit matrices.
-
-    Args:
-        pool: pools the last axis of [1, n, n] as the layer pools each of its axes.
-        sizes: of the input's axes.
-    """
-    norms = [float(torch.linalg.matrix_norm(pool(torch.eye(n).double()[None])[0], 2)) for n in sizes]
-    return math.prod(norms)
-
-
-def adaptive_averaging_factor(sizes: Sequence[int], outputs: Sequence[int]) -> float:
-    """The norm of adaptive average pooling from ``sizes`` to ``outputs``, axis by axis."""
-    pairs = zip(sizes, outputs, strict=True)
-    return math.prod(averaging_factor(nn.AdaptiveAvgPool1d(out), [n]) for n, out in pairs)
-
-
-def _average(layer: Any, shape: Sequence[int]) -> float:
-    sizes = shape[1:]
-    axes = len(sizes)
-    factor = 1.0
-    settings = [_each(value, axes) for value in (layer.kernel_size, layer.stride, layer.padding)]
-    for n, kernel, stride, padding in zip(sizes, *settings, strict=True):
-        pool = nn.AvgPool1d(kernel, stride, padding, layer.ceil_mode, layer.count_include_pad)
-        factor *= averaging_factor(pool, [n])
-    divisor = getattr(layer, "divisor_override", None)
-    return factor * math.prod(settings[0]) / divisor if divisor else factor
-
-
-def _adaptive_average(layer: Any, shape: Sequence[int]) -> float:
-    return adaptive_averaging_factor(shape[1:], _pooled(layer.output_size, shape[1:]))
+def _whole(layer: Any, shape: Sequence[int]) -> float:
+    return UNBOUNDED if getattr(layer, "mode", "") == "bicubic" else nonnegative_factor(layer, (1, *shape))
 
 
 def _adaptive_max(layer: Any, shape: Sequence[int]) -> float:
@@ -102,7 +91,7 @@ def _adaptive_max(layer: Any, shape: Sequence[int]) -> float:
 
 
 def _batch_norm(layer: Any, _shape: Sequence[int]) -> float:
-    if layer.running_var is None:
+    if layer.running_var is None or layer.training:
         return UNBOUNDED
     scale = (layer.running_var.double() + layer.eps).rsqrt()
     return float((scale if layer.weight is None else scale * layer.weight.detach().double().abs()).max())
@@ -112,21 +101,49 @@ def _max_pool(layer: Any, shape: Sequence[int]) -> float:
     return max_pool_factor(layer.kernel_size, layer.stride, layer.dilation, len(shape) - 1)
 
 
-def _leaky(layer: Any, _shape: Sequence[int]) -> float:
-    slope = layer.weight.detach().abs().max() if isinstance(layer, nn.PReLU) else abs(layer.negative_slope)
-    return max(1.0, float(slope))
+def _dropout(layer: Any, _shape: Sequence[int]) -> float:
+    if not layer.training:
+        return 1.0
+    is_scaling = layer.p < 1 and not isinstance(layer, nn.AlphaDropout | nn.FeatureAlphaDropout)
+    return 1 / (1 - layer.p) if is_scaling else UNBOUNDED
 
 
-_FACTORS: tuple[tuple[Any, Callable[[Any, Sequence[int]], float]], ...] = (
-    ((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _max_pool),
-    ((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _average),
-    ((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _adaptive_average),
-    ((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), _adaptive_max),
-    ((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
-    ((nn.LocalResponseNorm,), lambda layer, _shape: local_response_factor(layer.size, layer.beta, layer.k)),
-    ((nn.LeakyReLU, nn.PReLU), _leaky),
-    ((nn.ELU, nn.CELU), lambda layer, _shape: max(1.0, layer.alpha)),
-)
+def _local_response(layer: Any, _shape: Sequence[int]) -> float:
+    return local_response_factor(layer.size, layer.beta, layer.k) if min(layer.alpha, layer.beta) >= 0 else UNBOUNDED
+
+
+def _softplus(layer: Any, _shape: Sequence[int]) -> float:
+    return 1.0 if layer.beta > 0 and layer.threshold >= 20 else UNBOUNDED  # below, it jumps where it becomes linear
+
+
+_FACTORS: dict[type[nn.Module], float | Callable[[Any, Sequence[int]], float]] = {
+    # slopes of at most 1; padding by constants keeps norms
+    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Identity, nn.Flatten, nn.Unflatten, nn.Softsign), 1.0),
+    **dict.fromkeys((nn.Softmax, nn.LogSigmoid, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), 1.0),
+    **dict.fromkeys((nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), 1.0),
+    **dict.fromkeys((nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), 1.0),
+    # largest slopes, rounded up
+    nn.Sigmoid: 0.25, nn.SiLU: 1.0998394, nn.Mish: 1.0884982, nn.Hardswish: 1.5, nn.Hardsigmoid: 0.1666667,
+    nn.SELU: 1.7580994,
+    nn.GELU: lambda layer, _shape: {"none": 1.1289042, "tanh": 1.1289931}.get(layer.approximate, UNBOUNDED),
+    nn.LeakyReLU: lambda layer, _shape: max(abs(layer.negative_slope), 1.0),
+    nn.PReLU: lambda layer, _shape: max(float(layer.weight.detach().abs().max()), 1.0),
+    nn.RReLU: lambda layer, _shape: max(abs(layer.lower), abs(layer.upper), 1.0),
+    nn.ELU: lambda layer, _shape: max(abs(layer.alpha), 1.0),
+    nn.CELU: lambda layer, _shape: 1.0 if layer.alpha > 0 else UNBOUNDED,
+    nn.Softplus: _softplus,
+    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _dropout),
+    **dict.fromkeys((nn.AlphaDropout, nn.FeatureAlphaDropout), _dropout),
+    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _max_pool),
+    **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), _adaptive_max),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
+    nn.LocalResponseNorm: _local_response,
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.Upsample, nn.Unfold, nn.Fold), _whole),
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _whole),
+    **dict.fromkeys((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d), _whole),
+    **dict.fromkeys((nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d), _whole),
+    **dict.fromkeys((nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d), _whole),
+}  # fmt: skip
 
 
 def _pooled(output_size: Any, sizes: Sequence[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings, strategies
 from random_layers import convolutions, dense_on_torus
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations, prune
 
 from advlab.analysis import extreme_singular_values as ends
 from advlab.analysis import frame_bounds, singular_spectrum
@@ -194,6 +197,156 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     nn.init.constant_(layer.weight, float("nan"))
     with pytest.raises(UserError, match="not all finite"):
         frame_bounds(layer)
+
+
+def _loaded(wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """A layer whose state came from another: hooks renew its weight when it runs."""
+    source, layer = (wrap(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular")) for _ in range(2))
+    with torch.no_grad():
+        source.weight_orig.mul_(3)  # type: ignore[operator]
+    layer.load_state_dict(source.state_dict())
+    return layer
+
+
+class Equal(nn.Linear):
+    """A forward pass of its own that does what its class does."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images @ self.weight.T + self.bias
+
+
+class Standardised(nn.Conv2d):
+    """As BiT and timm have it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return functional.conv2d(images, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Broken(nn.Linear):
+    def forward(self, images: Tensor) -> Tensor:
+        raise RuntimeError(f"out of order for {len(images)} images")
+
+
+class Padded(nn.Conv2d):
+    def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(2 * images, weight, bias)
+
+
+def _hooked(kind: str, hook: Callable[..., Any]) -> nn.Module:
+    layer = nn.Linear(5, 4)
+    getattr(layer, kind)(hook)
+    return layer
+
+
+def _patched() -> nn.Module:
+    layer = nn.Linear(5, 4)
+    vars(layer)["forward"] = lambda images: 2 * nn.Linear.forward(layer, images)
+    return layer
+
+
+def _frozen_conv() -> nn.Module:
+    return nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular")
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated")
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: _loaded(lambda layer: prune.l1_unstructured(layer, "weight", 0.5)),
+        lambda: _loaded(nn.utils.spectral_norm),
+        lambda: nn.utils.weight_norm(_frozen_conv()),
+        lambda: parametrizations.spectral_norm(_frozen_conv()),
+        lambda: parametrizations.weight_norm(_frozen_conv()),
+        lambda: parametrizations.orthogonal(nn.Linear(6, 4)),
+        lambda: parametrizations.spectral_norm(nn.Linear(6, 4)),
+        lambda: Equal(6, 4),
+        lambda: _hooked("register_forward_hook", lambda _module, _inputs, _output: None),
+        lambda: nn.Linear(6, 4, dtype=torch.bfloat16), lambda: nn.Linear(6, 4, dtype=torch.float16),
+    ],
+)  # fmt: skip
+def test_the_bounds_are_of_what_the_next_pass_computes_and_nothing_moves(
+    make: Callable[[], nn.Module], training: bool, dense_of: Dense
+) -> None:
+    torch.manual_seed(0)
+    layer = make().train(training)
+    before = copy.deepcopy(layer.state_dict())
+    bounds = frame_bounds(layer, 6)
+    values, _ = singular_spectrum(layer, 6)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    copied = copy.deepcopy(layer).to(torch.float64)
+    shape = (2, 6, 6) if isinstance(layer, nn.Conv2d) else (layer.in_features,)
+    offset = copy.deepcopy(copied)(torch.zeros(1, *shape, dtype=torch.float64)).detach().flatten()
+    norm = float(torch.linalg.matrix_norm(dense_of(copied, shape) - offset[:, None], 2))  # type: ignore[arg-type]
+    assert bounds.upper == pytest.approx(norm, rel=1e-5)
+    assert float(values.max()) == pytest.approx(norm, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Standardised(2, 3, 3), "the Standardised has hooks or a forward pass of its own"),
+        (lambda: Broken(2, 3), r"the Broken has hooks or a forward pass of its own.*\(out of order"),
+        (lambda: Padded(2, 3, 3), "the Padded has hooks or a forward pass of its own"),
+        (lambda: _hooked("register_forward_hook", lambda _module, _inputs, output: 2 * output), "the Linear has hooks"),
+        (lambda: _hooked("register_forward_pre_hook", lambda _module, inputs: 2 * inputs[0]), "the Linear has hooks"),
+        (_patched, "the Linear has hooks or a forward pass of its own"),
+        (lambda: nn.Linear(3, 2, dtype=torch.complex64), "weights are of type torch.complex64"),
+        (lambda: nn.LazyLinear(3), "the LazyLinear has no weights yet; load them, or show it an image first"),
+        (lambda: nn.LazyConv2d(3, 3), "the LazyConv2d has no weights yet"),
+        (lambda: nn.Linear(3, 2, device="meta"), "the Linear has no weights yet"),
+        (lambda: nn.Linear(0, 2), "weights are empty"),
+        (lambda: nn.ConvTranspose2d(2, 3, 3), "a ConvTranspose2d has no frame bounds"),
+        (lambda: nn.Bilinear(2, 3, 3), "a Bilinear has no frame bounds"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules are", "ignore:Initializing zero-element")
+def test_layers_that_do_something_else_are_refused(make: Callable[[], nn.Module], told: str) -> None:
+    for of in (frame_bounds, singular_spectrum):
+        with pytest.raises(UserError, match=told):
+            of(make(), 8)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_sparse_weights_are_refused() -> None:
+    layer = nn.Linear(3, 2)
+    layer.weight = nn.Parameter(layer.weight.detach().to_sparse_csr())
+    with pytest.raises(UserError, match=r"layout torch.sparse_csr; make them real and dense"):
+        frame_bounds(layer)
+
+
+@pytest.mark.parametrize("exponent", [-1070, -900, -30, 30, 900, 1015])
+@pytest.mark.parametrize("make", [lambda: nn.Conv2d(3, 4, 3, stride=2), lambda: nn.Linear(5, 7)])
+def test_bounds_scale_with_their_weights(make: Callable[[], nn.Module], exponent: int) -> None:
+    """Squares of these are 0, or beyond all numbers."""
+    torch.manual_seed(0)
+    layer: Any = make().double()
+    with torch.no_grad():
+        layer.weight.copy_((layer.weight * 2**8).round() / 2**4)  # few digits: none is lost among tiny numbers
+    usual, printed = frame_bounds(layer, 8), frame_bounds(layer, 8, paper_literal=True)
+    with torch.no_grad():
+        layer.weight.mul_(2.0**exponent)
+    scaled = frame_bounds(layer, 8)
+    assert scaled.upper == usual.upper * 2.0**exponent
+    assert scaled.lower == usual.lower * 2.0**exponent
+    assert frame_bounds(layer, 8, paper_literal=True).upper == printed.upper * 2.0**exponent
+    assert singular_spectrum(layer, 8)[0].max() == pytest.approx(usual.upper * 2.0**exponent, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    "size", [np.int64(8), (np.int64(8), np.int32(8)), np.array([8, 8]), torch.Size([8, 8]), [8, 8]]
+)
+def test_sizes_may_be_any_whole_numbers(size: Any) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 3)
+    assert frame_bounds(layer, size) == frame_bounds(layer, 8)
+
+
+@pytest.mark.parametrize("size", [8.0, (8.0, 8.0), "8", np.float64(8), np.array([8, 8, 8]), {}, -8, (8, 0), 10**9])
+def test_other_sizes_are_refused(size: Any) -> None:
+    with pytest.raises(UserError, match=r"input_size=.* (does not fit a Conv2d: give 2 positive|has more than)"):
+        frame_bounds(nn.Conv2d(3, 4, 3), size)
 
 
 @pytest.mark.slow

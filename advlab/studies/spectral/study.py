@@ -151,7 +151,7 @@ def _kind(layer: Layer) -> str:
 def _conclude(study: Study, network: Network, count: int) -> None:
     """Merge the layers' rows and add the product bound."""
     table = pa.concat_tables([study.store.read_shard(part(position)) for position in range(count)])
-    known = dict(zip(table["name"].to_pylist(), table["upper_padded"].to_pylist(), strict=True))
+    known = dict(zip((layer.node for layer in network.layers), table["upper_padded"].to_pylist(), strict=True))
     bounds = product_bounds(network, known)
     products = [bounds[layer.node] for layer in network.layers]
     spectra = np.stack(table["spectrum"].to_pylist())
