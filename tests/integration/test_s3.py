@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +21,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from advlab.errors import UserError
-from advlab.store import Store, retry
+from advlab.store import Store, Study, exclusive, retry
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "transfer_matrix.py"
 STUDY = [
@@ -265,6 +267,43 @@ def assert_same_rows(found: Store, expected: Store) -> None:
     assert found.files(suffix=".parquet") == names
     for name in names:
         assert found.read_table(name).equals(expected.read_table(name)), name
+
+
+@pytest.mark.slow
+def test_one_of_several_studies_begins(server: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claims of `advlab.store.exclusive`, by the lists of a server and its clock."""
+    monkeypatch.setattr(exclusive, "_PAUSE", 0.05)
+    port, barrier = int(server.args[-1]), threading.Barrier(4)  # type: ignore[index]
+
+    def begin(seed: int, folder: str) -> str:
+        barrier.wait()
+        try:
+            Study.begin("units", {"seed": seed}, folder)
+        except UserError as error:
+            assert "holds another study (its seed is" in str(error)  # noqa: PT017
+            return "refused"
+        return "begun"
+
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(10):
+            folder = uri(port, f"bucket/claims/{number}")
+            told = Counter(threads.map(begin, range(4), [folder] * 4))
+            assert told == {"begun": 1, "refused": 3}
+            assert Store(folder).files() == ["study.json"]
+            assert Store(folder).temporary_files() == []
+
+
+@pytest.mark.slow
+def test_the_claim_of_a_killed_command_expires(
+    server: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exclusive, "EXPIRY", 3.0)
+    store = Store(uri(int(server.args[-1]), "bucket/claims/killed"))  # type: ignore[index]
+    store.write_bytes(".study.json.0.tmp", b"")  # its name comes first
+    assert store.create_json("study.json", {"seed": 0})
+    assert not store.create_json("study.json", {"seed": 1})
+    assert store.read_json("study.json") == {"seed": 0}
+    assert store.temporary_files() == []
 
 
 @pytest.mark.slow

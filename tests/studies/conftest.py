@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,6 +65,15 @@ def make_study(mnist_test: Dataset) -> StudyMaker:
         return study
 
     return make
+
+
+@pytest.fixture
+def study(sound: TransferStudy, tmp_path: Path) -> TransferStudy:
+    """A copy, to break, of the module's ``sound`` study."""
+    shutil.copytree(sound.store.root, tmp_path / "study")
+    copy = TransferStudy.open(str(tmp_path / "study"))
+    copy._dataset = sound.dataset
+    return copy
 
 
 def untrained(name: str, dataset: Dataset, seed: int) -> Checkpoint:

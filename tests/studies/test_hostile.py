@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from findings import found, path
 
 from advlab.errors import UserError
 from advlab.models.study_models import trained_by
@@ -27,23 +28,6 @@ PREDICTIONS = "predictions/source=softmax1/target=softmax1/part-00000000.parquet
 def sound(make_study: Callable[..., TransferStudy], tmp_path_factory: pytest.TempPathFactory) -> TransferStudy:
     folder = tmp_path_factory.mktemp("sound") / "study"
     return make_study(folder, models=["softmax1"], examples=4, controls=["gaussian-0.3"])
-
-
-@pytest.fixture
-def study(sound: TransferStudy, tmp_path: Path) -> TransferStudy:
-    """A copy to break."""
-    shutil.copytree(sound.store.root, tmp_path / "study")
-    copy = TransferStudy.open(str(tmp_path / "study"))
-    copy._dataset = sound.dataset
-    return copy
-
-
-def path(study: TransferStudy, name: str) -> Path:
-    return Path(study.store.path(name))
-
-
-def found(study: TransferStudy) -> list[tuple[str, str]]:
-    return [(finding.file, finding.kind) for finding in verify(study)]
 
 
 def edited(study: TransferStudy, **settings: object) -> TransferStudy:

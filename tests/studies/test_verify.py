@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import safetensors.torch as safetensors
+from findings import found, path
 
 from advlab import data
 from advlab.errors import UserError
@@ -33,23 +34,6 @@ WEIGHTS = "models/relu8-10.safetensors"
 @pytest.fixture(scope="module")
 def sound(make_study: Callable[..., TransferStudy], tmp_path_factory: pytest.TempPathFactory) -> TransferStudy:
     return make_study(tmp_path_factory.mktemp("sound") / "study")
-
-
-@pytest.fixture
-def study(sound: TransferStudy, tmp_path: Path) -> TransferStudy:
-    """A copy to break."""
-    shutil.copytree(sound.store.root, tmp_path / "study")
-    copy = TransferStudy.open(str(tmp_path / "study"))
-    copy._dataset = sound.dataset
-    return copy
-
-
-def path(study: TransferStudy, name: str) -> Path:
-    return Path(study.store.path(name))
-
-
-def found(study: TransferStudy) -> list[tuple[str, str]]:
-    return [(finding.file, finding.kind) for finding in verify(study)]
 
 
 def change(study: TransferStudy, name: str, **columns: Any) -> None:
