@@ -14,8 +14,7 @@ from advlab.errors import UserError
 from advlab.store import Store
 from advlab.studies.cross_training_set.plan import HALVES
 from advlab.studies.paper import page
-from advlab.studies.paper.layout import ALIGNMENT
-from advlab.studies.paper.plan import PaperConfig
+from advlab.studies.paper.plan import ALIGNMENT, PaperConfig
 from advlab.studies.transfer import paper_numbers
 from advlab.studies.transfer.layout import MATRIX
 from advlab.studies.transfer.matrix import reduce_counts

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,10 +17,9 @@ from advlab.data import Dataset
 from advlab.engine import launcher
 from advlab.engine.actors import PoolOptions
 from advlab.engine.launcher import OnRay, require_resources
-from advlab.engine.pool import ActorPool, require_success
+from advlab.engine.pool import ActorPool, complete
 from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.session import host_count
-from advlab.engine.worker import Unit
 from advlab.errors import UserError
 from advlab.hardening import snapshots
 from advlab.hardening.settings import VARIANTS, is_variant, variant
@@ -135,16 +133,30 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
             images = {split: data.load(plan.config.dataset, split) for split in ("fit", "validation")}
             images["fit"] = images["fit"].subset(slice(len(plan.train)))
             tuning.choose(study, variants, plan.config.tune, self._size(), images, on_progress)
-        with _following(plan, study, on_progress) as (missing, follow, stage):
-            if workers is None:
+        store, seeds = study.store, range(plan.config.seed, plan.config.seed + plan.config.seeds)
+        units = [_unit(plan, study, name, seed) for seed in seeds for name in plan.variants]
+        missing = [unit for unit in units if not store.holds(unit.part, unit.key)]
+
+        def told(unit: TrainUnit, _answer: Any, _done: int) -> None:
+            prefix = f"{unit.variant}/{unit.seed}"
+            for row in store.read_table(f"curves/{unit.stem}.parquet").to_pylist():
+                on_progress({f"{prefix}/{name}": value for name, value in row.items() if value is not None})
+            write_results(plan, study)
+
+        if workers is None:
+            with Stage("training", len(units), done=len(units) - len(missing)) as stage:
                 for unit in missing:
                     self._share(study, unit)
-                    follow(unit, None)
-            else:
-                workers.require_file(study.store.uri, MANIFEST)
-                workers.share("train", plan.train)
-                workers.share("held out", plan.held_out)
-                require_success(workers.run(missing, follow, on_status=stage.say, depth=1), study.store.uri)
+                    stage.advance(unit.name)
+                    told(unit, None, stage.done)
+        else:
+            workers.require_file(store.uri, MANIFEST)
+            workers.share("train", plan.train)
+            workers.share("held out", plan.held_out)
+            complete(workers, missing, store.uri, "training", len(units), told, depth=1)
+        write_results(plan, study)
+        if study.manifest["finished"] is None:
+            study.finish(host_count())
 
     def _share(self, study: Study, unit: TrainUnit) -> None:
         """One run by the workers of Ray Train."""
@@ -197,31 +209,6 @@ def _work(given: dict[str, Any]) -> None:
     """Run one worker of a training run."""
     torch.set_num_threads(1)
     given["unit"].run_among(OnRay(), *_images(given["unit"].config))
-
-
-@contextmanager
-def _following(
-    plan: HardeningPlan, study: Study, on_progress: OnProgress
-) -> Iterator[tuple[list[TrainUnit], Callable[[Any, Any], Iterable[Unit]], Stage]]:
-    """The runs left to do, a callback for finished ones, and the progress bar."""
-    store = study.store
-    seeds = range(plan.config.seed, plan.config.seed + plan.config.seeds)
-    units = [_unit(plan, study, name, seed) for seed in seeds for name in plan.variants]
-    missing = [unit for unit in units if not store.holds(unit.part, unit.key)]
-    with Stage("training", len(units), done=len(units) - len(missing)) as stage:
-
-        def follow(unit: Any, _answer: Any) -> Iterable[Unit]:
-            stage.advance(unit.name)
-            prefix = f"{unit.variant}/{unit.seed}"
-            for row in store.read_table(f"curves/{unit.stem}.parquet").to_pylist():
-                on_progress({f"{prefix}/{name}": value for name, value in row.items() if value is not None})
-            write_results(plan, study)
-            return ()
-
-        yield missing, follow, stage
-    write_results(plan, study)
-    if study.manifest["finished"] is None:
-        study.finish(host_count())
 
 
 def write_results(plan: HardeningPlan, study: Study) -> None:

@@ -19,7 +19,7 @@ from advlab.errors import UserError
 from advlab.report.numbers import markdown_head, markdown_table
 from advlab.store import Store
 from advlab.studies.cross_training_set.plan import HALVES
-from advlab.studies.paper.layout import ALIGNMENT, FIRST_TABLES, LAST_TABLES, POLICIES, READINGS, TARGETS, seed_folder
+from advlab.studies.paper.plan import ALIGNMENT, FIRST_TABLES, LAST_TABLES, POLICIES, READINGS, TARGETS, seed_folder
 from advlab.studies.transfer import figures, paper_numbers
 from advlab.studies.transfer.paper_numbers import M1, M1_PRIME, M2, PaperMatrix, as_printed
 from advlab.studies.transfer.results import TransferStudy

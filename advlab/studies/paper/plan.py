@@ -20,10 +20,15 @@ from advlab.errors import UserError
 from advlab.models.study_models import trained_by
 from advlab.store import Store
 from advlab.studies.cross_training_set.plan import CrossTrainingSetConfig
-from advlab.studies.paper.layout import ALIGNMENT, FIRST_TABLES, LAST_TABLES, POLICIES, READINGS, TARGETS, seed_folder
 from advlab.studies.transfer.plan import TransferConfig
 from advlab.studies.transfer.results import TransferStudy
 from advlab.transfer.controls import CURVE, MATCHED
+
+FIRST_TABLES, LAST_TABLES = "tables_1_and_2", "tables_3_and_4"
+READINGS, TARGETS = "readings", "targets"
+POLICIES = ("nearest", "runner-up", "least-likely")
+"""Target policies, one folder of ``TARGETS`` each."""
+ALIGNMENT = "alignment.parquet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,3 +99,8 @@ def record_alignment(out: str, seeds: int) -> None:
                 row | {"variability": variability[source], "rms": cell["mean_rms"], "error_rate": cell["error_rate"]}
             )
     store.write_table(ALIGNMENT, pa.Table.from_pylist(rows))
+
+
+def seed_folder(part: str, seed: int) -> str:
+    """The folder of one seed of a repeated study."""
+    return f"{part}/seed={seed}"

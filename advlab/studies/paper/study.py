@@ -16,8 +16,7 @@ from advlab.store import Store
 from advlab.studies.cross_training_set.plan import record_halves
 from advlab.studies.experiment import PoolExperiment
 from advlab.studies.paper import page
-from advlab.studies.paper.layout import LAST_TABLES
-from advlab.studies.paper.plan import PaperConfig, record_alignment
+from advlab.studies.paper.plan import LAST_TABLES, PaperConfig, record_alignment
 from advlab.studies.transfer.plan import TransferConfig
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.study import TransferMatrix

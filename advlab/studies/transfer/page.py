@@ -43,25 +43,20 @@ _SHOWN = (
 def page(view: View, images: Mapping[str, bytes], panels: Mapping[str, bytes]) -> str:
     """The study's report as one HTML document, with its figures and the panels of Figure 7 from `figures.draw`."""
     study, matrix = view.study, view.matrix
-    manifest = study.manifest
-    dataset = manifest["dataset"]
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            title=f"Transfer of adversarial examples on {dataset['name']} {dataset['split']}",
-            finding=finding(matrix),
-            facts=_facts(matrix),
-            matrix=matrix,
-            shown=_SHOWN,
-            models=view.models,
-            histograms=_picture(images["distortion_histograms"]),
-            curves=_picture(images["distortion_curves"]),
-            panels=[(_picture(png), _noun(study, source)) for source, png in panels.items()],
-            command=study.command_in("OUT"),
-            settings=_settings(manifest),
-            manifest=manifest,
-        )
+    dataset = study.manifest["dataset"]
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
+        title=f"Transfer of adversarial examples on {dataset['name']} {dataset['split']}",
+        finding=finding(matrix),
+        facts=_facts(matrix),
+        matrix=matrix,
+        shown=_SHOWN,
+        models=view.models,
+        histograms=_picture(images["distortion_histograms"]),
+        curves=_picture(images["distortion_curves"]),
+        panels=[(_picture(png), _noun(study, source)) for source, png in panels.items()],
+        command=study.command_in("OUT"),
+        settings=_settings(study.manifest),
     )
 
 
