@@ -68,9 +68,8 @@ class Regression:
 
 
 def regress(predictors: Mapping[str, np.ndarray], response: np.ndarray, sources: Sequence[str]) -> Regression:
-    """Fit ``response`` [P] by predictors [P] over pairs; ``sources`` names the source of each pair.
-
-    Raises a ValueError unless there are more pairs than predictors.
+    """Fit ``response`` [P] by predictors [P] over pairs; ``sources`` names the source of each pair. Raises a ValueError
+    unless there are more pairs than predictors.
     """
     x = np.column_stack([stats.zscore(values) for values in predictors.values()])
     y = stats.zscore(response)

@@ -13,12 +13,8 @@ Map = Callable[[Tensor], Tensor]
 def jacobian_norms(function: Map, images: Tensor, *, iterations: int = 20, seed: int = 0) -> Tensor:
     """A lower bound [B] of the largest singular value of the Jacobian at each image, tight as the iterations converge.
 
-    Power iteration on JᵀJ; returns ‖Jv‖ for a unit v, so it never exceeds the local Lipschitz constant.
-
-    Args:
-        function: images [B, …] → values [B, …], rows independent of each other, differentiable.
-        iterations: each costs two forward passes and a backward pass.
-        seed: of the first directions.
+    Power iteration on JᵀJ from directions of ``seed``; returns ‖Jv‖ for a unit v, so it never exceeds the local
+    Lipschitz constant. ``function`` maps images [B, …] to values [B, …], rows independent of each other.
     """
     generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(images.shape, generator=generator).to(images)

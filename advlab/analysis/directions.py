@@ -52,17 +52,12 @@ class Moments:
 
 
 def directions(basis: str, count: int, moments: Moments, seed: int) -> np.ndarray:
-    """At most ``count`` unit vectors of a basis, [D, n] float32.
+    """At most ``count`` unit vectors of a basis, [D, n] float32, for the moments of a layer's features over the image
+    set.
 
     Units that never vary cannot rank images and are left out of the natural basis. Only the random basis has more
-    directions than the layer has dimensions (or live units).
-
-    Args:
-        moments: of the layer's features over the image set.
-        seed: of the choice and of the random bases.
-
-    Raises:
-        UserError: an unknown basis, or a layer in which no unit varies.
+    directions than the layer has dimensions (or live units). Raises a UserError for an unknown basis, or a layer in
+    which no unit varies.
     """
     if basis not in BASES:
         raise UserError(f"basis {basis!r} is unknown; choose among {', '.join(BASES)}.")

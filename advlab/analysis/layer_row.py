@@ -22,8 +22,6 @@ class LayerRow:
     """Frame bounds of one layer, and gains of the network from the image to the layer's output.
 
     Attributes:
-        name: module name in the network.
-        kind: its class.
         size: ``3 x 11 x 11 x 96``, inputs per group first.
         stride: of its first axis; 1 for a linear layer.
         input_size: of its input without channels, such as ``227 x 227``.
@@ -57,11 +55,8 @@ class LayerRow:
 def measure_layer(
     network: Network, layer: Layer, images: Tensor, adversarial: Tensor, *, iterations: int, seed: int
 ) -> LayerRow:
-    """Measure all columns of the row of one of ``network.layers``.
-
-    Args:
-        images: [B, C, H, W] to take Jacobians at, by power iterations from directions of ``seed``.
-        adversarial: [B, C, H, W], one adversarial example of each image.
+    """Measure all columns of the row of one of ``network.layers``: Jacobians at images [B, C, H, W], by power
+    iterations from directions of ``seed``, and gains from them to one adversarial example [B, C, H, W] of each.
     """
     module, size = layer.module, None if isinstance(layer.module, nn.Linear) else layer.shape[1:]
     circular = frame_bounds(module, size)

@@ -95,14 +95,9 @@ def compare_all(
 ) -> list[dict[str, float | str]]:
     """Compare every other basis with ``reference``, and every basis with ``chance``, by every statistic.
 
-    Args:
-        samples: by basis and statistic, one value per direction.
-        reference: the basis others are compared with, ``natural``.
-        chance: the random image sets.
-
-    Returns:
-        Rows with the names ``first``, ``second`` and ``statistic``, both means, the fields of ``Comparison`` and
-            ``p_holm``, adjusted over all comparisons of the same kind (with bases, or with chance).
+    ``samples`` has one value per direction, by basis and statistic; ``chance`` names the random image sets. Returns
+    rows with the names ``first``, ``second`` and ``statistic``, both means, the fields of ``Comparison`` and
+    ``p_holm``, adjusted over all comparisons of the same kind (with bases, or with chance).
     """
     others = [basis for basis in samples if basis not in (reference, chance)]
     families = ([(reference, basis) for basis in others], [(basis, chance) for basis in samples if basis != chance])

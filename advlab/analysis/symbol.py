@@ -63,10 +63,9 @@ class BlockSymbol:
         return _transform(angles_Wd @ self.offsets_Qd.double().T, self.taps_GQFP.to(dtype))
 
     def grams(self, angles_Wd: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The smaller of A(ω)* A(ω) and A(ω) A(ω)*, [G, W, side, side], complex of the precision asked for.
-
-        Computed as products of blocks, or as the transform of the taps' correlations, which is cheaper where there are
-        few taps compared with channels.
+        """The smaller of A(ω)* A(ω) and A(ω) A(ω)*, [G, W, side, side], complex of the precision asked for: products of
+        blocks, or the transform of the taps' correlations, which is cheaper where there are few taps compared with
+        channels.
         """
         if self._correlations is None:
             blocks = self.blocks(angles_Wd, dtype)

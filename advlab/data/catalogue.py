@@ -17,10 +17,8 @@ class Entry:
 
     Attributes:
         train, test: images and labels of the train and the test file.
-        class_names: one name per class.
         torchvision_name: the class in ``torchvision.datasets`` whose mirrors hold the files.
-        package: the package that holds the same files.
-        mirrors: the web mirrors, by ``torchvision_name``.
+        package, mirrors: sources of the files: a package, and web mirrors by ``torchvision_name``.
     """
 
     name: str

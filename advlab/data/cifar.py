@@ -12,13 +12,12 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from advlab.data.sources import MIRROR_TIMEOUT, UNREADABLE, NpmPackage, RawFile, SourceError
+from advlab.data.sources import MIRROR_TIMEOUT, UNREADABLE, Mirror, NpmPackage, RawFile, SourceError
 
 _SIDE, _CHANNELS = 32, 3
 _PIXELS = _CHANNELS * _SIDE * _SIDE
@@ -39,15 +38,8 @@ def binary_archives(dataset: str) -> tuple[BinaryArchive, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class BinaryArchive:
+class BinaryArchive(Mirror):
     """A web archive (tar.gz) in the binary layout: per image, one byte of label and 3,072 bytes of pixels (CHW)."""
-
-    url: str
-
-    @property
-    def name(self) -> str:
-        """The host."""
-        return f"mirror {urlsplit(self.url).hostname}"
 
     def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
         """See `Source.read`."""

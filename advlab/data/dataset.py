@@ -15,7 +15,6 @@ class Dataset:
     """One split of a data set, or a subset of one, held in memory.
 
     Attributes:
-        split: the split the examples were taken from.
         images: [N, C, H, W] float32, pixel intensity in [0, 1].
         labels: [N] int64, classes.
         index: [N] int64, positions in the underlying file (train or test).

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from advlab.data.catalogue import Entry
 from advlab.data.sources import RawFile, SourceError
 from advlab.errors import UserError
+from advlab.store.files import write_atomically
 
 _logger = logging.getLogger(__name__)
 
@@ -22,11 +21,8 @@ _logger = logging.getLogger(__name__)
 def read(entry: Entry, wanted: Sequence[RawFile], directory: Path) -> list[NDArray[np.uint8]]:
     """The content of the ``wanted`` files, each [bytes] uint8, verified against size and SHA-256.
 
-    If one of them is missing or damaged, all missing and damaged files of the data set are fetched first. Several
-    processes may do so at once: each writes under its own temporary name and renames the finished file.
-
-    Raises:
-        UserError: no source provides the files, or the directory cannot be read or written.
+    If one of them is missing or damaged, all such files of the data set are fetched first; several processes may do so
+    at once. Raises a UserError if no source provides them, or the directory cannot be read or written.
     """
     try:
         contents = [_read_verified(directory / file.name, file) for file in wanted]
@@ -70,7 +66,7 @@ def _fetch(entry: Entry, directory: Path) -> None:
             for file, content in source.read(tuple(lacking)):
                 if not _is_sound(content, file):
                     raise SourceError(f"{file.name} has another SHA-256")
-                _write_atomically(directory / file.name, content)
+                write_atomically(directory / file.name, content)
                 lacking.remove(file)
         except SourceError as error:
             reasons.append(f"{source.name}: {error}")
@@ -80,13 +76,3 @@ def _fetch(entry: Entry, directory: Path) -> None:
         f"Cannot fetch {entry.name} ({'; '.join(reasons)}): "
         f"put {', '.join(file.name for file in entry.files)}, uncompressed, into {directory}."
     )
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -17,9 +17,8 @@ class IdxError(ValueError):
 
 
 def parse(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The array in an uncompressed IDX file of unsigned bytes, as a view of ``content`` [bytes] uint8.
-
-    Raises an IdxError for a wrong magic number, another element type, or another length than in the header.
+    """The array in an uncompressed IDX file of unsigned bytes, as a view of ``content`` [bytes] uint8; raises an
+    IdxError for another magic number, element type or length.
     """
     magic = bytes(content[:_AXIS_BYTES])
     if len(magic) < _AXIS_BYTES or magic[:2] != b"\0\0":

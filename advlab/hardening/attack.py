@@ -109,16 +109,11 @@ def move(clean: Tensor, towards: Tensor, size: Tensor | float, box: tuple[float,
 def minimal(
     levels: Levels, images: Tensor, labels: Tensor, level: int, attack: str = "minimum-norm", seed: int = 0
 ) -> tuple[Adversarial, Tensor]:
-    """The smallest perturbations at a level that an attack of ``advlab.attacks`` finds for the tail.
+    """The smallest perturbations of clean images [B, ...] at a level that an attack of ``advlab.attacks`` finds for the
+    tail.
 
-    Args:
-        levels: the network, in evaluation mode.
-        images: [B, ...] clean.
-        labels: [B] int64.
-        attack: ``minimum-norm`` (any wrong class) or ``lbfgs`` (a random one by ``seed``, the paper's).
-
-    Returns:
-        The result of the attack on activations [B, n], and the L2 norms [B] of the clean activations.
+    ``attack`` is ``minimum-norm`` (any wrong class) or ``lbfgs`` (a random one by ``seed``, the paper's). Returns its
+    result on activations [B, n], and the L2 norms [B] of the clean activations.
     """
     with torch.no_grad():
         clean = levels.activations(images)[level]

@@ -43,16 +43,13 @@ class Mixture(nn.Module):
 class Levels:
     """A sequential classifier split after every activation; pooling and dropout of its values belong to the next level.
 
-    Args:
-        network: images [B, ...] → logits [B, k]; its modules are shared, not copied, so training updates the levels.
+    It shares the modules of the network, images [B, ...] → logits [B, k], so training updates the levels. Raises a
+    UserError if that is not an ``nn.Sequential``, whose levels are unknown.
 
     Attributes:
         count: number of levels, the input included.
         stages: stage k maps the activations of level k to those of level k + 1, the last one to logits.
         boxes: (lowest, highest) value of each level.
-
-    Raises:
-        UserError: the network is not an ``nn.Sequential``, so its levels are unknown.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -69,9 +69,8 @@ class Pool:
         return sum(map(len, self.layers.values()))
 
     def push(self, level: int, batch: Batch, *, now: int, generator: torch.Generator) -> None:
-        """Add the first ``capacity`` of these examples; if the level is full, they replace others.
-
-        ``now`` is the step of training, which tells their delay; ``generator`` draws the random subset.
+        """Add the first ``capacity`` of these examples; if the level is full, they replace others. ``now`` is the step
+        of training, which tells their delay; ``generator`` draws the random subset.
         """
         device = batch.labels.device
         batch = batch.rows(torch.arange(min(len(batch), self.capacity), device=device))

@@ -120,13 +120,8 @@ chosen: docs/HARDENING.md."""
 def variant(name: str, base: Settings, levels: int | None = None) -> Settings:
     """The settings of a variant: of one of `VARIANTS`, or ``layer-K``.
 
-    Args:
-        base: the settings that all variants share.
-        levels: number of levels of the network, by default of the one that ``base.hidden`` describes. If there are
-            fewer sizes or weights than levels, the last one is repeated.
-
-    Raises:
-        UserError: an unknown variant, or levels that the network does not have.
+    ``levels`` is the number of levels of the network, by default of the one that ``base.hidden`` describes; if there
+    are fewer sizes or weights, the last one is repeated. Raises a UserError for an unknown variant, or missing levels.
     """
     if not is_variant(name):
         raise UserError(f"unknown variant {name!r}; choose among {', '.join(VARIANTS)}, or layer-K.")

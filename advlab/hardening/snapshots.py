@@ -47,8 +47,7 @@ def save(
     """Write a snapshot, then point to it.
 
     Args:
-        store: where the pool is kept.
-        folder: its folder within the store, which has this one writer; "" for the store itself.
+        folder: that of the pool within the store, which has this one writer; "" for the store itself.
         step: of training; it names the snapshot.
         predictions: by level, the classes [C] that the network now predicts for the examples.
         trainer: the state of the trainer at the same step, tensors and plain values.
@@ -69,10 +68,8 @@ def save(
 
 
 def load(uri: str) -> tuple[Pool, dict[str, Any]]:
-    """The newest snapshot of a pool, to whose folder another process may be writing.
-
-    Returns the pool, a copy that belongs to the caller, and the content of ``newest.json``; raises a UserError if there
-    is no pool, or its files are damaged.
+    """The newest snapshot of a pool, to whose folder another process may be writing: a copy of the pool, and the
+    content of ``newest.json``. Raises a UserError if there is no pool, or its files are damaged.
     """
     return read(Store(uri), "")
 
@@ -147,9 +144,7 @@ def read_trainer(store: Store, folder: str, pointer: dict[str, Any]) -> dict[str
 
 def dataset(pool: Pool, level: int = 0, shape: tuple[int, ...] | None = None) -> TensorDataset:
     """The examples of a level as a map-style PyTorch data set of (values, label), by ``shape`` such as (1, 28, 28), or
-    flat.
-
-    Raises a UserError if the pool has nothing at that level.
+    flat. Raises a UserError if the pool has nothing at that level.
     """
     if level not in pool.layers:
         raise UserError(f"the pool has no examples at level {level}; it has levels {sorted(pool.layers)}.")
@@ -161,14 +156,8 @@ def dataset(pool: Pool, level: int = 0, shape: tuple[int, ...] | None = None) ->
 class Live:
     """Batches from the newest snapshot of a pool that another process keeps refreshing.
 
-    Args:
-        uri: the pool's folder.
-        level: to draw from; 0 for images.
-        shape: of one example; flat when absent.
-        reload_every: batches between checks for a newer snapshot; 0 for a frozen pool.
-
-    Raises:
-        UserError: there is no such pool or level.
+    Examples of ``level`` (0 for images) have ``shape``, or are flat without one; a newer snapshot is looked for every
+    ``reload_every`` batches, or never if that is 0. Raises a UserError if there is no such pool or level.
     """
 
     def __init__(

@@ -1,10 +1,8 @@
 """Training on clean images mixed with examples from the pool, without waiting for generators, resumable.
 
-All randomness of a step is derived from (seed, step), so a run that continues from a snapshot takes the same steps, to
-the last bit, as one that was never stopped.
-
-Several processes of ``torch.distributed`` can share a run. Each has the whole network and a shard of the pool, attacks
-and trains on its share of every batch, and draws from its own shard; DDP averages gradients, so all take the same step.
+All randomness of a step is derived from (seed, step), so a continued run takes the same steps, to the last bit. Several
+processes of ``torch.distributed`` can share a run: each has the whole network, a shard of the pool from which it draws,
+and its share of every batch, which it attacks and trains on; DDP averages gradients, so all take the same step.
 """
 
 from __future__ import annotations
@@ -100,9 +98,8 @@ def build(settings: Settings, dataset: Dataset) -> nn.Module:
 
 
 def cut(network: nn.Module, settings: Settings, dataset: Dataset) -> tuple[Levels, list[tuple[int, ...]]]:
-    """A network from ``build``, split at its levels, and the shape of one example at each.
-
-    Raises a UserError if it cannot be split, or does not take these images or have these classes.
+    """A network from ``build``, split at its levels, and the shape of one example at each. Raises a UserError if it
+    cannot be split, or does not take these images or have these classes.
     """
     levels = Levels(network)
     was_training = network.training
@@ -129,7 +126,6 @@ class Trainer:
 
     Args:
         seed: of initial weights, order, draws and dropout.
-        source: of the examples.
         pool: initial pool of all processes; an empty one by default.
 
     Attributes:

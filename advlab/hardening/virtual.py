@@ -11,11 +11,9 @@ PROBE = 1e-2
 
 
 def divergence(network: nn.Module, images: Tensor, logits: Tensor, size: float, generator: torch.Generator) -> Tensor:
-    """Mean KL divergence between the predictions for images and for their virtual adversaries: their Algorithm 1.
+    """Mean KL divergence between predictions for images [B, ...] and for their virtual adversaries: their Algorithm 1.
 
     Args:
-        network: images [B, ...] → logits [B, k].
-        images: [B, ...] clean.
         logits: [B, k], of the images, with their graph.
         size: L2 size ε of the perturbation, relative to the mean norm of the images.
         generator: of the initial direction, on the CPU; one power iteration follows.

@@ -1,7 +1,5 @@
-"""AlexNet (Krizhevsky, Sutskever & Hinton 2012), in one tower or two, at its original size or smaller ones.
-
-Table 5 of the paper lists its layers as 3x11x11x96, 96x5x5x256, 256x3x3x384, 384x3x3x384, 384x3x3x256, 9216x4096,
-4096x4096, 4096x1000: the sizes without the two groups that were split over two GPUs.
+"""AlexNet (Krizhevsky, Sutskever & Hinton 2012), in one tower or two, at its original size or smaller ones: Table 5 of
+the paper lists its layers (3x11x11x96, …, 4096x1000) without the two groups that were split over two GPUs.
 """
 
 from __future__ import annotations
@@ -32,15 +30,10 @@ class AlexNet(nn.Sequential):
     """Images [B, channels, size, size] → logits [B, classes]; overlapping 3 × 3 pooling, ReLU, dropout.
 
     The first layer has windows of 11 × 11 pixels and stride 4. So that smaller images leave maps for the layers above,
-    it has windows of 7 × 7 and stride 2 below 128 pixels, and of 5 × 5 and stride 1 below 64.
-
-    Args:
-        dropout: share of the inputs of the first two fully connected layers that is dropped in training.
-        size: height and width of the images, in pixels.
-        width: factor of the numbers of maps and units, which are rounded to even numbers.
-
-    Raises:
-        UserError: an unknown variant, images too small, or a width that is not positive.
+    it has windows of 7 × 7 and stride 2 below 128 pixels, and of 5 × 5 and stride 1 below 64. ``width`` is a factor of
+    the numbers of maps and units, which are rounded to even numbers; ``dropout`` is that of the inputs of the first two
+    fully connected layers. Raises a UserError for an unknown variant, images too small, or a width that is not
+    positive.
     """
 
     def __init__(

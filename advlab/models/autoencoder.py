@@ -8,9 +8,8 @@ from torch.nn import functional
 
 
 class AutoencoderClassifier(nn.Module):
-    """Images [B, ...] → sigmoid code [B, units] → logits [B, k].
-
-    The encoder is trained without labels to reconstruct its input and then frozen; the decoder is kept for inspection.
+    """Images [B, ...] → sigmoid code [B, units] → logits [B, k]: the encoder is trained without labels to reconstruct
+    its input and then frozen; the decoder is kept for inspection.
     """
 
     def __init__(self, inputs: int, units: int, classes: int) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import uuid
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from advlab.errors import one_line
 from advlab.models import registry
 from advlab.models.evaluation import error_rate
 from advlab.models.recipe import Recipe, UnknownRecipe
+from advlab.store.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +54,8 @@ class Checkpoint:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Checkpoint:
-        """Read what ``to_bytes`` wrote; no name in it is looked up or run.
-
-        Raises UnknownRecipe (a ValueError) if another version wrote it, else a ValueError if it is not a whole
-        checkpoint.
+        """Read what ``to_bytes`` wrote; no name in it is looked up or run. Raises UnknownRecipe (a ValueError) if
+        another version wrote it, else a ValueError if it is not a whole checkpoint.
         """
         try:
             weights = load_safetensors(content)
@@ -125,26 +121,12 @@ def save(checkpoint: Checkpoint) -> None:
     path = _path(checkpoint.recipe)
     described = {"recipe": checkpoint.recipe.to_json(), "report": checkpoint.report}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path.with_suffix(".json"), json.dumps(described, indent=2).encode())
-        _write(path, checkpoint.to_bytes())
+        write_atomically(path.with_suffix(".json"), json.dumps(described, indent=2).encode())
+        write_atomically(path, checkpoint.to_bytes())
     except OSError as error:
-        logger.warning(
-            "%s is not kept in the cache (%s); set ADVLAB_CACHE to a writable folder",
-            checkpoint.recipe.name,
-            one_line(error),
-        )
+        told = "%s is not kept in the cache (%s); set ADVLAB_CACHE to a writable folder"
+        logger.warning(told, checkpoint.recipe.name, one_line(error))
 
 
 def _path(recipe: Recipe) -> Path:
     return data.cache_dir() / "models" / f"{recipe.fingerprint}.safetensors"
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):  # it does not exist after success
-            temporary.unlink()

@@ -1,8 +1,5 @@
-"""A counter-based random number generator: numbers are a function of a key, the same in every process and on any
-device.
-
-The numbers of a stateful generator depend on the order of calls, so an example's noise would depend on how a batch is
-split over processes. Here every number is a hash of the example's key and of its own position.
+"""A counter-based random number generator: every number is a hash of an example's key and of its own position, so that
+an example's noise is the same on any device and however a batch is split over processes.
 """
 
 from __future__ import annotations

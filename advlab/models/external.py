@@ -40,9 +40,8 @@ def is_code(name: str) -> bool:
 
 
 def load(name: str) -> nn.Module:
-    """The model ``scheme:…``, in eval mode, taking images in [0, 1] and frozen.
-
-    Raises a UserError if the library, the model, its weights or the file cannot be had.
+    """The model ``scheme:…``, in eval mode, taking images in [0, 1] and frozen; raises a UserError if the library, the
+    model, its weights or the file cannot be had.
     """
     scheme, rest = name.split(":", 1)
     module = {"torchvision": _torchvision, "timm": _timm, "file": _file, "python": _python}[scheme](name, rest)
@@ -73,9 +72,8 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 class Normalised(nn.Module):
-    """Subtract a mean and divide by a deviation per channel, then classify: the box stays [0, 1] for attacks.
-
-    Images of another height or width than ``size`` are brought to it first, bilinearly, and pass gradients back.
+    """Subtract a mean and divide by a deviation per channel, then classify: the box stays [0, 1] for attacks. Images of
+    another height or width than ``size`` are brought to it first, bilinearly, and pass gradients back.
     """
 
     mean: Tensor

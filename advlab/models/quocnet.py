@@ -1,14 +1,12 @@
 """QuocNet: Le, Ranzato, Monga, Devin, Chen, Corrado, Dean & Ng, "Building high-level features using large scale
 unsupervised learning" (2012), arXiv 1112.6209.
 
-Three stages, each of local filters that share no weights, L2 pooling, and local contrast normalisation. All stages are
-trained at once, without labels, by reconstruction ICA: the filters of a stage must reconstruct its input while few of
-its pooled units are active. The decoder is the transpose of the encoder, as in Le, Karpenko, Ngiam & Ng (2011), and the
-norm of every filter is fixed, as in the reconstruction ICA of Stanford's UFLDL tutorial.
+Three stages, each of local filters that share no weights, L2 pooling, and local contrast normalisation, are trained at
+once without labels by reconstruction ICA: a stage must reconstruct its input by the transposed filters (Le, Karpenko,
+Ngiam & Ng 2011), of fixed norm (as in Stanford's UFLDL tutorial), while few of its pooled units are active.
 
 Shapes: B images, C channels or M maps, [H, W] rows and columns. Every step works on the rows of a map that a `Space`
-assigns to it, so that several processes can each hold some of the rows (`advlab.training.row_parallel`); by default a
-network holds all of them.
+assigns to it: by default all, or some of them in each process (`advlab.training.row_parallel`).
 """
 
 from __future__ import annotations
@@ -136,9 +134,8 @@ class Whole:
 
 
 class Whitening(nn.Module):
-    """Images [B, C, H, W] in [0, 1] → centred and whitened by one fixed filter, the same at all positions.
-
-    The filter is symmetric ("zero-phase"): edges stay edges. It is the identity until ``fit`` sets it from images.
+    """Images [B, C, H, W] in [0, 1] → centred and whitened by one symmetric ("zero-phase") filter, the same at all
+    positions; it is the identity until ``fit`` sets it from images.
     """
 
     def __init__(self, channels: int, rows: int, side: int, device: Any = None) -> None:
@@ -254,13 +251,8 @@ class ContrastNormalisation(nn.Module):
 
 
 class Objective(NamedTuple):
-    """A stage's part of the cost, summed over images and over the rows that this process holds: a tuple, as FSDP looks
-    for tensors in tuples.
-
-    Attributes:
-        error: Σ ‖WᵀWx − x‖².
-        activity: Σ of the pooled units.
-        energy: Σ ‖x‖², the reference for the error.
+    """A stage's part of the cost, summed over images and over the rows that this process holds: ``error`` Σ ‖WᵀWx −
+    x‖², ``activity`` Σ of the pooled units, ``energy`` Σ ‖x‖². A tuple, as FSDP looks for tensors in tuples.
     """
 
     error: Tensor
@@ -301,10 +293,7 @@ class Stage(nn.Module):
 
 
 class QuocNet(nn.Module):
-    """Images [B, C, H, W] in [0, 1] → top features [B, M·H′·W′].
-
-    Without a ``seed`` the weights are not set; ``device`` ``meta`` is for weights that are set later.
-    """
+    """Images [B, C, H, W] in [0, 1] → top features [B, M·H′·W′]; without a ``seed``, the weights are not set."""
 
     def __init__(self, shape: QuocNetShape, *, seed: int | None = 0, device: Any = None) -> None:
         super().__init__()

@@ -58,10 +58,8 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: Any) -> Recipe:
-        """The inverse of ``to_json``, for values from an untrusted file.
-
-        Raises UnknownRecipe for fields unknown to this version, a ValueError if fields are missing, mistyped or too
-        large.
+        """The inverse of ``to_json``, for values from an untrusted file. Raises UnknownRecipe for fields unknown to
+        this version, a ValueError if fields are missing, mistyped or too large.
         """
         if not isinstance(values, dict):
             raise ValueError("its recipe is not a JSON object")
@@ -84,7 +82,6 @@ class Recipe:
 
     def build(self, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
         """The untrained network; ``weights`` is a state dict that it must fit, if recipe and weights come from a file.
-
         Raises a UserError if the network is unknown, or ``weights`` do not fit it.
         """
         if weights is not None:

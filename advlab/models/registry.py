@@ -1,7 +1,5 @@
-"""The registry of networks and trainers that recipes may name.
-
-Recipes are in files that people exchange. So a name is looked up among the package's own and those that this process
-registered; it is never imported.
+"""The registry of networks and trainers that recipes may name. Recipes are in files that people exchange, so a name is
+looked up among the package's own and those that this process registered; it is never imported.
 """
 
 from __future__ import annotations
@@ -34,11 +32,8 @@ _registered: dict[tuple[Role, str], Callable[..., Any]] = {}
 def register(role: Role, name: str, code: Callable[..., Any]) -> None:
     """Register your own code for recipes in this process; raises a UserError if the name is one of the package's own.
 
-    Args:
-        role: ``network`` for a callable that returns an untrained ``nn.Module`` and works under
-            ``torch.device("meta")`` too; ``trainer`` for one that is called as described in `Recipe`.
-        name: its name in recipes.
-        code: the callable.
+    A ``network`` returns an untrained ``nn.Module`` and works under ``torch.device("meta")`` too; a ``trainer`` is
+    called as described in `Recipe`.
     """
     if name in _OWN[role]:
         raise UserError(f"{role} {name!r} is one of advlab's own; register yours under another name.")

@@ -1,7 +1,5 @@
-"""Resolve the name of a model: what ``--model``, ``--models`` and ``--network`` take, told apart in one place.
-
-A name is a zoo name, ``study:DIR``, the path of a checkpoint (``.safetensors``), or has a scheme of
-`advlab.models.external`.
+"""Resolve what ``--model``, ``--models`` and ``--network`` take: a zoo name, ``study:DIR``, the path of a checkpoint
+(``.safetensors``), or a name with a scheme of `advlab.models.external`.
 """
 
 from __future__ import annotations
@@ -21,12 +19,8 @@ DEFAULT_SIZE = 224
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A model (in evaluation mode, on the CPU), and what tells it from others.
-
-    Attributes:
-        fingerprint: of its weights and its code.
-        own_data: the data set it was trained on, where that is one of ours.
-        input_size: height and width of images it takes, as far as its name tells.
+    """A model (in evaluation mode, on the CPU), and what tells it from others: the ``fingerprint`` of its weights and
+    its code, the data set it was trained on, where that is one of ours, and the height and width of images it takes.
     """
 
     name: str
@@ -42,9 +36,8 @@ class Resolved:
 
 
 def resolve(name: str, train_data: str, seed: int) -> Resolved:
-    """The one model of a name; a zoo model is trained on ``train_data`` with ``seed`` on first use.
-
-    Raises a UserError for an unknown model, one that cannot be read, or a study of several.
+    """The one model of a name; a zoo model is trained on ``train_data`` with ``seed`` on first use. Raises a UserError
+    for an unknown model, one that cannot be read, or a study of several.
     """
     if study_models.is_stored(name):
         found = study_models.one(name)

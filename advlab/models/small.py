@@ -1,7 +1,4 @@
-"""Small networks of many kinds: plain and residual convolutions, a vision transformer, and unusual activations.
-
-Their initial weights are those of `advlab.models.mlp.initialise`; other parameters start at constants.
-"""
+"""Small networks of many kinds; their initial weights are those of `advlab.models.mlp.initialise`."""
 
 from __future__ import annotations
 
@@ -43,11 +40,8 @@ ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {"relu": nn.ReLU, "kwta": Win
 
 
 class Conv3x3(nn.Sequential):
-    """Images [B, C, S, S] → logits [B, k]: 3×3 convolutions, each with activation and max pooling; two linear layers.
-
-    Args:
-        filters, hidden: of each convolution; units between the two linear layers.
-        activation: ``relu``, ``kwta`` (its ``setting``: the share that passes) or ``quantised`` (``setting``: bits).
+    """Images [B, C, S, S] → logits [B, k]: 3×3 convolutions of so many ``filters``, each with activation and max
+    pooling; two linear layers. ``setting`` is the share of units that passes ``kwta``, or the bits of ``quantised``.
     """
 
     def __init__(
@@ -129,10 +123,8 @@ class _Block(nn.Module):
 class ViT(nn.Module):
     """Images [B, C, S, S] → logits [B, k]: a vision transformer (Dosovitskiy et al. 2021) that averages its tokens.
 
-    Args:
-        width: of a token; a multiple of ``heads``.
-        blocks: of attention and a layer of ``2 · width`` GELUs, each behind a LayerNorm.
-        patch: side of the squares that become tokens; the remainder at the edges is ignored.
+    Each block has attention and a layer of ``2 · width`` GELUs, each behind a LayerNorm; ``width`` is a multiple of
+    ``heads``. Tokens are squares of side ``patch``; the remainder at the edges is ignored.
     """
 
     def __init__(

@@ -167,10 +167,8 @@ def trained_by(study: Study, name: str) -> Checkpoint:
 
 
 def read_model(store: Store, file: str) -> Checkpoint:
-    """A trained model from a study's folder.
-
-    Raises a UserError if another version wrote it, which leaves it as it is, and a ValueError if it is not a whole
-    model.
+    """A trained model from a study's folder. Raises a UserError if another version wrote it, which leaves it as it is,
+    and a ValueError if it is not a whole model.
     """
     try:
         return Checkpoint.from_bytes(store.read_bytes(file))

@@ -1,9 +1,8 @@
 """Bounds on the memory that an untrusted file takes, computed before it is read.
 
-A few KiB of Parquet can hold 50 million rows, whatever its footer claims. So this module parses the footer and the page
-headers (Thrift's compact protocol; field numbers as in ``FileMetaData`` and ``PageHeader`` of apache/parquet-format):
-Arrow unpacks a page into as many bytes as its header says, and no more. PyArrow itself is not used for this, as some
-footers make it abort the process.
+A few KiB of Parquet can hold 50 million rows, whatever its footer claims, but Arrow unpacks a page into as many bytes
+as its header says. So this module parses footer and page headers (Thrift's compact protocol, field numbers as in
+apache/parquet-format); PyArrow itself is not used for this, as some footers make it abort the process.
 """
 
 from __future__ import annotations
@@ -58,10 +57,8 @@ def allowance(size: int, most: int) -> int:
 
 
 def open_parquet(content: pa.Buffer, most: int) -> pq.ParquetFile:
-    """A Parquet file whose rows take no more than ``most`` bytes.
-
-    Raises Damaged if it is not a Parquet file or contradicts itself, Oversized if its rows take more, and errors of
-    PyArrow (ArrowException, OSError, UnicodeDecodeError).
+    """A Parquet file whose rows take no more than ``most`` bytes; raises Damaged if it is none or contradicts itself,
+    Oversized if its rows take more, and errors of PyArrow (ArrowException, OSError, UnicodeDecodeError).
     """
     try:
         strings = _require_bounded(memoryview(content).cast("B"), most)

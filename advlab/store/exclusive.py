@@ -1,8 +1,8 @@
 """Exclusive creation of a file: of several concurrent writers, exactly one succeeds.
 
 On a disk this is a hard link of a complete file, which fails if the name exists. PyArrow's object stores have no
-conditional write, but their listings show every object written before: there each writer first writes a claim of its
-own, and then the file only if it sees no other claim. Of two writers, the one that lists later sees the other's claim.
+conditional write, but list every object written before: so each writer first writes a claim of its own, and then the
+file only if it sees no other claim. Of two writers, the one that lists later sees the other's claim.
 """
 
 from __future__ import annotations

@@ -32,14 +32,12 @@ _END = 1 << 16
 
 
 class Store:
-    """A folder, local or remote, whose files are written atomically.
+    """A folder, local or remote, whose files are written atomically, so that a reader never sees an incomplete one.
 
-    On a local (or network) file system a file is written under a temporary name, flushed to disk and renamed; an
-    object store commits an object only when its upload is complete. So a reader never sees an incomplete file.
-    Operations on an unreachable object store are retried for up to two minutes.
-
-    The folder is not trusted: nothing outside of it is read, written or deleted, whatever links are in it, and only
-    regular files are read that take no more than ``memory`` bytes.
+    On a file system a file is written under a temporary name, flushed to disk and renamed; an object store commits only
+    complete uploads. Operations on an unreachable object store are retried for up to two minutes. The folder is not
+    trusted: nothing outside of it is read, written or deleted, whatever links are in it, and only regular files are
+    read that take no more than ``memory`` bytes.
     """
 
     def __init__(self, uri: str | os.PathLike[str], *, mending: bool = False) -> None:
@@ -113,9 +111,8 @@ class Store:
         return self._read(relative, lambda stream: int(stream.size()))
 
     def read_bytes(self, relative: str, most: int | None = None) -> bytes:
-        """The content of a file.
-
-        Raises Damaged if it is not a regular file of this store, Oversized if it has over ``most`` bytes (``memory``).
+        """The content of a file; raises Damaged if it is not a regular file of this store, Oversized if it has more
+        than ``most`` bytes, by default ``memory``.
         """
         allowed = self.memory if most is None else most
 
@@ -133,20 +130,7 @@ class Store:
         if not self.is_local:
             self._persist(lambda: self._upload(target, buffer))
             return
-        folder, name = os.path.split(target)
-        temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-        try:
-            os.makedirs(folder, exist_ok=True)
-            with open(temporary, "wb") as stream:
-                stream.write(buffer)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, target)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, target) from error
-        finally:
-            with suppress(OSError):  # it does not exist after success
-                os.unlink(temporary)
+        write_atomically(target, buffer)
 
     def delete(self, relative: str) -> None:
         """Remove a file if it exists."""
@@ -184,9 +168,8 @@ class Store:
         self.write_bytes(relative, parquet.encode(table, key))
 
     def read_shard(self, relative: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file that can be made again; all bytes are verified, whichever columns are read.
-
-        Raises a UserError if it is damaged; if this store is ``mending``, it has been removed.
+        """A Parquet file that can be made again; all bytes are verified, whichever columns are read. Raises a UserError
+        if it is damaged; if this store is ``mending``, it has been removed.
         """
         try:
             content = self.read_bytes(relative)
@@ -318,6 +301,24 @@ class Store:
 
     def _persist(self, operation: Callable[[], Result]) -> Result:
         return operation() if self.is_local else persist(operation, self.uri)
+
+
+def write_atomically(target: str | os.PathLike[str], content: bytes | pa.Buffer) -> None:
+    """Write a file of the local file system under a temporary name, flush it to disk, and rename it."""
+    folder, name = os.path.split(target)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    finally:
+        with suppress(OSError):  # it does not exist after success
+            os.unlink(temporary)
 
 
 def _require_regular(path: str) -> None:

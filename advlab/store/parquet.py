@@ -46,10 +46,8 @@ def is_intact(content: bytes) -> bool:
 
 
 def decode(content: bytes | pa.Buffer, columns: list[str] | None = None, most: int | None = None) -> pa.Table:
-    """The rows of a whole file, or some of its columns; the checksums of the pages read are verified.
-
-    Raises Damaged if the file is incomplete or corrupt, or its rows would take more than ``most`` bytes, by default the
-    limit for a file of this size.
+    """The rows of a whole file, or some of its columns; the checksums of the pages read are verified. Raises Damaged if
+    the file is incomplete or corrupt, or its rows would take over ``most`` bytes, by default the limit for its size.
     """
     buffer = pa.py_buffer(content)
     allowed = bounds.allowance(len(buffer), bounds.memory()) if most is None else most

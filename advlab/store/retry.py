@@ -1,8 +1,5 @@
-"""Retry operations on a remote file system that is temporarily unreachable.
-
-PyArrow waits 6 seconds for an S3 endpoint that refuses connections, and a URI cannot set a longer time. The retries of
-its constructor are counted, not timed, and all threads share one budget: ten attempts lasted 85 seconds for one thread,
-22 to 41 seconds for sixteen, and in the next outage the sixteen did not wait at all.
+"""Retry operations on a remote file system that is temporarily unreachable: PyArrow waits 6 seconds for an S3 endpoint
+that refuses connections, and the retries of its constructor are counted, not timed, for all threads together.
 """
 
 from __future__ import annotations
@@ -34,7 +31,6 @@ _TRANSIENT = re.compile(
 
 def persist(operation: Callable[[], Result], place: str) -> Result:
     """Run ``operation``, perhaps several times: while ``place`` is unreachable, retry for up to ``PATIENCE`` seconds.
-
     Raises its OSError, at once if a retry cannot help.
     """
     deadline = time.monotonic() + PATIENCE

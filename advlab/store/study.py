@@ -27,15 +27,10 @@ class Study:
     def begin(
         cls, kind: str, config: dict[str, Any], out: str | None = None, *, attack: dict[str, Any] | None = None
     ) -> Self:
-        """Start a study, or continue it if ``out`` holds part of it.
+        """Start a study, or continue it if ``out`` holds part of it; by default a folder of its own below ``runs/``.
 
-        Args:
-            kind: together with ``config`` (all settings) and ``attack`` it is the study's identity.
-            out: its folder; by default one below ``runs/`` named after kind and identity.
-            attack: the attack's arguments and the version of its code, if there is an attack.
-
-        Raises:
-            UserError: ``out`` holds another study or other files, or cannot be written.
+        ``kind``, ``config`` (all settings) and ``attack`` (its arguments and the version of its code) are the study's
+        identity. Raises a UserError if ``out`` holds another study or other files, or cannot be written.
         """
         manifest = {
             "kind": kind,

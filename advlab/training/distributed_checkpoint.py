@@ -1,8 +1,8 @@
 """Read distributed checkpoints (PyTorch's DCP) as data: no name in them is imported or called.
 
-DCP stores the location of each tensor in ``.metadata``, a pickle, and unpickles every value that is not a tensor. So
-the author of a checkpoint could run code on the machine that resumes from it. Here the pickle is parsed into names,
-arguments and states, DCP's metadata are rebuilt from allowed types only, and values are read with ``weights_only``.
+DCP's ``.metadata`` is a pickle, and it unpickles every value that is not a tensor, so a checkpoint's author could run
+code. Here the pickle is parsed into names, arguments and states, DCP's metadata are rebuilt from allowed types only,
+and values are read with ``weights_only``.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def minimise_cross_entropy(
             part = functional.cross_entropy(network(x), y, reduction="sum") / len(labels)
             part.backward()
             loss += part.detach()
-        gradient = torch.cat([_gradient(p).flatten() for p in parameters])
+        gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
         return float(loss), gradient.double().cpu().numpy()
 
     iterations = 0
@@ -115,10 +115,6 @@ def minimise_cross_entropy(
         "seconds": time.perf_counter() - started,
         "stop": str(result.message),
     }
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 @torch.no_grad()

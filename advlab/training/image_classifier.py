@@ -120,9 +120,8 @@ class Tally:
 
 
 def share(total: int, held_out: int, examples: int | None) -> tuple[Tensor, Tensor]:
-    """Training rows and held-out rows of a training set, the same for every seed; ascending.
-
-    Raises a UserError if no training rows are left, or fewer than asked for.
+    """Training rows and held-out rows of a training set, the same for every seed; ascending. Raises a UserError if no
+    training rows are left, or fewer than asked for.
     """
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
     rest = total - held_out
@@ -142,20 +141,16 @@ def stored_size(size: int) -> int:
 
 def colours(dataset: Dataset, rows: Tensor) -> Colours:
     """The colours of the first of these rows."""
-    pixels = dataset.subset(rows[: _SAMPLE[isinstance(dataset, ImageFolder)]]).images.movedim(1, -1).reshape(-1, 3)
-    variances, axes = torch.linalg.eigh(torch.cov(pixels.double().T))
-    mean, std = pixels.double().mean(0), pixels.double().std(0)
-    return Colours(_rounded(mean), _rounded(std), (axes * variances).float())
-
-
-def _rounded(values: Tensor) -> list[float]:
-    return [round(value, 6) for value in values.tolist()]
+    images = dataset.subset(rows[: _SAMPLE[isinstance(dataset, ImageFolder)]]).images
+    pixels = images.movedim(1, -1).reshape(-1, 3).double()
+    variances, axes = torch.linalg.eigh(torch.cov(pixels.T))
+    mean, std = ([round(value, 6) for value in each.tolist()] for each in (pixels.mean(0), pixels.std(0)))
+    return Colours(mean, std, (axes * variances).float())
 
 
 def augmented(images: Tensor, keys: Tensor, size: int, axes: Tensor | None) -> Tensor:
-    """Random crops of ``size``, half of them mirrored, of images [B, C, S, S]; with ``axes``, colours shifted too.
-
-    Images that are not larger than the crops get a black border of an eighth of the size.
+    """Random crops of ``size``, half of them mirrored, of images [B, C, S, S], which get a black border first if they
+    are no larger; with ``axes``, colours shifted too.
     """
     if images.shape[2] <= size:
         images = functional.pad(images, (size // 8,) * 4)
@@ -247,7 +242,8 @@ class Run:
             parts = list(zip(*(each.tensor_split(self.accumulate) for each in (images, labels, keys)), strict=True))
             for number, (pixels, truth, key) in enumerate(parts, start=1):
                 counter_rng.give_keys(self.network, key)
-                with _unsynchronised(made, number < len(parts)):
+                more = number < len(parts)  # until the last part, gradients stay in this process
+                with made.no_sync() if more and isinstance(made, DistributedDataParallel) else nullcontext():
                     with self._precision():
                         logits = made(augmented(pixels, key, settings.size, axes)).float()
                     loss = functional.cross_entropy(logits, truth, reduction="sum", label_smoothing=smoothing)
@@ -306,7 +302,6 @@ def fit(
 
     Args:
         network: from ``advlab.models.alexnet:classifier``.
-        dataset: the training file.
         progress: called after each epoch with its step and loss.
         held_out, examples: see `share`.
         settings: the other attributes of `Settings`.
@@ -363,8 +358,3 @@ def _ahead(make: Callable[[int], Item], numbers: Iterable[int]) -> Iterator[Item
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _unsynchronised(made: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
-    """Keep gradients in this process if more parts of the batch follow."""
-    return made.no_sync() if wanted and isinstance(made, DistributedDataParallel) else nullcontext()

@@ -34,11 +34,9 @@ def fit(
 ) -> dict[str, Any]:
     """Minimise mean cross entropy + weight decay by Adam with a one-cycle learning rate, in place.
 
-    Args as in ``full_batch.fit``; ``learning_rate`` is the peak of the cycle (Smith & Topin 2018), ``penalty`` is
-    an additional cost at every step; ``cost`` of a batch (images, labels) replaces the cross entropy.
-
-    Returns:
-        ``loss`` (mean over the last epoch), ``iterations`` (steps), ``seconds``, ``stop``.
+    Arguments are those of ``full_batch.fit``; ``learning_rate`` is the peak of the cycle (Smith & Topin 2018),
+    ``penalty`` an additional cost at every step; ``cost`` of a batch (images, labels) replaces the cross entropy.
+    Returns ``loss`` (mean over the last epoch), ``iterations`` (steps), ``seconds``, ``stop``.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)

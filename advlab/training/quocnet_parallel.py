@@ -93,13 +93,8 @@ def build(
 ) -> Parallel:
     """A new network with the weights of ``QuocNet(shape, seed=seed)``; no process allocates all of it.
 
-    Args:
-        kind: see `Parallel`; FSDP needs ``space`` 1.
-        data, space: the mesh.
-        precision: type in which the local layers compute products; with FSDP also the type in which weights are sent.
-
-    Raises:
-        UserError: a mesh that does not fit the processes, or the network.
+    The mesh is ``data`` × ``space``; FSDP needs ``space`` 1. Products in the local layers have ``precision``, and with
+    FSDP also the weights that are sent. Raises a UserError if the mesh does not fit the processes, or the network.
     """
     if kind == "fsdp" and space != 1:
         raise UserError(f"`parallelism` fsdp only splits batches; give `data_parallel` {data * space} and `space` 1.")
@@ -132,9 +127,8 @@ def save(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.opti
 
 
 def load(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Read a checkpoint written by any number of processes in any layout; returns its step.
-
-    Raises as `distributed_checkpoint.read`.
+    """Read a checkpoint of any number of processes and any layout; returns its step; raises as
+    `distributed_checkpoint.read`.
     """
     state = _state(network, optimiser, 0)
     distributed_checkpoint.read(state, path)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from advlab.data import Dataset
+from advlab.models.external import resized
 from advlab.training.quocnet_parallel import Parallel
 
 
@@ -39,12 +39,8 @@ class Settings:
 
 
 class Step(NamedTuple):
-    """The measurements of a step, numbered from 0, before its update of the weights.
-
-    Attributes:
-        loss: the cost per image, over the whole batch.
-        errors: per stage, the relative reconstruction error Σ ‖WᵀWx − x‖² / Σ ‖x‖².
-        seconds: wall time.
+    """The measurements of a step, numbered from 0, before its update of the weights: the cost per image over the whole
+    batch, per stage the relative reconstruction error Σ ‖WᵀWx − x‖² / Σ ‖x‖², and wall time.
     """
 
     step: int
@@ -68,10 +64,7 @@ def _order(total: int, seed: int, epoch: int) -> Tensor:
 
 def images_of(dataset: Dataset, rows: Tensor | slice, size: int) -> Tensor:
     """[b, C, size, size]: these images, resized bilinearly to the network's size if it differs."""
-    images = dataset.subset(rows).images
-    if images.shape[2:] == (size, size):
-        return images
-    return functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    return resized(dataset.subset(rows).images, size)
 
 
 def train(

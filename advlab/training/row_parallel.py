@@ -1,12 +1,10 @@
 """Model parallelism for locally connected networks: every process holds some rows of every map, and their filters.
 
-A filter of such a network is used at one position. So no process needs the filters of another, and only the few rows of
-a map are sent by which neighbouring receptive fields overlap. (Gathering the weights, as FSDP does, would send all of
-them twice per step.) Rows are distributed as DTensor shards its first axis, so that weights and optimiser states are
-DTensors: another number of processes can read a checkpoint.
-
-All processes of a group must make the same calls with the same images. Their communication in a backward pass then has
-the same order, as autograd traverses equal graphs in the same order.
+A filter of such a network is used at one position: so no process needs the filters of another, and only the few rows of
+a map are sent by which neighbouring receptive fields overlap. Weights and optimiser states are DTensors sharded by
+rows, so another number of processes can read a checkpoint. All processes of a group must make the same calls with the
+same images: their communication in a backward pass then has the same order, as autograd traverses equal graphs in the
+same order.
 """
 
 from __future__ import annotations
@@ -28,9 +26,8 @@ Interval = tuple[int, int]
 
 
 def mesh(data: int, space: int, device: str) -> DeviceMesh:
-    """A mesh of ``data`` × ``space`` processes; ranks that hold parts of one network are neighbours.
-
-    Raises a UserError if the number of processes is another.
+    """A mesh of ``data`` × ``space`` processes; ranks that hold parts of one network are neighbours. Raises a UserError
+    if the number of processes is another.
     """
     if data * space != dist.get_world_size():
         raise UserError(
@@ -47,9 +44,8 @@ def shares(rows: int, ranks: int) -> list[Interval]:
 
 
 def build(shape: QuocNetShape, space: DeviceMesh, *, seed: int, device: torch.device) -> QuocNet:
-    """The network ``QuocNet(shape, seed=seed)``, of which this process only allocates its own rows.
-
-    ``space`` is a mesh of one axis; raises a UserError if it has more processes than some map has rows.
+    """The network ``QuocNet(shape, seed=seed)``, of which this process only allocates its own rows. ``space`` is a mesh
+    of one axis; raises a UserError if it has more processes than some map has rows.
     """
     network = QuocNet(shape, seed=None, device="meta")
     ranks = space.size()
@@ -61,10 +57,10 @@ def build(shape: QuocNetShape, space: DeviceMesh, *, seed: int, device: torch.de
                     "choose fewer."
                 )
     for stage in network.chain():
-        size = stage.local.weight.shape
-        first, last = shares(size[0], ranks)[space.get_local_rank()]
-        own = torch.empty((last - first, *size[1:]), device=device)
-        weight = DTensor.from_local(own, space, [Shard(0)], run_check=False, shape=size, stride=_strides(size))
+        whole = stage.local.weight
+        first, last = shares(len(whole), ranks)[space.get_local_rank()]
+        own = torch.empty((last - first, *whole.shape[1:]), device=device)
+        weight = DTensor.from_local(own, space, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride())
         stage.local.weight = nn.Parameter(weight)
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):
@@ -225,7 +221,3 @@ def _overlap(one: Interval, other: Interval) -> Interval:
 
 def _rows(maps: Tensor, part: Interval, offset: int) -> Tensor:
     return maps[:, :, part[0] - offset : part[1] - offset]
-
-
-def _strides(size: torch.Size) -> tuple[int, ...]:
-    return torch.empty(size, device="meta").stride()

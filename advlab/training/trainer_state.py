@@ -12,7 +12,6 @@ from advlab.errors import UserError, one_line
 
 def read(source: IO[bytes] | os.PathLike[str], place: str, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a dictionary that ``torch.save`` wrote, from an open file or a path; no name in it is imported or called.
-
     Raises a UserError, which names it by ``place``, if it is damaged or holds something else.
     """
     try:

@@ -1,23 +1,11 @@
 """Sources that are not attacked themselves: noise that an adversarial example has to beat, and larger perturbations.
 
-From nothing but the clean image:
-
-``gaussian-σ``            x + σ·n, not clipped, as in the paper's Table 2
-``gaussian-σ-clipped``    the same, clipped to the box
-
-From the perturbation r that was found for a model, row by row of the same ‖r‖₂ except for what clipping takes:
-
-``noise-MODEL``           Gaussian noise whose σ is the RMS of r
-``sphere-MODEL``          a direction drawn uniformly from the sphere
-``shuffled-MODEL``        r with its pixels permuted at random
-``borrowed-MODEL``        the r of the next image of the shard
-
-``amplified-ρ-MODEL``     x + ρ·r/RMS(r), the lower half of the paper's Table 4, not clipped
-``amplified-ρ-clipped-MODEL``  the same, then clipped to the box: its RMS falls short of ρ
-``amplified-ρ-boxed-MODEL``    the multiple of r whose RMS is ρ after clipping to the box
-``amplified-ρ-literal-MODEL``  x + ρ·r/‖r‖₂, as section 4.2 prints it, not clipped
-
-``shuffled`` and so on, with no model, stand for one such source per attacked model.
+``gaussian-σ`` is x + σ·n, as in the paper's Table 2. Of the same ‖r‖₂, row by row, as the perturbation r found for a
+model are ``noise-MODEL`` (Gaussian noise whose σ is the RMS of r), ``sphere-MODEL`` (a uniform direction),
+``shuffled-MODEL`` (r with its pixels permuted) and ``borrowed-MODEL`` (the r of the next image of the shard).
+``amplified-ρ-MODEL`` is x + ρ·r/RMS(r), the lower half of Table 4; its variant ``-boxed`` has RMS ρ after clipping to
+the box, and ``-literal`` is x + ρ·r/‖r‖₂, as section 4.2 prints it. Only ``-clipped`` and ``-boxed`` ones are clipped.
+Without a model, a name stands for one such source per attacked model.
 """
 
 from __future__ import annotations
@@ -55,13 +43,9 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a control distorts: images and the perturbations found for them, float32 [N, C, H, W].
-
-    Attributes:
-        control: its name, which random numbers depend on, as on ``seed`` and ``index`` [N].
-        said: the name, taken apart.
-        perturbation: of the same images; zero where the kind is not made from a model's.
-        index: positions of the images in the data set.
+    """What a control distorts: images at ``index`` of the data set and the perturbations found for them (zero where the
+    kind is not made from a model's), float32 [N, C, H, W]; random numbers depend on the control's name, ``seed`` and
+    ``index``.
     """
 
     control: str
@@ -80,8 +64,7 @@ class Kind:
         distort: the distorted images, before clipping.
         text: how a reader would say it, with ``{amount:g}`` and ``{model}``.
         from_model: whether it is made from the perturbations found for a model.
-        has_amount: whether a number stands behind the kind in its name.
-        variants: what may stand behind that.
+        has_amount, variants: whether a number stands behind the kind in its name, and what may stand behind that.
     """
 
     distort: Callable[[Given], np.ndarray]
@@ -98,9 +81,8 @@ class Kind:
 
 
 def register(name: str, kind: Kind) -> None:
-    """Add a kind of control of your own, in this process; the driver and every actor need it.
-
-    Raises a UserError if there is one of that name.
+    """Add a kind of control of your own, in this process; the driver and every actor need it. Raises a UserError if
+    there is one of that name.
     """
     if name in KINDS:
         raise UserError(f"control {name!r} is there already; register yours under another name.")
@@ -155,9 +137,8 @@ def attacked_model(control: str) -> str | None:
 
 
 def make(control: str, clean: Dataset, attacked: Examples | None, *, seed: int) -> Examples:
-    """Distort images as a control does; each image's noise depends on (control, seed, its index) alone.
-
-    ``attacked`` are the examples of the model that the control names, where it names one, in the order of ``clean``.
+    """Distort images as a control does; each image's noise depends on (control, seed, its index) alone. ``attacked``
+    are the examples of the model that the control names, where it names one, in the order of ``clean``.
     """
     said = parse(control)
     assert said is not None

@@ -25,9 +25,8 @@ class Answers:
 def answer(
     model: Model, images: np.ndarray, labels: np.ndarray, *, device: torch.device, batch_size: int = 1000
 ) -> Answers:
-    """Classify images [N, C, H, W] float32 with true classes ``labels`` [N] int64, in batches.
-
-    Raises a UserError if the model returns NaN, which would count as a misclassification.
+    """Classify images [N, C, H, W] float32 with true classes ``labels`` [N] int64, in batches. Raises a UserError if
+    the model returns NaN, which would count as a misclassification.
     """
     predictions, margins = [], []
     for start in range(0, len(images), batch_size):

@@ -58,14 +58,8 @@ def attack_dataset(
 ) -> Examples:
     """Attack every image of ``dataset`` once; for ``all`` once per wrong class, for a class those of other classes.
 
-    Args:
-        model: logits of images on ``device``.
-        target: a policy of ``advlab.attacks.targets``, ``all``, or a class as a number.
-        seed: of random targets and of the attack.
-        references: [R, C, H, W] on the device, for attacks that use them.
-
-    Raises:
-        UserError: an unknown policy or class.
+    ``target`` is a policy of ``advlab.attacks.targets``, ``all``, or a class as a number; ``seed`` is of random targets
+    and of the attack; ``references`` are [R, C, H, W] on the device. Raises a UserError for an unknown policy or class.
     """
     images, labels, index = (t.to(device) for t in (dataset.images, dataset.labels, dataset.index))
     policy: str | Tensor = target

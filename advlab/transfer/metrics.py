@@ -19,8 +19,7 @@ class Counts:
     """What a (source, target) pair's rows add up to.
 
     Attributes:
-        n: rows.
-        errors: rows the target misclassifies.
+        n, errors: rows, and those the target misclassifies.
         clean_right: rows whose clean image the target classifies correctly.
         errors_of_clean_right: those of them it misclassifies when distorted.
         same_mistakes: rows it misclassifies as the attacked model does; None for controls.

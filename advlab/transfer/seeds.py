@@ -14,11 +14,8 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over ``n`` seeds.
-
-    Attributes:
-        half_width: of the 95% t-interval of the mean; infinite for a single seed.
-        further: half-width of the 95% t prediction interval for one further seed.
+    """A mean over ``n`` seeds; the half-widths of its 95% t-interval (infinite for a single seed), and of the 95% t
+    prediction interval for one ``further`` seed.
     """
 
     mean: float
