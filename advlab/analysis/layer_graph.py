@@ -142,7 +142,8 @@ class _Pass(fx.Interpreter):
         n.meta["is_tuple"] = isinstance(result, tuple | list)
         n.meta["floating"] = any(part.is_floating_point() for part in _tensors(result))
         asked = n.args[1] if n.target is getattr else n.target
-        is_constant = all("constant" in node.meta for node in n.all_input_nodes) or asked in _SHAPES
+        is_constant = all("constant" in node.meta for node in n.all_input_nodes)
+        is_constant |= n.op in ("call_method", "call_function") and asked in _SHAPES
         if n.op not in ("placeholder", "output") and is_constant:
             n.meta["constant"] = result
         for node in () if is_constant else written:

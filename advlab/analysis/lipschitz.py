@@ -92,15 +92,16 @@ class _Bounds:
         """The bound at what a node computes."""
         if node.op == "placeholder" or "constant" in node.meta:
             return float(node.op == "placeholder")
-        if node.op == "output" or (node.target in JOINS and node.kwargs.keys() <= {"dim", "axis"}):
+        target = None if node.op == "call_module" else node.target  # modules may have any name
+        if node.op == "output" or (target in JOINS and node.kwargs.keys() <= {"dim", "axis"}):
             found: list[float] = []
             map_arg(node.args[:1], lambda each: found.append(self.held[each]))
             return math.hypot(*found)
         if not node.args or not node.meta["floating"]:  # a class or a mask jumps
             return UNBOUNDED
-        if node.target in SUMS:
+        if target in SUMS:
             return self._sum(node)
-        if node.target in PRODUCTS:
+        if target in PRODUCTS:
             return self._product(node)
         first = node.args[0]
         try:
@@ -114,7 +115,7 @@ class _Bounds:
         if node in self.layers:
             layer, self.into[node] = self.layers[node], self.held[first]
             return self.into[node] * (self.known[node] if node in self.known else _norm(layer.module, layer.shape))
-        if node.op != "call_module":
+        if target is not None:
             return _operation(node, first, rest, options) * self.held[first]
         module = self.network.submodule(node)
         if (together := self._fused(first, module)) is not None:
@@ -153,7 +154,7 @@ class _Bounds:
         return self._spread(node.args[0], node) + abs(scale) * self._spread(node.args[1], node)
 
     def _product(self, node: fx.Node) -> float:
-        """A product with, or quotient by, a constant of the image."""
+        """A product with, or quotient by, what does not depend on the image."""
         if len(node.args) != 2 or node.kwargs:
             return UNBOUNDED
         varying, other = node.args

@@ -242,6 +242,12 @@ def test_hooks_of_modules_are_not_overlooked() -> None:
         bound_of(model)
 
 
+@pytest.mark.parametrize("name", ["add", "mul", "size", "shape", "sum", "relu", "neg", "detach", "cat", "constant"])
+def test_modules_may_have_the_names_of_operations(name: str) -> None:
+    model = Of(lambda s, x: getattr(s, name)(x), **{name: nn.Linear(6, 6, bias=False)})
+    assert bound_of(model) == pytest.approx(jacobian_norm(model), rel=1e-5)
+
+
 def test_a_layer_used_at_two_sizes_has_the_bound_of_each() -> None:
     layer = conv()
     model = Of(lambda s, x: s.c(functional.interpolate(s.c(x), scale_factor=3)), c=layer)
