@@ -1,9 +1,9 @@
-"""Where minimum_norm spends its time: the network's forward and backward passes against its own bookkeeping.
+"""Profile of minimum_norm: the time of the network's forward and backward passes, and of its own bookkeeping.
 
 python benchmarks/attack_profile.py --models fc100-100-10,relu300-150-10
 
-Processor time of one thread. The floor is what the network's matrix products alone would take at the rate that this
-machine reaches on the first layer's product.
+Processor time of one thread. The floor is the time of the network's matrix products at the speed that
+this machine reaches on the first layer's product.
 """
 
 from __future__ import annotations

@@ -1,16 +1,15 @@
-"""Our attacks and adv-lib's under AttackBench's own runner: its budget, its counting, its distances, its optimality.
+"""Our attacks and adv-lib's in AttackBench's own runner, with its budget, counting, distances and optimality.
 
     pip install --no-deps adv-lib attackbenchlib
     python benchmarks/by_attackbench.py --only conv3x3-12-24@p1@1,vit --images 50
 
-AttackBench matches every row that a model is shown with the *nearest* image of the batch, and charges that one for it.
-Our attacks show it several rows of an image at once, and some of them may be closer to another image of the batch than
-to their own. So they get batches of one image, where there is nothing to mistake; peers, which move every image in its
-own row and stay near it, get larger ones.
+AttackBench assigns every row of a forward pass to the *nearest* image of the batch, and counts it for that image. Our
+attacks evaluate several points of an image at once, some of which may be closer to another image of the batch. So they
+get batches of one image; peers, which keep one row per image close to it, get larger batches.
 
-Nor does it clamp what the model is shown, as it would by default: the gradient of torch's ``clamp`` is 0 at the bounds
-(since 2.14 at least), and most pixels of MNIST are there; every attack would then end about twice as far away. All of
-these attacks stay in the box by themselves, and AttackBench reports those that do not.
+Its default clamp of the model's input is disabled: the gradient of torch's ``clamp`` is 0 at the bounds (at least since
+2.14), where most pixels of MNIST are, and every attack would end about twice as far away. All of these attacks stay in
+the box by themselves, and AttackBench reports those that do not.
 """
 
 from __future__ import annotations

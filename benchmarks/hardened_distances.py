@@ -1,11 +1,12 @@
-"""How far hardened networks are from their boundary, level by level: as the study measures it, and by closer searches.
+"""Distances to the boundary of hardened networks, by level: as measured by the study, and by more thorough searches.
 
     python sweeps/adversarial_training.py --variants all,input,gaussian --seeds 1 --out runs/hardened
     python benchmarks/hardened_distances.py runs/hardened
 
-A study of adversarial training measures `minimum_norm` with 96 evaluations and no references. Beside it stand
-`minimum_norm` with 1,000 evaluations and references (activations of training images), and at the input adv-lib's FAB
-and PDGD with as many; the envelope is the closest of all, image by image. Medians over images classified correctly.
+A study of adversarial training measures `minimum_norm` with 96 evaluations and no references. This is compared
+with `minimum_norm` with 1,000 evaluations and references (activations of training images), and at the input with
+adv-lib's FAB and PDGD with as many; the envelope is the smallest distance of all, image by image. Medians over images
+classified correctly.
 """
 
 from __future__ import annotations

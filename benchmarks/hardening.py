@@ -1,12 +1,11 @@
-"""What a refreshed pool costs the trainer: examples per second with generators of their own, and without them.
+"""The cost of a refreshed pool for the trainer: examples per second with and without generators.
 
     python benchmarks/hardening.py
 
-Runs take turns, so that whatever else the machine does hits all. Rows drawn from the pool count as examples: that is
-what the trainer trains on. A step of more rows has less overhead for each, so beside training without a pool at the
-same number of clean images per step stands training without a pool at the same number of rows, and a pool that nobody
-refreshes, which tells what the generators alone cost. The generator needs a core of its own for the ratios to mean
-anything.
+Runs alternate, so that other load on the machine affects all. Rows drawn from the pool count as examples. A step of
+more rows has less overhead per row, so training with a pool is compared with training without one, at the same number
+of clean images and at the same number of rows per step, and with a pool that is not refreshed, which isolates the cost
+of the generators. The ratios are only meaningful if the generator has its own core.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The batched L-BFGS-B beside SciPy's, one problem at a time: objective, evaluations and time.
+"""The batched L-BFGS-B compared with SciPy's on one problem at a time: objective, evaluations and time.
 
     python benchmarks/lbfgsb.py --problems 1000 --scipy 50 --history 3 5 10
 

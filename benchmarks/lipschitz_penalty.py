@@ -1,10 +1,10 @@
-"""What penalising the layers' upper frame bounds in training does to the minimum distortion, on MNIST.
+"""The effect of penalised frame bounds in training on the minimum distortion, on MNIST.
 
     python benchmarks/lipschitz_penalty.py [--model relu300-150-10] [--images 300] [--epochs 5]
 
 Every row is one network, trained from the same initial weights by the recipe's own minibatches. Distortion is the
-smallest L2 that `minimum_norm` finds over the first test images that are read rightly; `bound` is the product of the
-layers' factors, `Jacobian` the largest gain measured at one of 20 images. Models come from the cache afterwards.
+smallest L2 distance that `minimum_norm` finds for the correctly classified among the first test images; `bound` is the
+product of the layers' factors, `Jacobian` the largest gain measured at one of 20 images. Models are cached.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What the actor pool costs: one actor against a plain loop over the same shards, and two actors against one.
+"""The overhead of the actor pool: one actor compared with a plain loop over the same shards, and two with one.
 
     python benchmarks/pool.py
 
-The three take turns, so that whatever else the machine does hits all of them. It prints, too, what a unit costs the
-driver, by the number of calls it has out at a time: that is what bounds the number of GPUs one driver can feed.
+The three alternate, so that other load on the machine affects all of them. It also prints the driver's cost per unit,
+by the number of pending calls, which limits the number of GPUs that one driver can serve.
 """
 
 from __future__ import annotations

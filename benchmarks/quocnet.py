@@ -1,13 +1,13 @@
-"""What splitting a locally connected network costs, and how near its layer comes to what the machine allows.
+"""The communication of a split locally connected network, and the speed of its layer compared with a lower bound.
 
     python benchmarks/quocnet.py traffic [--model quocnet-small] [--batch 8] [--ranks 2]
     python benchmarks/quocnet.py layer [--repeats 5]
 
-`traffic`: bytes that the busiest process sends in a training step, split by rows of the maps or by FSDP2: worked out
-from the shapes for every model, and for `--model` counted where PyTorch hands tensors to the network, in real processes
-on gloo. `layer`: the local layer against unfold + einsum, beside a floor: its multiplications at the speed of a large
-matrix product, or its weights read once at the speed of a large sum, whichever takes longer. Both were measured just
-before on the same thread.
+`traffic`: bytes that the busiest process sends in a training step, split by rows of the maps or by FSDP2: computed
+from the shapes for every model, and for `--model` counted where PyTorch sends tensors, in real processes on gloo.
+`layer`: the local layer compared with unfold + einsum and with a floor: its multiplications at the speed of a large
+matrix product, or reading its weights once at the speed of a large sum, whichever takes longer. Both speeds are
+measured just before on the same thread.
 """
 
 from __future__ import annotations

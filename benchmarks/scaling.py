@@ -1,9 +1,9 @@
-"""A study larger than any machine here, by simulation with measured costs: where it saturates, and the best shard size.
+"""Simulation of a large study with measured costs: bottlenecks, and the best shard size.
 
     python benchmarks/scaling.py
 
-What the driver does for a unit is measured now, on this machine, by doing it: planning (content addresses) and memory.
-What it spends on giving a unit out is what ``benchmarks/pool.py`` prints. The rest of the costs are options.
+The driver's time and memory for planning (content addresses) are measured on this machine. Its cost of assigning a unit
+is that printed by ``benchmarks/pool.py``. The other costs are options.
 """
 
 from __future__ import annotations

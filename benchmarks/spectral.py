@@ -1,25 +1,26 @@
-"""Table 5's eight layers: exact frame bounds against a straightforward SVD and the public methods that know strides.
+"""The eight layers of Table 5: exact frame bounds compared with an SVD and with public methods that support strides.
 
     python benchmarks/spectral.py [--layers conv1,fc3] [--threads 1]
 
 Layers are those of AlexNet without groups at 227 pixels, with PyTorch's default random weights, in double precision.
-Seconds are of the processor (all threads), so that a busy machine does not count; `error` is relative to the SVD.
-What each method computes:
+Seconds are processor time (all threads), so that other load does not matter; `error` is relative to the SVD. The
+methods:
 
 - `frame_bounds` (ours): lower and upper bound, exact.
-- `upper_only` (ours): the upper bound alone, exact, as the methods below but the SVD give it.
+- `upper_only` (ours): only the upper bound, exact, like all methods below except the SVD.
 - `svd`: every singular value: an FFT of the polyphase kernel and one complex SVD per output frequency (Sedghi, Gupta &
   Long 2019, with the strides of Senderovich et al. 2022); for a linear layer `torch.linalg.svdvals`.
 - `gram`: upper bound by Gram iteration on the same blocks (Delattre et al. 2023), on half of the frequencies, with six
   squarings.
-- `power`: the upper bound from below: 100 power iterations with the strided convolution and its transpose (Ryu et al.
+- `power`: a lower estimate of the upper bound: 100 power iterations with the strided convolution and its transpose (Ryu
+et al.
   2019).
 - `toeplitz`: upper bound from the rows' generating polynomials on the grid (Araujo et al. 2021), on the polyphase
   kernel.
 - `fantastic-four`: upper bound from four unfoldings of the kernel (Singla & Feizi 2021); strides can only lower the
   norm.
 
-The last two know convolutions only.
+The last two only support convolutions.
 """
 
 from __future__ import annotations

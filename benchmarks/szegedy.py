@@ -1,11 +1,11 @@
-"""The paper's attack beside SciPy's L-BFGS-B, one image at a time, on the same images and random targets.
+"""The paper's attack compared with SciPy's L-BFGS-B, one image at a time, on the same images and random targets.
 
     python benchmarks/szegedy.py --models fc100-100-10 softmax1e-4 --images 1000 --scipy 30
 
-``same search`` takes SciPy for every solve of our own search over c, ``10 bisections`` is the plain recipe: c between
-1e-4 and 1e2, every solve from the clean image, SciPy's defaults. ``distance`` is the mean of ‖r‖₂ over ours, on the
-images that SciPy attacks too; seconds are processor time on one thread; ``model`` is the share of the time that is
-spent in the model, forward and backward.
+``same search`` uses SciPy for every solve of our own search over c; ``10 bisections`` is the simple method: c between
+1e-4 and 1e2, every solve from the clean image, SciPy's defaults. ``distance`` is the mean of ‖r‖₂ divided by ours, on
+the images that SciPy attacks too; seconds are processor time on one thread; ``model`` is the share of the time spent in
+the model, forward and backward.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What processes say to one another, counted where PyTorch hands it to the network."""
+"""Counters of the bytes that processes send to each other, at PyTorch's interface to the network."""
 
 from __future__ import annotations
 

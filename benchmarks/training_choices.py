@@ -1,13 +1,13 @@
-"""What the paper leaves open in training its sigmoid networks, decided on validation: they never see the test set.
+"""Training choices that the paper leaves open for its sigmoid networks, compared on validation images.
 
     python benchmarks/training_choices.py --seeds 3 --processes 2
     python benchmarks/training_choices.py --choices "tenfold decay" --seeds 5 --final
 
-Networks are trained on the first 50,000 training images by full-batch L-BFGS and tried on the last 10,000. One choice
-is changed at a time: initial weights, the scale of the pixels, the reading of the weight decay, its size. The early
-stop is the iterate, of every tenth, with the least cross entropy on the validation images. Each network takes four
-minutes of one core, eleven with a tenfold decay. ``--final`` trains on all 60,000 images and tells the error on the
-test set: it is for what the table of the first command has decided.
+Networks are trained on the first 50,000 training images by full-batch L-BFGS and evaluated on the last 10,000. One
+choice is changed at a time: initial weights, the scale of the pixels, the reading of the weight decay, its size. The
+early stop is, of every tenth iterate, the one with the smallest cross entropy on the validation images. Each network
+takes four minutes of one core, eleven with a tenfold decay. ``--final`` trains on all 60,000 images and measures the
+test error: use it only for choices made by the table of the first command.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``minimum_norm`` on all of MNIST's training images: time per image, and memory, do not grow with their number.
+"""``minimum_norm`` on all training images of MNIST: time per image and memory, by their number.
 
 Prints a Markdown table. With the defaults, a few minutes on one thread.
 """

@@ -1,4 +1,4 @@
-"""Train on a pool of adversarial examples that is continuously refreshed, beside its baselines (section 4.1)."""
+"""Train on a continuously refreshed pool of adversarial examples, and compare with baselines (section 4.1)."""
 
 from advlab.studies.adversarial_training.study import AdversarialTraining
 from advlab.studies.experiment import main

@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky et al. 2012) by data-parallel workers on Ray Train, to be attacked by other studies."""
+"""Train AlexNet (Krizhevsky et al. 2012) by data-parallel workers on Ray Train, for use in other studies."""
 
 from advlab.studies.alexnet.study import AlexNet
 from advlab.studies.experiment import main

@@ -1,4 +1,4 @@
-"""Do examples cross from one half of the training set to the other, and amplified ones: Tables 3 and 4."""
+"""Measure transfer between models of disjoint halves of the training set: Tables 3 and 4."""
 
 from advlab.studies.cross_training_set.study import CrossTrainingSet
 from advlab.studies.experiment import main

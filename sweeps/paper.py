@@ -1,4 +1,4 @@
-"""The paper's experiments, whole, in one folder, and a page that holds their numbers beside the printed ones."""
+"""All experiments of the paper, in one folder, and a page with their numbers beside the printed ones."""
 
 from advlab.studies.experiment import main
 from advlab.studies.paper.study import Paper

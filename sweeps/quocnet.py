@@ -1,4 +1,4 @@
-"""QuocNet: learnt without labels on Ray Train, a car classifier on top, and adversarial examples for it (Figure 6)."""
+"""Train QuocNet without labels on Ray Train, and a car classifier on top; attack the classifier (Figure 6)."""
 
 from advlab.studies.experiment import main
 from advlab.studies.quocnet.study import QuocNet

@@ -1,4 +1,4 @@
-"""Frame bounds of every layer of a network, beside what the network amplifies in fact: the paper's Table 5."""
+"""Frame bounds of every layer of a network, and its measured amplification: the paper's Table 5."""
 
 from advlab.studies.experiment import main
 from advlab.studies.spectral.study import Spectral

@@ -1,4 +1,4 @@
-"""Nothing in the package reads what could run code, but for a few places with a reason each."""
+"""No code of the package reads data that could run code, except in a few places with a reason each."""
 
 from __future__ import annotations
 

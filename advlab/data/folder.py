@@ -1,4 +1,4 @@
-"""A folder of image files as a data set, decoded when its images are asked for."""
+"""A folder of image files as a data set, decoded only when its images are accessed."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from advlab.errors import UserError, one_line
 from advlab.text import printable
 
 MARGIN = 0.875
-"""The centre kept after the shorter side is resized, as ImageNet classifiers are evaluated."""
+"""Share of the resized shorter side that the central crop keeps, as in the evaluation of ImageNet classifiers."""
 DECODERS = 4
 LARGEST_SIZE = 4096
-"""Pixels of a side that images may be brought to."""
+"""Largest side, in pixels, that images may be resized to."""
 _BYTES = 4 * PIXELS
-"""Bytes of one file: those of its pixels, uncompressed."""
+"""Largest size of a file: the bytes of its uncompressed pixels."""
 IMAGENET = {"train": "train", "test": "val", "validation": "val"}
-"""Folders of ``imagenet:PATH`` by split: the labels of ImageNet's own test images were never published."""
+"""Folders of ``imagenet:PATH`` by split: the labels of ImageNet's test images were never published."""
 _SPLITS = ("train", "val", "valid", "validation", "test")
 
 
 class ImageFolder(Dataset):
-    """Image files and their labels; ``images`` decodes them, all at once, so take ``subset`` of a large folder first.
+    """Image files and their labels; ``images`` decodes all of them, so take a ``subset`` of a large folder first.
 
-    Pickled, it carries the undecoded files, so that another machine can decode them.
+    Its pickle contains the undecoded files, so that another machine can decode them.
 
     Args:
         name: the data set's name.
         split: the split's.
-        files: paths; ignored where ``contents`` has the files themselves.
+        files: paths; ignored if ``contents`` has the files themselves.
         labels: [N] int64.
         index: [N] int64, positions in the whole folder.
         class_names: one per class.
-        size: height and width of the images, in pixels; None to leave files as they are, all of one size.
+        size: height and width of the images, in pixels; None for files of one size, which are not resized.
         contents: the files' bytes.
-        margin: share of the resized shorter side that the centre keeps.
+        margin: share of the resized shorter side that the central crop keeps.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ImageFolder(Dataset):
         contents: Sequence[bytes] | None = None,
         margin: float = MARGIN,
     ) -> None:
-        # the attributes of a frozen dataclass, but for the images
+        # set the attributes of a frozen dataclass, except the images
         vars(self).update(name=name, split=split, labels=labels, index=index, class_names=class_names)
         vars(self).update(files=tuple(files), size=size, _contents=contents, margin=margin)
 
@@ -76,18 +76,18 @@ class ImageFolder(Dataset):
         """[N, 3, H, W] float32 in [0, 1], RGB.
 
         Raises:
-            UserError: a file that is no image, or files of different sizes where no size was given.
+            UserError: a file that is not an image, or files of different sizes without a size to resize them to.
         """
         with ThreadPoolExecutor(DECODERS) as threads:
             decoded = list(threads.map(partial(self._decode, Budget(PIXELS)), range(len(self))))
         shapes = {tuple(image.shape) for image in decoded}
         if len(shapes) > 1:
-            raise UserError(f"{self.name} has images of {len(shapes)} sizes; give the size to bring them all to.")
+            raise UserError(f"{self.name} has images of {len(shapes)} sizes; give a size to resize them to.")
         return torch.stack(decoded)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the files' bytes, the labels, the positions and the size asked for."""
+        """SHA-256 over the files' bytes, the labels, the positions and the requested size."""
         asked = self.size if self.margin == MARGIN else (self.size, self.margin)
         digest = hashlib.sha256(repr(asked).encode())
         for row in range(len(self)):
@@ -126,17 +126,17 @@ class ImageFolder(Dataset):
         try:
             with opened(self._content(row)) as image, budget.held(image.width * image.height):
                 shown = pixels(image, self.size, self.margin)
-                image.close()  # before another may take as much
+                image.close()  # before another file may use its memory
         except UserError:
             raise
-        except Exception as error:  # whatever a decoder raises of a file that is broken, or made to break it
+        except Exception as error:  # a decoder may raise anything on a file that is broken, or made to break it
             what = f"{printable(self.files[row])} cannot be read as an image ({one_line(error)[:200]})"
             raise UserError(f"{what}; save it as one opaque picture of 8 bits per channel, or remove it.") from error
         return torch.from_numpy(shown).permute(2, 0, 1).to(torch.float32).div_(255)
 
 
 class Budget:
-    """What threads may hold together at one time: pixels, or bytes."""
+    """A limit on what all threads together hold at one time, in pixels or bytes."""
 
     def __init__(self, total: int) -> None:
         self._total = self._free = total
@@ -144,7 +144,7 @@ class Budget:
 
     @contextmanager
     def held(self, size: int) -> Iterator[None]:
-        """Wait until so many are free, and hold them, at most all, while the block runs."""
+        """Wait until ``size`` (at most the whole budget) is free, and hold it while the block runs."""
         size = min(size, self._total)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= size)
@@ -158,21 +158,21 @@ class Budget:
 
 
 def is_folder(name: str) -> bool:
-    """Whether a data set's name is that of a folder."""
+    """Whether the name of a data set denotes a folder."""
     return name.startswith(("folder:", "imagenet:"))
 
 
 def load(name: str, split: str, size: int | None, margin: float = MARGIN) -> ImageFolder:
-    """The data set ``folder:PATH``, or ``folder:PATH?size=N`` for images brought to N × N pixels.
+    """The data set ``folder:PATH``, or ``folder:PATH?size=N`` for images resized to N × N pixels.
 
-    A folder ``PATH/split``, where there is one, else ``PATH`` itself. Classes are its folders, in alphabetical order;
-    or the second column of its ``labels.csv`` (file,label: numbers, or names in alphabetical order); or there are none,
-    and every label is 0. The splits of one data set have the same classes: a class that only ``PATH/train`` has keeps
-    its number in ``PATH/test``. Links are followed; hidden files and folders are left out. ``imagenet:PATH`` has
-    folders of classes in ``PATH/train`` and ``PATH/val``, as ILSVRC's are usually laid out; ``val`` is its test split.
+    The folder is ``PATH/split`` if there is one, else ``PATH``. Classes are its subfolders, in alphabetical order; or
+    the second column of its ``labels.csv`` (file,label: numbers, or names in alphabetical order); with neither, every
+    label is 0. The splits of one data set have the same classes: a class that only ``PATH/train`` has keeps its number
+    in ``PATH/test``. Links are followed; hidden files and folders are ignored. ``imagenet:PATH`` has folders of classes
+    in ``PATH/train`` and ``PATH/val``, the usual layout of ILSVRC; ``val`` is its test split.
 
     Raises:
-        UserError: no such folder or split, no images in it, what cannot be looked into, a class without images, a
+        UserError: no such folder or split, no images in it, an unreadable folder, a class without images, a
             ``labels.csv`` that does not give every file one label, or an impossible size.
     """
     path, named = _parse(name)
@@ -195,20 +195,20 @@ def load(name: str, split: str, size: int | None, margin: float = MARGIN) -> Ima
         labels, names = class_labels.find(folder, files, others)
     except OSError as error:
         what = f"data set {name!r}: {printable(error.filename)} cannot be read ({error.strerror})"
-        raise UserError(f"{what}; mend its permissions or remove it.") from error
+        raise UserError(f"{what}; fix its permissions or remove it.") from error
     if folder == root and {each.lower() for each in names} <= set(_SPLITS):
         raise UserError(f"data set {name!r} has no split {split!r}; choose one of {', '.join(names)}.")
     if folder != root and (root / LABELS).exists() and not (folder / LABELS).exists():
-        raise UserError(f"{printable(root / LABELS)} says nothing of {printable(folder)}; give that folder its own.")
+        raise UserError(f"{printable(root / LABELS)} does not mention {printable(folder)}; give that folder its own.")
     return ImageFolder(name, split, files, torch.tensor(labels), torch.arange(len(files)), names, size, None, margin)
 
 
 def _image_files(folder: Path) -> Iterator[Path]:
-    """All below a folder that have an image's name, behind links too; what is hidden is left out.
+    """All files below a folder with the suffix of an image, following links; hidden ones are ignored.
 
     Raises:
-        OSError: a folder that may not be looked into.
-        UserError: a link that leads nowhere, or back to a folder that holds it.
+        OSError: an unreadable folder.
+        UserError: a broken link, or one to a folder that contains it.
     """
 
     def fail(error: OSError) -> None:
@@ -220,18 +220,20 @@ def _image_files(folder: Path) -> Iterator[Path]:
             if path.is_symlink():
                 above = {os.path.realpath(each) for each in path.parents if each.is_relative_to(folder)}
                 if not path.exists() or os.path.realpath(path) in above:
-                    raise UserError(f"the link {printable(path)} leads nowhere, or back to itself; remove it.")
+                    raise UserError(
+                        f"the link {printable(path)} is broken, or leads to a folder that contains it; remove it."
+                    )
             if path.suffix.lower() in SUFFIXES and path.is_file():
                 yield path
 
 
 def _parse(name: str) -> tuple[str, int | None]:
-    """The folder and the size in ``folder:PATH?size=N``; a study then knows its images by their name alone."""
+    """The folder and the size in ``folder:PATH?size=N``: the name alone identifies the images of a study."""
     path, asked, size = name.partition(":")[2].rpartition("?size=")
     if not asked:
         return size, None
     if not (size.isdecimal() and int(size[:9])):
-        raise UserError(f"data set {name!r}: {size!r} is no size; write e.g. folder:PATH?size=224.")
+        raise UserError(f"data set {name!r}: {size!r} is not a size; write e.g. folder:PATH?size=224.")
     if int(size[:9]) > LARGEST_SIZE:
         raise UserError(f"data set {name!r}: {size[:20]} pixels are too many; choose a size of at most {LARGEST_SIZE}.")
     return path, int(size)

@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]\d+)?|nan|[+-]?inf", re.IGNOR
 
 
 def is_visible(name: str) -> bool:
-    """Whether a file or folder is the user's: not hidden, and not made by an operating system for itself."""
+    """Whether a file or folder is neither hidden nor one of those that operating systems create."""
     return not name.startswith(".") and name.lower() not in _SYSTEM
 
 
@@ -36,7 +36,7 @@ def find(folder: Path, files: Sequence[Path], others: Sequence[Path]) -> tuple[l
         others: folders of the data set's other splits: a class that only they have keeps its number.
 
     Raises:
-        UserError: files that have no label, or labels that can be taken in more than one way.
+        UserError: files without a label, or ambiguous labels.
     """
     relative = [path.relative_to(folder) for path in files]
     if (folder / LABELS).is_file():
@@ -55,7 +55,7 @@ def find(folder: Path, files: Sequence[Path], others: Sequence[Path]) -> tuple[l
         return [0] * len(files), (UNLABELLED,)
     else:
         if beside := [path for path in relative if len(path.parts) == 1]:
-            what = f"{printable(folder / beside[0])} lies beside the folders of classes"
+            what = f"{printable(folder / beside[0])} is beside the folders of classes"
             raise UserError(f"{what}; move it into its own, or give labels in a {LABELS}.")
         texts = [path.parts[0] for path in relative]
         classes = set(texts)
@@ -68,10 +68,10 @@ def find(folder: Path, files: Sequence[Path], others: Sequence[Path]) -> tuple[l
 
 
 def _is_class(path: Path) -> bool:
-    """Whether this is a folder of images; an empty one is a class without any, so that the others keep their numbers.
+    """Whether this is a folder of a class; an empty one is, so that the others keep their numbers.
 
     Raises:
-        UserError: it has files, and no image.
+        UserError: it has files, but no image.
     """
     if not path.is_dir() or not is_visible(path.name):
         return False
@@ -83,7 +83,7 @@ def _is_class(path: Path) -> bool:
 
 
 def _given(table: Path) -> dict[str, str]:
-    """The label that ``labels.csv`` has for each file: numbers as plain digits, or names."""
+    """The label of each file in ``labels.csv``: numbers as plain digits, or names."""
     given: dict[str, str] = {}
     numbered: bool | None = None
     for place, file, label in _lines(table):
@@ -101,12 +101,12 @@ def _given(table: Path) -> dict[str, str]:
 
 
 def _key(file: str) -> str:
-    """A file's name however it is spelt: with ``./``, backslashes, spaces around it, or composed accents."""
+    """A file name in normal form: without ``./``, backslashes, surrounding spaces, and variants of accents."""
     return PurePosixPath(normalize("NFC", file).strip().replace("\\", "/")).as_posix()
 
 
 def _lines(table: Path) -> Iterator[tuple[str, str, str]]:
-    """Place, file and label of every line; a first line whose file has no image's suffix is a heading."""
+    """Place, file and label of every line; a first line whose file does not have the suffix of an image is a header."""
     try:
         if table.stat().st_size > _LABEL_BYTES:
             raise ValueError(f"it has more than {_LABEL_BYTES:,} bytes")

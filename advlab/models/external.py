@@ -1,4 +1,4 @@
-"""Models from elsewhere: torchvision, timm, a factory in a Python file, or one in an installed module."""
+"""External models: torchvision, timm, a factory in a Python file, or one in an installed module."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ SCHEMES = ("torchvision", "timm", "file", "python")
 _CODE = ("file", "python")
 
 RANDOM = "random"
-"""In place of a name of weights: torchvision's architecture as initialised with seed 0."""
+"""In place of the name of weights: torchvision's architecture, initialised with seed 0."""
 _siblings: dict[Path, list[Path]] = {}
-"""By file of a ``file:`` model, those of its own folder that it imported, in order."""
+"""By file of a ``file:`` model, the files of its folder that it imported, in order."""
 
 
 def is_external(name: str) -> bool:
@@ -35,13 +35,13 @@ def is_external(name: str) -> bool:
 
 
 def is_code(name: str) -> bool:
-    """Whether using the model runs Python that its name chooses: only the user may choose that, never a study."""
+    """Whether loading the model runs Python code named by the user, which a study may not choose."""
     return is_external(name) and name.split(":", 1)[0] in _CODE
 
 
 def load(name: str) -> nn.Module:
     """The model ``scheme:…``, in eval mode, taking images in [0, 1] and frozen; raises a UserError if the library, the
-    model, its weights or the file cannot be had.
+    model, its weights or the file is not available.
     """
     scheme, rest = name.split(":", 1)
     module = {"torchvision": _torchvision, "timm": _timm, "file": _file, "python": _python}[scheme](name, rest)
@@ -49,7 +49,7 @@ def load(name: str) -> nn.Module:
 
 
 def identity(name: str) -> str:
-    """What besides its weights makes a model what it is: the source of its file, or its library's version."""
+    """The identity of a model besides its weights: the source of its files, or its library's version."""
     scheme, rest = name.split(":", 1)
     if scheme == "file":
         path = Path(rest.rpartition(":")[0]).expanduser().resolve()
@@ -65,15 +65,15 @@ def identity(name: str) -> str:
 
 @fx.wrap  # it depends on the shape, which a trace does not know
 def resized(images: Tensor, size: int) -> Tensor:
-    """Images [B, C, H, W] → [B, C, size, size], bilinear with smoothing; those of that size are left as they are."""
+    """Images [B, C, H, W] → [B, C, size, size], bilinear with smoothing; images of that size are unchanged."""
     if images.shape[2:] == (size, size):
         return images
     return functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 class Normalised(nn.Module):
-    """Subtract a mean and divide by a deviation per channel, then classify: the box stays [0, 1] for attacks. Images of
-    another height or width than ``size`` are brought to it first, bilinearly, and pass gradients back.
+    """Normalise images by a mean and a deviation per channel, then classify: for attacks the box stays [0, 1]. Images of
+    another height or width than ``size`` are resized first, bilinearly, and get gradients.
     """
 
     mean: Tensor
@@ -145,20 +145,20 @@ def _file(name: str, rest: str) -> nn.Module:
         raise UserError(f"model {name!r}: write file:PATH.py:FACTORY.")
     if not path.is_file():
         raise UserError(f"model {name!r}: there is no file {path}.")
-    # named by the whole path, so that two files of one name stay apart
+    # named by the whole path, so that files of equal names are different modules
     module_name = f"advlab_model_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"model {name!r}: {path} is no Python file; its name must end in .py.")
+        raise UserError(f"model {name!r}: {path} is not a Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     try:
         with _importing_from(path.parent) as imported:
             sys.modules[module_name] = module
             spec.loader.exec_module(module)
             network = getattr(module, factory)()
-    except Exception as error:  # whatever the user's file raises
-        mend = "; what it imports must lie beside it or on PYTHONPATH" if isinstance(error, ImportError) else ""
-        raise UserError(f"model {name!r}: {type(error).__name__}: {one_line(error)}{mend}.") from error
+    except Exception as error:  # the user's file may raise anything
+        fix = "; its imports must be beside it or on PYTHONPATH" if isinstance(error, ImportError) else ""
+        raise UserError(f"model {name!r}: {type(error).__name__}: {one_line(error)}{fix}.") from error
     if not isinstance(network, nn.Module):
         raise UserError(f"model {name!r}: {factory}() returned {type(network).__name__}, not a torch nn.Module.")
     _siblings[path] = sorted(imported - {path})
@@ -168,7 +168,7 @@ def _file(name: str, rest: str) -> nn.Module:
 
 
 def _require_early_imports(name: str, source: Path, folder: Path) -> None:
-    """Raise a UserError where a method imports what lies in a folder, which is out of reach once the model runs."""
+    """Raise a UserError if a method imports from a folder, which is not available when the model runs."""
     if folder in {Path(place).resolve() for place in sys.path}:
         return
     classes = [node for node in ast.walk(ast.parse(source.read_bytes())) if isinstance(node, ast.ClassDef)]
@@ -178,18 +178,18 @@ def _require_early_imports(name: str, source: Path, folder: Path) -> None:
             module = node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name
             if getattr(node, "level", 0) or module.partition(".")[0] in _names_in(folder):
                 what = f"line {node.lineno} of {source} imports {module or 'a file beside it'} when the model runs"
-                raise UserError(f"model {name!r}: {what}; import it at the top of the file, so that it can travel.")
+                raise UserError(f"model {name!r}: {what}; import it at the top of the file, so that it is sent along.")
 
 
 def _names_in(folder: Path) -> set[str]:
-    """The modules that Python would find in a folder; the standard library and this package are found before."""
+    """The modules that Python would find in a folder, except names of the standard library and of this package."""
     entries = [path for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
     return {path.stem for path in entries} - {*sys.stdlib_module_names, __name__.partition(".")[0]}
 
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[set[Path]]:
-    """Import from a folder in this block as if Python ran a file of it; yields the files that it did import."""
+    """Import from a folder within this block, as if Python ran a file there; yields the imported files."""
     names = _names_in(folder)
     elsewhere = {
         name: module
@@ -213,7 +213,7 @@ def _importing_from(folder: Path) -> Iterator[set[Path]]:
 
 
 def _source_below(folder: Path, module: ModuleType) -> Path | None:
-    """Where a module comes from, if that is a folder's own code: not what was installed there."""
+    """The source of a module if it is the folder's own code, and not installed there."""
     source = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
     path = Path(source).resolve() if isinstance(source, str) else None
     return path if path and path.is_relative_to(folder) and "site-packages" not in path.parts else None

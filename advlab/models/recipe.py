@@ -103,7 +103,7 @@ class Recipe:
 
 
 def _require_name(name: str) -> None:
-    """Raise a ValueError for a name that is no file name, not printable, or names an external model."""
+    """Raise a ValueError for a name that is not a file name, not printable, or names an external model."""
     if not name or not name.isprintable() or len(quote(name, safe="")) > _LONGEST_NAME:
         raise ValueError("its recipe has a name that is empty, too long or not printable")
     if name.partition(":")[0] in (*SCHEMES, "study", "untrusted") and ":" in name:

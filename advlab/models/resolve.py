@@ -1,5 +1,5 @@
-"""Resolve what ``--model``, ``--models`` and ``--network`` take: a zoo name, ``study:DIR``, the path of a checkpoint
-(``.safetensors``), or a name with a scheme of `advlab.models.external`.
+"""The resolver of model names: zoo names, ``study:DIR``, paths of checkpoints (``.safetensors``), and names with a
+scheme of `advlab.models.external`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ DEFAULT_SIZE = 224
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A model (in evaluation mode, on the CPU), and what tells it from others: the ``fingerprint`` of its weights and
-    its code, the data set it was trained on, where that is one of ours, and the height and width of images it takes.
+    """A model (in evaluation mode, on the CPU) with the ``fingerprint`` of its weights and code, the data set it was
+    trained on, if that is one of advlab's, and the height and width of its images.
     """
 
     name: str
@@ -41,7 +41,7 @@ def resolve(name: str, train_data: str, seed: int) -> Resolved:
     """
     if study_models.is_stored(name):
         found = study_models.one(name)
-        # it may be a stranger's: no folder that it names is opened
+        # it is not trusted: no folder that it names is opened
         own_data = found.recipe.data if found.recipe.data in DATASETS else ""
         return Resolved(name, found.network(), found.fingerprint, own_data, DEFAULT_SIZE)
     model = models.load(name, data=train_data, seed=seed)
@@ -52,7 +52,7 @@ def resolve(name: str, train_data: str, seed: int) -> Resolved:
 
 
 def input_size(name: str) -> int:
-    """Height and width of the images that a model takes, as far as its name tells."""
+    """Height and width of a model's images, as far as its name determines them."""
     if name.startswith(f"python:{alexnet.__name__}:"):
         return alexnet.SIZE
     if name.startswith(f"python:{efficientnet.__name__}:"):

@@ -1,7 +1,7 @@
 """Models that one study trained, for use in another: ``study:DIR``, ``study:DIR?best=6``, ``study:DIR?name=fc*``.
 
-A study of somebody else is data. Its weights are read; the Python code that it names (``file:…`` and ``python:…``) is
-shown, and run only when the user repeats its name.
+Studies of others are data. Their weights are read; Python code that they name (``file:…`` and ``python:…``) is listed,
+and run only if the user repeats its name.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from advlab.store.study import Study
 logger = logging.getLogger(__name__)
 SCHEME, _FILE = "study:", ".safetensors"
 UNTRUSTED = "untrusted:"
-"""Before the name of a model that is code, in a command that a study's folder tells: see ``--trust-code``."""
+"""Prefix of models that are code in a command printed from a study's folder."""
 _SELECTORS = ("best", "name")
 
 
 @dataclass(frozen=True, slots=True)
 class StudyModel:
-    """A trained model, and how it was asked for."""
+    """A trained model, and the name by which it was requested."""
 
     checkpoint: Checkpoint
     origin: str
 
 
 def expand(names: list[str], trusted: Collection[str] = ()) -> tuple[list[str], dict[str, StudyModel]]:
-    """All names, each once, with those of the models it stands for in place of every ``study:…``, and these models.
+    """All names without duplicates, with every ``study:…`` replaced by the names of its models, and these models.
 
     Args:
-        names: as the user gave them; ``untrusted:NAME`` is what a study's printed command has for code.
+        names: as given by the user; printed commands of studies name code as ``untrusted:NAME``.
         trusted: names of code in other studies that the user repeated.
 
     Raises:
-        UserError: no such study, none of its models asked for, two models of one name, or code that is not trusted.
+        UserError: no such study, no matching model, two models of one name, or code that is not trusted.
     """
     expanded: dict[str, None] = {}
     found: dict[str, StudyModel] = {}
@@ -60,7 +60,7 @@ def expand(names: list[str], trusted: Collection[str] = ()) -> tuple[list[str], 
 
 
 def is_stored(name: str) -> bool:
-    """Whether a name stands for models that a study or a file holds."""
+    """Whether a name stands for models in a study or a file."""
     return name.startswith(SCHEME) or name.endswith(_FILE)
 
 
@@ -76,9 +76,9 @@ def one(text: str) -> Checkpoint:
 def load(text: str) -> dict[str, StudyModel]:
     """The models of ``study:DIR``, by name, in the order the study lists them; or the model of one ``.safetensors``.
 
-    ``?best=N`` takes the N of least validation error, ``?name=PATTERN`` those whose name fits (``*`` and ``?`` are wild
-    cards); both may be joined by ``&``. Raises a UserError if there is no such study or model, if a model is damaged or
-    not its recipe's, or if the selection cannot be made.
+    ``?best=N`` selects the N with the smallest validation error, ``?name=PATTERN`` those with matching names (``*`` and
+    ``?`` are wildcards); both may be joined by ``&``. Raises a UserError if there is no such study or model, if a model
+    is damaged or not its recipe's, or if the selection cannot be made.
     """
     if not text.startswith(SCHEME):
         return _file(text)
@@ -92,14 +92,14 @@ def load(text: str) -> dict[str, StudyModel]:
     models = {model.recipe.name: model for model in (_read(study.store, file) for file in asked)}
     models = {name: model for name, model in models.items() if fnmatchcase(name, pattern)}
     if not models:
-        which = f" that is called {pattern}" if pattern != "*" else ""
+        which = f" with the name {pattern}" if pattern != "*" else ""
         raise UserError(f"{text!r} names no model: there is none{which} in {study.store.path('models')!r}.")
     if best is not None:
         if any("validation_error" not in model.report for model in models.values()):
             raise UserError(f"{text!r}: its models were not measured on validation images; leave 'best' out.")
         ranked = sorted(models, key=lambda name: (models[name].report["validation_error"], name))
         models = {name: models[name] for name in ranked[: int(best)]}
-    for model in models.values():  # now, and not once a study has begun with them
+    for model in models.values():  # now, not after a study has started with them
         model.recipe.require_fits(model.weights)
     origin = SCHEME + _joined(study.store.uri, [f"{key}={value}" for key, value in chosen.items()])
     return {name: StudyModel(model, origin) for name, model in models.items()}
@@ -117,7 +117,7 @@ def _file(path: str) -> dict[str, StudyModel]:
 
 
 def _parse(text: str) -> tuple[str, dict[str, str]]:
-    """The folder, and which of its models; what else stands behind the ``?`` belongs to the folder."""
+    """The folder and the selection of models; other parameters after ``?`` belong to the folder."""
     path, _, query = text.removeprefix(SCHEME).partition("?")
     kept: list[str] = []
     chosen: dict[str, str] = {}
@@ -129,7 +129,7 @@ def _parse(text: str) -> tuple[str, dict[str, str]]:
             kept.append(part)
     best = chosen.get("best", "1")
     if not (best.isdecimal() and int(best)):
-        raise UserError(f"{text!r}: {best!r} is no number of models; write e.g. study:DIR?best=6.")
+        raise UserError(f"{text!r}: {best!r} is not a number of models; write e.g. study:DIR?best=6.")
     return _joined(path, kept), chosen
 
 
@@ -138,7 +138,7 @@ def _joined(uri: str, parts: list[str]) -> str:
 
 
 def _trusted(name: str, trusted: Collection[str]) -> str:
-    """A name from the command line, without its mark if it bears one and the user has repeated it."""
+    """A name from the command line, without the prefix for code if the user has repeated the name."""
     if not name.startswith(UNTRUSTED):
         return name
     code = name.removeprefix(UNTRUSTED)
@@ -148,7 +148,7 @@ def _trusted(name: str, trusted: Collection[str]) -> str:
 
 
 def _code(text: str, trusted: Collection[str]) -> list[str]:
-    """The trusted ones of the models that a study has no weights of because they are code."""
+    """The trusted models among those of a study that are code, without weights."""
     uri, chosen = _parse(text)
     study = Study.open(uri)
     named = [name for name in study.manifest.get("models", {}) if external.is_code(name)]
@@ -167,8 +167,8 @@ def trained_by(study: Study, name: str) -> Checkpoint:
 
 
 def read_model(store: Store, file: str) -> Checkpoint:
-    """A trained model from a study's folder. Raises a UserError if another version wrote it, which leaves it as it is,
-    and a ValueError if it is not a whole model.
+    """A trained model from a study's folder. Raises a UserError if another version wrote it, and a ValueError
+    if it is incomplete or not a model.
     """
     try:
         return Checkpoint.from_bytes(store.read_bytes(file))

@@ -1,4 +1,4 @@
-"""``python -m advlab.results verify STUDY`` checks a study; ``merge STUDY STUDY … --out OUT`` joins several."""
+"""The commands ``python -m advlab.results verify STUDY`` and ``merge STUDY STUDY … --out OUT``."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from advlab.text import masked
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verify:
-    """Check a study: every row there, exactly once, and true. Exits with 0 when it is sound, with 1 when it is not."""
+    """Verify that every row of a study exists exactly once and is correct; the exit code is 0 if so, else 1."""
 
     study: Annotated[str, tyro.conf.Positional]
     """Folder of a study, local or s3://…"""
 
     repair: bool = False
-    """Remove damaged files, so that the next run of the study makes them anew."""
+    """Remove damaged files, which the next run of the study computes again."""
 
     memory: float | None = None
-    """GiB of memory that the files checked at one time may take; a quarter of this machine's when absent."""
+    """Memory limit in GiB for the files that are checked at one time; by default a quarter of this machine's memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Merge:
-    """Join parts of one study, or studies that differ in nothing but models, controls and number of examples."""
+    """Merge parts of one study, or studies that differ only in models, controls and number of examples."""
 
     studies: Annotated[list[str], tyro.conf.Positional]
     """Folders of the studies, local or s3://…"""
@@ -79,7 +79,7 @@ def _verify(options: Verify) -> None:
     if not is_sound:
         print(f"not sound: {told}")
         if found["missing"] or found["damaged"]:
-            print(f"the command of this study makes what is missing:\n{masked(study.command)}")
+            print(f"the command of this study computes what is missing:\n{masked(study.command)}")
         sys.exit(1)
     print(f"sound: {len(study.sources)} sources × {len(study.targets)} targets{f' ({told})' if told else ''}")
 
@@ -96,12 +96,12 @@ def _mended(study: TransferStudy, finding: Finding) -> str:
 
 def _merge(options: Merge) -> None:
     if len(options.studies) < 2:
-        raise UserError("merge joins two or more studies; name their folders, and that of the union with --out.")
+        raise UserError("merge needs two or more studies; give their folders, and the output folder with --out.")
     with _progress("merging") as on_progress:
         union, missing = merge([_open(folder) for folder in options.studies], options.out, on_progress)
     print(f"{len(union.targets)} models, {union.config['examples']} examples: {union.store.uri}")
     if missing:
-        print(f"{missing} shards are in none of the studies; the command of their union makes them:")
+        print(f"{missing} shards are in none of the studies; this command computes them:")
         print(masked(union.command))
     else:
         print("nothing is missing; the matrix is written")

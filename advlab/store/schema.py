@@ -14,10 +14,10 @@ PREDICTIONS = pa.schema(
     [
         ("index", pa.int64()),  # position in the data set
         ("label", pa.int64()),
-        ("clean_prediction", pa.int64()),  # the target model's answer to the clean image
-        ("prediction", pa.int64()),  # its answer to the distorted image
-        ("source_prediction", pa.int64()),  # the attacked model's own answer to it; null for controls
-        ("margin", pa.float32()),  # logit of the label less the largest other logit
+        ("clean_prediction", pa.int64()),  # the target model's prediction for the clean image
+        ("prediction", pa.int64()),  # its prediction for the distorted image
+        ("source_prediction", pa.int64()),  # the attacked model's own prediction for it; null for controls
+        ("margin", pa.float32()),  # logit of the label minus the largest other logit
         ("rms", pa.float64()),  # √(Σ(x' − x)²/n), section 4.2
     ]
 )
@@ -71,6 +71,6 @@ def decode_images(table: pa.Table) -> np.ndarray:
     shape = json.loads((table.schema.metadata or {}).get(SHAPE_KEY, b"null")[:200])
     sizes = shape if isinstance(shape, list) and all(type(size) is int and 0 < size < 2**31 for size in shape) else []
     if not sizes or table.schema.field("image").type != pa.list_(pa.float32(), math.prod(sizes)):
-        raise ValueError("it holds no images, or not of the shape that it says")
+        raise ValueError("it holds no images, or images of another shape than recorded")
     column = table.column("image").combine_chunks()
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), *shape)

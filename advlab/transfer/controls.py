@@ -1,7 +1,7 @@
-"""Sources that are not attacked themselves: noise that an adversarial example has to beat, and larger perturbations.
+"""Controls: sources that are not attacked, such as noise of the same norm and amplified perturbations.
 
-``gaussian-σ`` is x + σ·n, as in the paper's Table 2. Of the same ‖r‖₂, row by row, as the perturbation r found for a
-model are ``noise-MODEL`` (Gaussian noise whose σ is the RMS of r), ``sphere-MODEL`` (a uniform direction),
+``gaussian-σ`` is x + σ·n, as in the paper's Table 2. The following have the norm ‖r‖₂ of the perturbation r found for a
+model, row by row: ``noise-MODEL`` (Gaussian noise whose σ is the RMS of r), ``sphere-MODEL`` (a uniform direction),
 ``shuffled-MODEL`` (r with its pixels permuted) and ``borrowed-MODEL`` (the r of the next image of the shard).
 ``amplified-ρ-MODEL`` is x + ρ·r/RMS(r), the lower half of Table 4; its variant ``-boxed`` has RMS ρ after clipping to
 the box, and ``-literal`` is x + ρ·r/‖r‖₂, as section 4.2 prints it. Only ``-clipped`` and ``-boxed`` ones are clipped.
@@ -22,7 +22,7 @@ from advlab.transfer.generate import Examples, distortion
 
 _NUMBER = r"\d*\.?\d+"
 MATCHED = ("noise", "sphere", "shuffled", "borrowed")
-"""Controls that have each perturbation's own norm."""
+"""Controls with the same norm as each perturbation."""
 CURVE = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
 """RMS to which perturbations are amplified, or shrunk, for the curve of transfer against size."""
 _BISECTIONS, _OCTAVES = 32, 20.0
@@ -30,9 +30,8 @@ _BISECTIONS, _OCTAVES = 32, 20.0
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A control's name, taken apart: ``kind`` (a key of ``KINDS``), ``amount`` (σ or ρ, where the kind has one),
-    ``variant`` (``clipped``, ``boxed``, ``literal`` or nothing) and ``model`` (whose examples it is made from; None
-    where none is needed or named).
+    """A parsed control name: ``kind`` (a key of ``KINDS``), ``amount`` (σ or ρ, if the kind has one), ``variant``
+    (``clipped``, ``boxed``, ``literal`` or empty) and ``model`` (whose examples it is made from, or None).
     """
 
     kind: str
@@ -43,9 +42,8 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a control distorts: images at ``index`` of the data set and the perturbations found for them (zero where the
-    kind is not made from a model's), float32 [N, C, H, W]; random numbers depend on the control's name, ``seed`` and
-    ``index``.
+    """The input of a control: images at ``index`` of the data set and the perturbations found for them (zero if the kind
+    does not use a model's), float32 [N, C, H, W]; random numbers depend on the control's name, ``seed`` and ``index``.
     """
 
     control: str
@@ -62,9 +60,9 @@ class Kind:
 
     Attributes:
         distort: the distorted images, before clipping.
-        text: how a reader would say it, with ``{amount:g}`` and ``{model}``.
+        text: its description, with ``{amount:g}`` and ``{model}``.
         from_model: whether it is made from the perturbations found for a model.
-        has_amount, variants: whether a number stands behind the kind in its name, and what may stand behind that.
+        has_amount, variants: whether a number follows the kind in its name, and the suffixes that may follow.
     """
 
     distort: Callable[[Given], np.ndarray]
@@ -81,16 +79,16 @@ class Kind:
 
 
 def register(name: str, kind: Kind) -> None:
-    """Add a kind of control of your own, in this process; the driver and every actor need it. Raises a UserError if
-    there is one of that name.
+    """Register your own kind of control in this process; the driver and every actor need it. Raises a UserError if the
+    name is registered already.
     """
     if name in KINDS:
-        raise UserError(f"control {name!r} is there already; register yours under another name.")
+        raise UserError(f"control {name!r} exists already; register yours under another name.")
     KINDS[name] = kind
 
 
 def parse(name: str) -> Control | None:
-    """What a control's name says, or None where it is not a control's."""
+    """Parse the name of a control; None if it is not one."""
     kind = name.partition("-")[0]
     match = re.fullmatch(KINDS[kind].pattern(kind), name) if kind in KINDS else None
     if match is None:
@@ -99,7 +97,7 @@ def parse(name: str) -> Control | None:
 
 
 def describe(name: str) -> str:
-    """A control's name as a reader would say it: ``gaussian-0.1`` is Gaussian noise of stddev 0.1."""
+    """A description of a control: ``gaussian-0.1`` is "Gaussian noise of stddev 0.1"."""
     said = parse(name)
     if said is None or (KINDS[said.kind].from_model and said.model is None):
         return name
@@ -108,7 +106,7 @@ def describe(name: str) -> str:
 
 
 def expand(controls: list[str], models: list[str]) -> list[str]:
-    """The names of the control sources that ``--controls`` asks for, given the attacked models."""
+    """The names of the control sources that a list of controls stands for, given the attacked models."""
     names: list[str] = []
     for control in controls:
         said = parse(control)
@@ -131,14 +129,14 @@ def validate(controls: list[str], models: list[str]) -> None:
 
 
 def attacked_model(control: str) -> str | None:
-    """The model whose examples a control is made from, or None when it needs none."""
+    """The model whose examples a control is made from, or None."""
     said = parse(control)
     return None if said is None else said.model
 
 
 def make(control: str, clean: Dataset, attacked: Examples | None, *, seed: int) -> Examples:
-    """Distort images as a control does; each image's noise depends on (control, seed, its index) alone. ``attacked``
-    are the examples of the model that the control names, where it names one, in the order of ``clean``.
+    """Apply a control to images; each image's noise depends only on (control, seed, its index). ``attacked`` are the
+    examples of the model that the control names, if it names one, in the order of ``clean``.
     """
     said = parse(control)
     assert said is not None
@@ -192,7 +190,7 @@ def _amplified(given: Given) -> np.ndarray:
 
 
 def amplify(images: np.ndarray, perturbation: np.ndarray, amount: float, variant: str = "") -> np.ndarray:
-    """x + s·r, s chosen per image so that the distortion is ``amount``; rows without a perturbation stay as they are.
+    """x + s·r, with s chosen per image so that the distortion is ``amount``; rows without a perturbation are unchanged.
 
     Args:
         images, perturbation: x in [0, 1] and r, [N, ...].
@@ -207,7 +205,7 @@ def amplify(images: np.ndarray, perturbation: np.ndarray, amount: float, variant
     if variant != "boxed":
         return images + np.float32(amount) * unit
     low, high = np.full(size.shape, -_OCTAVES), np.full(size.shape, _OCTAVES)
-    for _ in range(_BISECTIONS):  # the RMS after clipping grows with the multiple, sought here by its logarithm
+    for _ in range(_BISECTIONS):  # the RMS after clipping grows with the multiple; bisection on its logarithm
         middle = (low + high) / 2
         is_short = _rms((images + np.exp2(middle) * unit).clip(0, 1) - images) < amount
         low, high = np.where(is_short, middle, low), np.where(is_short, high, middle)

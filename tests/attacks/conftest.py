@@ -34,7 +34,7 @@ def _trained(network: nn.Module, dataset: Dataset, **arguments: Any) -> nn.Modul
 
 @pytest.fixture(scope="session")
 def right() -> Callable[..., tuple[Tensor, Tensor]]:
-    """``right(model, dataset, n)``: the first n images that the model reads rightly, with their labels."""
+    """``right(model, dataset, n)``: the first n images that the model classifies correctly, with their labels."""
 
     def choose(model: nn.Module, dataset: Dataset, n: int) -> tuple[Tensor, Tensor]:
         with torch.no_grad():

@@ -121,7 +121,7 @@ def test_successes_survive_other_batch_sizes(name):
     assert torch.equal(alone != labels, found.success)
 
 
-def test_images_misread_already_are_returned_unchanged():
+def test_misclassified_images_are_returned_unchanged():
     model, images, labels = case("smooth", 8)
     wrong = (labels + 1) % 6
     found = minimum_norm(model, images, wrong)
@@ -327,7 +327,7 @@ def test_a_second_descent_finds_better_minima_of_networks_with_kinks(monkeypatch
 
 @pytest.mark.parametrize(("depth", "gain"), [(10, 3.0), (6, 4.0)])
 def test_networks_whose_gradients_turn_fast_are_fooled_too(depth: int, gain: float) -> None:
-    """Without steps that add up, three images in fifty are never misread."""
+    """Without steps that add up, three images in fifty are never misclassified."""
     generator = torch.Generator().manual_seed(0)
     draw = partial(torch.randn, generator=generator, dtype=torch.float64)
     weights = [draw(64, 64) * gain / 8 for _ in range(depth)]

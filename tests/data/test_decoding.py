@@ -149,10 +149,14 @@ def test_transparent_pixels_have_no_colour_and_are_refused(tmp_path: Path, name:
 @pytest.mark.parametrize(
     ("name", "image", "told"),
     [
-        ("int.tif", grey(2**31 - 1, "<i4"), "its pixels are 32-bit or signed integers, whose white is unknown"),
+        ("int.tif", grey(2**31 - 1, "<i4"), "its pixels are 32-bit or signed integers, whose range is unknown"),
         ("signed.tif", grey(32767, "<i2"), "its pixels are 32-bit or signed integers"),
-        ("bytes.tif", grey(255, "<f4"), r"its pixels go from 0.0 to 255.0, beyond \[0, 1\]"),
-        ("nan.tif", Image.fromarray(np.where(RAMP > 0.5, np.nan, RAMP).astype("<f4")), "its pixels go from nan to nan"),
+        ("bytes.tif", grey(255, "<f4"), r"its pixels range from 0.0 to 255.0, beyond \[0, 1\]"),
+        (
+            "nan.tif",
+            Image.fromarray(np.where(RAMP > 0.5, np.nan, RAMP).astype("<f4")),
+            "its pixels range from nan to nan",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) and ".tif" in value else "",
 )

@@ -97,7 +97,7 @@ def test_mistakes_are_told(photos: Path, tmp_path: Path) -> None:
         data.load(f"folder:{tmp_path / 'empty'}")
     with pytest.raises(UserError, match="images of 3 sizes"):
         _ = data.load(f"folder:{photos}").images
-    with pytest.raises(UserError, match=r"'big' is no size; write e.g. folder:PATH\?size=224"):
+    with pytest.raises(UserError, match=r"'big' is not a size; write e.g. folder:PATH\?size=224"):
         data.load(f"folder:{photos}?size=big")
 
 
@@ -149,7 +149,9 @@ def test_links_are_followed(photos: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("target", ["gone", "..", "../dog", "."])
 def test_links_that_lead_nowhere_or_round_in_circles_are_refused(photos: Path, target: str) -> None:
     (photos / "dog/link").symlink_to(target)
-    with pytest.raises(UserError, match=r"the link .*/dog/link leads nowhere, or back to itself; remove it"):
+    with pytest.raises(
+        UserError, match=r"the link .*/dog/link is broken, or leads to a folder that contains it; remove it"
+    ):
         data.load(f"folder:{photos}")
 
 
@@ -159,7 +161,7 @@ def test_folders_that_link_to_each_other_are_refused(tmp_path: Path) -> None:
         (tmp_path / own / "link").symlink_to(tmp_path / other)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/class").symlink_to(tmp_path / "a")
-    with pytest.raises(UserError, match="back to itself"):
+    with pytest.raises(UserError, match="leads to a folder that contains it"):
         data.load(f"folder:{tmp_path}/photos")
 
 
@@ -187,7 +189,7 @@ def test_what_may_not_be_looked_into_is_told(photos: Path, monkeypatch: pytest.M
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(UserError, match=r"/dog cannot be read \(Permission denied\); mend its permissions"):
+    with pytest.raises(UserError, match=r"/dog cannot be read \(Permission denied\); fix its permissions"):
         data.load(f"folder:{photos}")
 
 
@@ -217,7 +219,7 @@ def test_a_class_that_only_another_split_has_keeps_its_number(tmp_path: Path) ->
     ("add", "told"),
     [
         ("notes/a.txt", "the folder .*/notes, which would be a class, has files and no images"),
-        ("stray.png", "stray.png lies beside the folders of classes; move it into its own"),
+        ("stray.png", "stray.png is beside the folders of classes; move it into its own"),
     ],
 )
 def test_folders_whose_classes_are_in_doubt_are_refused(photos: Path, add: str, told: str) -> None:
@@ -237,7 +239,7 @@ def test_splits_are_not_classes(tmp_path: Path) -> None:
 def test_labels_of_a_split_lie_in_its_folder(tmp_path: Path) -> None:
     write(tmp_path / "test/a.png", (0, 0, 0))
     (tmp_path / "labels.csv").write_text("test/a.png,3\n")
-    with pytest.raises(UserError, match=r"labels.csv says nothing of .*/test; give that folder its own"):
+    with pytest.raises(UserError, match=r"labels.csv does not mention .*/test; give that folder its own"):
         data.load(f"folder:{tmp_path}", "test")
 
 

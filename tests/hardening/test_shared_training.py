@@ -121,7 +121,7 @@ def dealt(state: dict[str, Any], shards: list[dict[str, Any]]) -> dict[str, Any]
     return {"given": given, "weights": trainer.network.state_dict(), "capacity": trainer.pool.capacity}
 
 
-def test_a_run_goes_on_with_its_shards_or_has_them_dealt_anew(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_its_shards_or_has_them_redistributed(tmp_path: Path) -> None:
     two = processes.run(stopped_and_resumed, 2, tmp_path / "two")
     for found in two:
         assert_equal(*found["weights"])  # to the bit

@@ -72,7 +72,7 @@ def test_a_network_of_the_zoo_repeats_itself_to_the_bit_stopped_or_not(
 
 
 def test_a_convolutional_network_is_hardened(thousand: Dataset, short: Settings) -> None:
-    """It learns, and to read what is in its pool of images and maps: half of it was misread at first."""
+    """It learns the clean images and those in its pool of images and maps, half of which it misclassified at first."""
     settings = replace(short, network="conv", epochs=4, sizes=(0.1, 0.1, 0.1))
     trainer = trainer_of(settings, thousand)
     assert trainer.shapes == [(1, 28, 28), (32, 24, 24), (128,)]

@@ -75,7 +75,7 @@ class Lambda(Linear):
 
 @pytest.fixture
 def models(tmp_path: Path, mnist_train: Dataset) -> str:
-    """Name, but for the factory, of models that do something special when they meet image 3."""
+    """Name, without the factory, of models that behave differently on image 3."""
     path = tmp_path / "models.py"
     path.write_text(MODELS.format(brightness=float(mnist_train.images[3].sum())))
     return f"file:{path}"

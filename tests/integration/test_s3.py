@@ -172,7 +172,7 @@ def test_a_failed_write_leaves_the_object_as_it_was(proxy: Proxy) -> None:
     store = Store(uri(proxy.port))
     store.write_bytes("file", b"before")
     with pytest.raises(TypeError):
-        store.write_bytes("file", "text is no bytes")  # type: ignore[arg-type]
+        store.write_bytes("file", "text, not bytes")  # type: ignore[arg-type]
     assert store.read_bytes("file") == b"before"
 
 

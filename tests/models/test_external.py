@@ -91,7 +91,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="SyntaxError"):
         models.load(f"file:{broken}:make")
     (tmp_path / "model.txt").write_text(FACTORIES)
-    with pytest.raises(UserError, match="is no Python file"):
+    with pytest.raises(UserError, match="is not a Python file"):
         models.load(f"file:{tmp_path}/model.txt:make")
 
 
@@ -197,8 +197,8 @@ def test_what_a_model_imports_is_part_of_its_identity(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ("import nowhere_at_all\n", "No module named 'nowhere_at_all'; what it imports must .* on PYTHONPATH"),
-        ("from .helper import Block\n", "attempted relative import .*; what it imports must lie beside it"),
+        ("import nowhere_at_all\n", "No module named 'nowhere_at_all'; its imports must .* on PYTHONPATH"),
+        ("from .helper import Block\n", "attempted relative import .*; its imports must be beside it"),
         (
             "from torch import nn\nclass Lazy(nn.Module):\n    def forward(self, x):\n"
             "        from helper import WIDTH\n        return x * WIDTH\ndef net(): return Lazy()\n",

@@ -90,9 +90,9 @@ def test_two_models_of_one_name_are_refused(sweep: Path, tmp_path: Path) -> None
     ("text", "sentence"),
     [
         ("study:{empty}", "names no model: there is none in"),
-        ("study:{sweep}?name=conv*", r"there is none that is called conv\* in"),
-        ("study:{sweep}?best=none", "'none' is no number of models; write e.g. study:DIR"),
-        ("study:{sweep}?best=0", "'0' is no number of models"),
+        ("study:{sweep}?name=conv*", r"there is none with the name conv\* in"),
+        ("study:{sweep}?best=none", "'none' is not a number of models; write e.g. study:DIR"),
+        ("study:{sweep}?best=0", "'0' is not a number of models"),
         ("study:{unmeasured}?best=1", "were not measured on validation images; leave 'best' out"),
         ("study:{nowhere}", "holds no study"),
         ("study:", "holds no study"),

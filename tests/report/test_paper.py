@@ -13,7 +13,7 @@ from advlab.studies.transfer import paper_numbers
 
 
 @pytest.mark.parametrize("table", [paper_numbers.TABLE_2, paper_numbers.TABLE_4], ids=["Table 2", "Table 4"])
-def test_every_row_is_whole_and_every_model_misreads_its_own_examples(table: paper_numbers.PaperMatrix) -> None:
+def test_every_row_is_whole_and_every_model_misclassifies_its_own_examples(table: paper_numbers.PaperMatrix) -> None:
     assert set(table.error_rates) == set(table.distortion)
     for source, rates in table.error_rates.items():
         assert len(rates) == len(table.targets)

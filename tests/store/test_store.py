@@ -79,7 +79,7 @@ def test_a_reader_in_another_process_never_sees_half_a_file(store: Store) -> Non
 def test_a_failed_write_leaves_nothing(store: Store) -> None:
     store.write_bytes("file", b"before")
     with pytest.raises(TypeError):
-        store.write_bytes("file", "text is no bytes")
+        store.write_bytes("file", "text, not bytes")
     assert store.read_bytes("file") == b"before"
     assert os.listdir(store.root) == ["file"]
 

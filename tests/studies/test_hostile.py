@@ -111,7 +111,7 @@ def test_more_shards_than_there_can_be_files(study: TransferStudy) -> None:
     assert "altered" in kinds
     without = edited(study, examples=10**12, dataset="folder:/nowhere")
     told = [finding.problem for finding in verify(without) if finding.kind == "altered"]
-    assert any("only the shards that are there are checked" in problem for problem in told)
+    assert any("only existing shards are checked" in problem for problem in told)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_names_of_files_reach_the_terminal_spelt_out(study: TransferStudy, capsy
     with pytest.raises(SystemExit, match="1"):
         main(Options(action=Verify(study=study.store.uri)))
     printed = capsys.readouterr().out
-    assert r"\x1b[2K\rsound.parquet: it is no part of the study" in printed
+    assert r"\x1b[2K\rsound.parquet: it is not part of the study" in printed
     assert all(line.isprintable() for line in printed.splitlines())
 
 

@@ -190,11 +190,11 @@ def test_the_command(make_study: StudyMaker, tmp_path: Path, capsys: pytest.Capt
     main(Options(action=Merge(studies=[one.store.uri, other.store.uri], out=str(out))))
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"3 models, 8 examples: {out}"
-    assert printed[1] == "16 shards are in none of the studies; the command of their union makes them:"
+    assert printed[1] == "16 shards are in none of the studies; this command computes them:"
     assert printed[2].startswith("python sweeps/transfer_matrix.py --dataset mnist --split test")
     assert "--models softmax1,relu8-10,fc9-10" in printed[2]
     shutil.rmtree(out)
     main(Options(action=Merge(studies=[one.store.uri, one.store.uri], out=str(out))))
     assert capsys.readouterr().out.splitlines()[1] == "nothing is missing; the matrix is written"
-    with pytest.raises(UserError, match="joins two or more studies"):
+    with pytest.raises(UserError, match="needs two or more studies"):
         main(Options(action=Merge(studies=[one.store.uri], out=str(out))))

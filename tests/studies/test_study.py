@@ -159,7 +159,7 @@ def test_examples_round_trip_through_files_in_order(tmp_path: Path, mnist_test: 
 
 
 @pytest.mark.parametrize("limit", [None, 5])
-def test_examples_of_controls_are_made_anew(tmp_path: Path, mnist_test: Dataset, limit: int | None) -> None:
+def test_examples_of_controls_are_computed_again(tmp_path: Path, mnist_test: Dataset, limit: int | None) -> None:
     study = TransferStudy.adopt(str(tmp_path), manifest())
     clean = mnist_test.subset(slice(20))
     attacked = examples_of(clean)
@@ -221,4 +221,4 @@ def test_a_command_tells_code_as_untrusted_and_no_options_but_its_own(tmp_path: 
         "untrusted:file:/tmp/planted.py:make",
     ]  # fmt: skip
     assert "--address" not in words
-    assert "--split=--trust-code=x" in words  # one word, which is no option
+    assert "--split=--trust-code=x" in words  # one word, not an option

@@ -51,7 +51,7 @@ def test_amplified_examples_have_their_size(out: Path) -> None:
     study = TransferStudy.open(str(out))
     rms = {row["source"]: row["mean_rms"] for row in study.matrix().to_pylist()}
     for model in study.targets:
-        assert rms[f"amplified-0.1-{model}"] == pytest.approx(0.1, abs=0.005)  # a row misread when clean has no r
+        assert rms[f"amplified-0.1-{model}"] == pytest.approx(0.1, abs=0.005)  # a row misclassified when clean has no r
         assert rms[f"amplified-0.1-clipped-{model}"] < 0.1
         assert rms[f"amplified-0.1-literal-{model}"] == pytest.approx(0.1 / 28, rel=0.05)
         assert rms[f"sphere-{model}"] == pytest.approx(rms[model], rel=1e-5)

@@ -66,7 +66,7 @@ def test_the_command_leaves_a_wandb_run(small_study: Path) -> None:
         assert text.encode() in content
 
 
-def test_every_model_misreads_all_its_own_examples(small_study: Path) -> None:
+def test_every_model_misclassifies_all_its_own_examples(small_study: Path) -> None:
     for row in pq.read_table(small_study / "matrix.parquet").to_pylist():
         if row["source"] == row["target"]:
             assert row["error_rate"] == row["conditional_error_rate"] == 1.0

@@ -31,7 +31,7 @@ def model(mnist_train: Dataset) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def clean(model: nn.Module, mnist_test: Dataset) -> Dataset:
-    """Six images that the model reads rightly."""
+    """Six images that the model classifies correctly."""
     rows = (model(mnist_test.images[:50]).argmax(1) == mnist_test.labels[:50]).nonzero().squeeze(1)
     return mnist_test.subset(rows[:6])
 
@@ -86,7 +86,7 @@ def test_one_class_for_all(model: nn.Module, clean: Dataset) -> None:
     assert (found.label != label).all()
 
 
-def test_nearest_survives_rounding_only_if_still_misread(model: nn.Module, clean: Dataset) -> None:
+def test_nearest_survives_rounding_only_if_still_misclassified(model: nn.Module, clean: Dataset) -> None:
     found = attack_dataset(model, clean, LBFGS, "nearest", seed=0, device=CPU)
     rounded = torch.from_numpy(np.rint(found.images * 255) / 255).float()
     assert np.array_equal(found.survives_uint8, model(rounded).argmax(1).numpy() != found.label)

@@ -1,4 +1,4 @@
-"""What is kept of a sweep over architectures while Tune runs it: rows, progress, and what went wrong."""
+"""The journal of a sweep over architectures: rows, progress and errors while Tune runs it."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class Journal:
 
     @property
     def done(self) -> int:
-        """Trials that need not be done any more."""
+        """Number of trials that are done."""
         return sum(row["status"] != FAILED for row in self._rows.values())
 
     def not_done(self) -> list[Point]:
-        """Points that are known and have no result: those of the plan, or, where Optuna chooses, those that failed."""
+        """Points without a result: those of the plan, or, with Optuna, those that failed."""
         if self.plan.points is None:
             return [point_of(row) for row in self.rows if row["status"] == FAILED]
         return [point for point in self.plan.points if self._rows.get(point.name, {}).get("status", FAILED) == FAILED]
 
     def forget_lost(self) -> list[Point]:
-        """Strike out the finished trials whose model is not there any more, and name them."""
+        """Remove finished trials whose model is missing, and return their points."""
         held = set(self.study.store.files("models"))
         lost = [row for row in self.rows if row["status"] == FINISHED and row["checkpoint"] not in held]
         for row in lost:
@@ -62,19 +62,19 @@ class Journal:
             yield
 
     def heard(self, trial: Any, result: dict[str, Any]) -> None:
-        """A trial said how far it is; its last word is its row."""
+        """Handle a report of a trial; the last one is its row."""
         name = _point(trial).name
         if "fingerprint" not in result:
             if PERCENT in result and self._stage is not None:
-                told = f"{result[PERCENT]}%, validation error {100 * result['validation_error']:.2f}%"
-                self._stage.say(f"{name}: {told}")
+                status = f"{result[PERCENT]}%, validation error {100 * result['validation_error']:.2f}%"
+                self._stage.say(f"{name}: {status}")
             return
         row = {column: result.get(column) for column in trials.SCHEMA.names} | {"trial_id": trial.trial_id}
         self._add(row)
         self.on_progress({key: row[key] for key in ("validation_error", "mean_rms")} | {"trials": self.done})
 
     def ended(self, trial: Any, failed: bool) -> None:
-        """A trial will not be heard of any more; if it has no row by now, this is it."""
+        """Handle the end of a trial; without a row by now, it gets one."""
         point, result = _point(trial), trial.last_result or {}
         if self._rows.get(point.name, {}).get("status") == FINISHED:
             return
@@ -89,7 +89,7 @@ class Journal:
         self._add(row | {"reason": _reason(trial) if failed else None})
 
     def conclude(self) -> None:
-        """Note that the sweep is finished; a UserError if trials failed."""
+        """Record that the sweep is finished; a UserError if trials failed."""
         failed = [row for row in self.rows if row["status"] == FAILED]
         if failed:
             raise UserError(
@@ -105,13 +105,13 @@ class Journal:
             self.study.finish(host_count())
 
     def _adopt_models_without_a_row(self) -> None:
-        """Models of trials whose driver was killed before it could write their row."""
+        """Add rows for models whose driver was killed before it wrote them."""
         known = {row.get("checkpoint") for row in self._rows.values()}
         for file in self.study.store.files("models", suffix=".safetensors"):
             if file not in known:
                 try:
                     row = trials.row(read_model(self.study.store, file))
-                except ValueError:  # torn: its trial makes it again
+                except ValueError:  # incomplete: its trial is repeated
                     continue
                 self._rows[row["trial"]] = row
 
@@ -137,7 +137,7 @@ def point_of(row: dict[str, Any]) -> Point:
 
 
 def _reason(trial: Any) -> str:
-    """The last line of what a trial died of; until Tune has copied its notes they lie where it works."""
+    """The last line of a trial's error; until Tune has copied the error file, it is in Tune's working folder."""
     text = Path(trial.error_file).read_text() if trial.error_file else ""
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip().rstrip(".") if lines else "its worker was lost"

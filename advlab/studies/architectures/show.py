@@ -1,4 +1,4 @@
-"""A sweep over architectures in a terminal and as a figure: weight decay against error, distortion and transfer."""
+"""Tables and figures of a sweep over architectures: weight decay against error, distortion and transfer."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from advlab.studies.transfer.summary import Matrix
 from advlab.studies.transfer.view import View
 
 SHOWN = 12
-"""Trials in the table, beside those of the Pareto front."""
+"""Number of trials in the table, besides those of the Pareto front."""
 
 Curve = dict[str, list[tuple[float, float]]]
 """By architecture, λ and a value for each trial."""
 
 
 def show(study: Study) -> Shown:
-    """The best trials, the curves, and how to attack them all."""
+    """The best trials, the curves, and the command to attack all models."""
     finished = trials.measured(trials.read(study.store))
     return Shown(
         tables=[table(study)],
@@ -53,7 +53,7 @@ def table(study: Study) -> Table:
     best, front = trials.measured(rows), {row["trial"] for row in trials.pareto_front(rows)}
     shown = [row for place, row in enumerate(best) if place < SHOWN or row["trial"] in front]
     stopped = sum(row["status"] == trials.STOPPED for row in rows)
-    title = f"{len(best)} of {len(rows)} trials finished" + (f", {stopped} given up" if stopped else "")
+    title = f"{len(best)} of {len(rows)} trials finished" + (f", {stopped} stopped early" if stopped else "")
     caption = "* on the Pareto front: no trial has both a smaller error and a larger distortion"
     headings = ("validation error %", "train error %", "mean RMS", "median L2", "seconds")
     title = f"Validation error and minimum distortion: {title}"
@@ -74,7 +74,7 @@ def table(study: Study) -> Table:
 def figure(study: Study, transfer: TransferStudy | None = None) -> bytes:
     """Weight decay against validation error and mean minimum distortion, one curve per architecture through the means.
 
-    A transfer study of the sweep's models (``--models study:…``) adds a panel: what share of a model's examples the
+    A transfer study of the sweep's models (``--models study:…``) adds a panel: the share of a model's examples that the
     other models misclassify.
     """
     rows = trials.measured(trials.read(study.store))
@@ -83,7 +83,7 @@ def figure(study: Study, transfer: TransferStudy | None = None) -> bytes:
         ("mean minimum distortion, RMS", _curves(rows, {row["trial"]: row["mean_rms"] for row in rows})),
     ]
     if transfer is not None:
-        panels.append(("misread by the other models, %", _curves(rows, _transferred(View(transfer).matrix))))
+        panels.append(("misclassified by the other models, %", _curves(rows, _transferred(View(transfer).matrix))))
     with rc_context(canvas.STYLE):
         drawn = canvas.figure(4.0 * len(panels), 3.6)
         axes = drawn.subplots(1, len(panels), squeeze=False)[0]
@@ -104,7 +104,7 @@ def _curves(rows: list[dict[str, Any]], values: dict[str, float]) -> Curve:
     curves: Curve = defaultdict(list)
     for row in rows:
         if row["trial"] in values:
-            # one λ stands for all layers: their geometric mean
+            # the geometric mean of the λ of all layers
             decay = math.exp(np.mean(np.log(row["weight_decay"])))
             curves[row["architecture"]].append((decay, values[row["trial"]]))
     return curves

@@ -1,4 +1,4 @@
-"""The space of a sweep: architectures × weight decay per layer × seeds; each point of it is a recipe."""
+"""The search space of a sweep: architectures × weight decay per layer × seeds; each point gives a recipe."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from advlab.models import zoo
 from advlab.models.recipe import Recipe
 
 ACTIVATIONS = {"sigmoid": "fc", "relu": "relu"}
-"""What the zoo's names of networks with an activation begin with."""
+"""Prefixes of zoo names by activation."""
 _ARCHITECTURE = re.compile(r"softmax|(?:fc|relu)\d+(?:-\d+)+|conv")
 _DIGITS = 3
-"""Significant digits of a weight decay drawn at random: few enough that a model's name can tell it in full."""
+"""Significant digits of a random weight decay: few enough to be given in full in a model's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One model of a sweep, but for how long it is trained: a zoo name, λ per layer, and the seed."""
+    """One model of a sweep, except its budget: a zoo name, λ per layer, and the seed."""
 
     architecture: str
     decays: tuple[float, ...]
@@ -35,12 +35,12 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Short and unique within a sweep: ``fc100-100-10λ1e-5#3``, with every layer's λ where they differ."""
-        told = [_short(decay) for decay in self.decays]
-        return f"{self.architecture}λ{told[0] if len(set(told)) == 1 else '_'.join(told)}#{self.seed}"
+        """Short and unique within a sweep: ``fc100-100-10λ1e-5#3``, with every layer's λ if they differ."""
+        names = [_short(decay) for decay in self.decays]
+        return f"{self.architecture}λ{names[0] if len(set(names)) == 1 else '_'.join(names)}#{self.seed}"
 
     def recipe(self, dataset: Dataset, *, epochs: int, max_iterations: int) -> Recipe:
-        """How to train it on ``dataset``: so many epochs where by minibatches, else at most so many iterations."""
+        """The recipe on ``dataset``, with the budget of minibatch or of full-batch training."""
         base = _base(self.architecture, dataset, self.seed)
         budget = {"epochs": epochs} if base.trainer == zoo.MINIBATCH else {"max_iterations": max_iterations}
         arguments = {**base.trainer_arguments, "weight_decay": list(self.decays), **budget}
@@ -49,12 +49,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The points a sweep chooses from.
+    """The search space of a sweep.
 
     Attributes:
         architectures: number of layers with weights, by name.
-        decays: λs of a grid; other searches draw between the least and the largest, on a logarithmic scale.
-        per_layer: whether every layer has a λ of its own.
+        decays: λs of a grid; other searches draw log-uniformly between the smallest and the largest.
+        per_layer: whether every layer has its own λ.
     """
 
     architectures: dict[str, int]
@@ -63,7 +63,7 @@ class Space:
     seeds: tuple[int, ...]
 
     def grid(self) -> list[Point]:
-        """Every architecture with every λ (every combination of them where each layer has its own) and seed."""
+        """Every architecture with every λ (all combinations if each layer has its own) and seed."""
         points: list[Point] = []
         for architecture, layers in self.architectures.items():
             free = layers if self.per_layer else 1
@@ -72,7 +72,7 @@ class Space:
         return points
 
     def random(self, count: int, seed: int) -> list[Point]:
-        """So many points, architectures uniformly and λs log-uniformly."""
+        """``count`` random points, architectures uniform and λ log-uniform."""
         generator = np.random.default_rng(seed)
         names, (low, high) = list(self.architectures), self.bounds
         points: dict[str, Point] = {}
@@ -85,9 +85,9 @@ class Space:
         return list(points.values())[:count]
 
     def suggest(self, trial: Any) -> dict[str, Any]:
-        """The next point of an Optuna study, as ``{"point": …}``; seeds take turns, for they are nothing to optimise.
+        """The next point of an Optuna study, as ``{"point": …}``; seeds take turns, as they are not optimised.
 
-        The λs of all architectures share their parameters.
+        All architectures share the parameters of their λ.
         """
         low, high = self.bounds
         architecture = trial.suggest_categorical("architecture", list(self.architectures))
@@ -97,7 +97,7 @@ class Space:
         return {"point": asdict(points[trial.number % len(points)])}
 
     def answers(self, point: Point) -> dict[str, Any]:
-        """What ``suggest`` was answered, by parameter, for it to come to a point."""
+        """The parameters for which ``suggest`` gives a point."""
         low, high = self.bounds
         decays = dict(zip(self._parameters(point.architecture), point.decays, strict=False))
         return {"architecture": point.architecture} | {name: min(max(λ, low), high) for name, λ in decays.items()}
@@ -154,7 +154,7 @@ def _rounded(value: float) -> float:
 
 
 def _short(value: float) -> str:
-    """A number as people write it: 1e-5, 3.16e-4, 0.5, 1."""
+    """A number in short form: 1e-5, 3.16e-4, 0.5, 1."""
     if 0.1 <= value < 1000:
         return f"{value:g}"
     mantissa, exponent = f"{value:.5e}".split("e")

@@ -1,8 +1,7 @@
-"""A sweep over architectures, weight decays and seeds by Ray Tune, and what is kept of it.
+"""The study of architectures, weight decays and seeds by Ray Tune.
 
-Tune decides what runs where; what a trial found lies in the study's folder: its model with all measurements in
-``models/``, and a row in ``trials.parquet``. So a trial is done when its row and its model are there, and a sweep goes
-on from those alone.
+Tune schedules the trials; their results are in the study's folder: models with all measurements in ``models/``, and
+rows in ``trials.parquet``. So a trial is done if its row and its model exist, and a sweep resumes from these only.
 """
 
 from __future__ import annotations
@@ -48,14 +47,14 @@ class Architectures(Experiment[ArchitecturesPlan, Study, None]):
         return prepare(self.settings)
 
     def workers(self, plan: ArchitecturesPlan) -> AbstractContextManager[None]:  # noqa: ARG002
-        Actors(self.pool, elastic=self.elastic)  # says so if not one trial fits; Tune starts its own
+        Actors(self.pool, elastic=self.elastic)  # raises if no trial fits; Tune starts its own actors
         return nullcontext()
 
     def begin(self, plan: ArchitecturesPlan) -> Study:
         return Study.begin(self.kind, plan.settings, self.common.out)
 
     def run(self, plan: ArchitecturesPlan, study: Study, workers: None, on_progress: OnProgress) -> None:  # noqa: ARG002
-        be_quiet()  # what goes wrong is told below
+        be_quiet()  # errors are reported below
         journal = Journal(plan, study, on_progress)
         if study.manifest["finished"] is None:
             with journal.following("trials", plan.total, journal.done):
@@ -75,7 +74,7 @@ class Architectures(Experiment[ArchitecturesPlan, Study, None]):
 
 
 def _tuner(journal: Journal, pool: PoolOptions, trials: list[Point] | int, **search: Any) -> tune.Tuner:
-    """Tune's own driver for some points, or for so many that ``search_alg`` is to choose."""
+    """Tune's driver for given points, or for a number of points chosen by ``search_alg``."""
     plan, study, threads = journal.plan, journal.study, max(1, int(pool.num_cpus))
     settings = TrialSettings(study.store.uri, provenance.code(), plan.config, threads, use_gpu=pool.num_gpus > 0)
     images = {split: SharedDataset.of(dataset) for split, dataset in plan.images.items()}
@@ -93,7 +92,7 @@ def _tuner(journal: Journal, pool: PoolOptions, trials: list[Point] | int, **sea
 
 
 def _optuna(plan: ArchitecturesPlan, rows: list[dict[str, Any]]) -> _Optuna:
-    """A search that knows what the trials of earlier commands came to."""
+    """A search initialised with the results of earlier commands."""
     space = plan.space
     chosen = optuna.distributions.CategoricalDistribution(list(space.architectures))
     drawn = optuna.distributions.FloatDistribution(*space.bounds, log=True)
@@ -123,7 +122,7 @@ def _scheduler(config: ArchitecturesConfig) -> AsyncHyperBandScheduler | None:
 
 
 class _Optuna(OptunaSearch):
-    """Tune's link to Optuna; trials given up before their distortion was measured count as pruned."""
+    """Tune's link to Optuna; trials stopped before their distortion was measured count as pruned."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         whole = result is not None and result.get("mean_rms") is not None

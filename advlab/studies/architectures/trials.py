@@ -1,4 +1,4 @@
-"""The rows of a sweep over architectures: one per trial, and which of them are best."""
+"""The rows of a sweep over architectures, one per trial, and the selection of the best."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from advlab.store.layout import weights_file
 TRIALS = "trials.parquet"
 
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
-"""Trained, measured and kept; given up by the scheduler; ended by an error."""
+"""Trained, measured and stored; stopped by the scheduler; ended by an error."""
 
 _TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
 SCHEMA = pa.schema([
@@ -25,7 +25,7 @@ SCHEMA = pa.schema([
     ("iterations", _WHOLE), ("parameters", _WHOLE), ("training_seconds", _REAL), ("seconds", _REAL),
     ("fingerprint", _TEXT), ("checkpoint", _TEXT), ("recipe", _TEXT), ("trial_id", _TEXT), ("reason", _TEXT),
 ])  # fmt: skip
-"""What the columns mean is in docs/ARCHITECTURES.md."""
+"""The columns are documented in docs/ARCHITECTURES.md."""
 
 _REPORTED = (
     "validation_error", "train_error", "mean_l2", "median_l2", "mean_rms", "median_rms", "attacked",
@@ -33,9 +33,9 @@ _REPORTED = (
 )  # fmt: skip
 
 
-def row(made: Checkpoint) -> dict[str, Any]:
-    """The row of a finished trial: all of it stands in its checkpoint."""
-    recipe, report = made.recipe, made.report
+def row(trained: Checkpoint) -> dict[str, Any]:
+    """The row of a finished trial, from its checkpoint."""
+    recipe, report = trained.recipe, trained.report
     return {
         "trial": recipe.name,
         "architecture": recipe.name.partition("λ")[0],
@@ -46,7 +46,7 @@ def row(made: Checkpoint) -> dict[str, Any]:
         "percent": 100,
         "epochs": recipe.trainer_arguments.get("epochs"),
         "training_seconds": report["training_seconds"],
-        "fingerprint": made.fingerprint,
+        "fingerprint": trained.fingerprint,
         "checkpoint": weights_file(recipe.name),
         "recipe": json.dumps(recipe.to_json()),
     }

@@ -1,4 +1,4 @@
-"""One trial of a sweep over architectures, as it runs on a worker of Tune: train, measure, keep, report."""
+"""One trial of a sweep over architectures on a worker of Tune: train, measure, store, report."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from advlab.studies.architectures.plan import ArchitecturesConfig
 from advlab.studies.architectures.space import Point
 
 PERCENT = "percent"
-"""Share of the budget spent, what trials that count epochs and trials that count iterations are compared by."""
-REPORT_EVERY = 5  # per cent: each report costs a look at the validation images and a round trip to the driver
+"""Metric of the share of the budget spent, by which trials with different units are compared."""
+REPORT_EVERY = 5  # per cent: each report costs an evaluation on the validation images and a round trip to the driver
 
 
 @dataclass(frozen=True, slots=True)
 class TrialSettings:
-    """What all trials of a sweep share.
+    """Settings shared by all trials of a sweep.
 
     Attributes:
         code: fingerprint of the project's source on the driver.
@@ -44,7 +44,7 @@ class TrialSettings:
 
 
 def run_trial(config: dict[str, Any], *, settings: TrialSettings, images: dict[str, SharedDataset]) -> None:
-    """Do a trial, or take its result over where the study holds its model already; the last report is its row.
+    """Run a trial, or use its result if the study has its model already; the last report is its row.
 
     ``config`` is ``{"point": …}``, the fields of a ``Point``; ``images`` has the splits ``fit``, ``validation`` and
     ``test``. Raises a UserError when this machine cannot do the sweep's work.
@@ -61,7 +61,7 @@ def run_trial(config: dict[str, Any], *, settings: TrialSettings, images: dict[s
 
 
 def stored(store: Store, recipe: Recipe) -> Checkpoint | None:
-    """The study's model by this recipe, if it is there and whole."""
+    """The study's model of this recipe, if it exists and is complete."""
     try:
         made = read_model(store, weights_file(recipe.name))
     except (FileNotFoundError, ValueError):
@@ -70,10 +70,10 @@ def stored(store: Store, recipe: Recipe) -> Checkpoint | None:
 
 
 def _require_fit_for(settings: TrialSettings) -> Store:
-    """The study's folder, seen from here by the same version of the code."""
+    """The study's folder; a UserError if this machine does not see it or has another version of the code."""
     store = Store(settings.store)
     if provenance.code() != settings.code:
-        raise UserError("a machine has another version of advlab; bring all machines to the same one.")
+        raise UserError("a machine has another version of advlab; install the same one on all machines.")
     if not store.exists(MANIFEST):
         raise UserError(f"a machine does not see {store.path(MANIFEST)!r}; choose an --out that all machines share.")
     torch.set_num_threads(settings.threads)
@@ -97,7 +97,7 @@ def _make(recipe: Recipe, fit: Dataset, validation: Dataset, test: Dataset, sett
 
 
 def _steps(recipe: Recipe, images: int) -> int:
-    """What a trainer counts up to: minibatches or iterations."""
+    """The number of steps of a trainer: minibatches or iterations."""
     arguments = recipe.trainer_arguments
     if "epochs" in arguments:
         return int(arguments["epochs"]) * -(-images // int(arguments["batch_size"]))
@@ -105,7 +105,7 @@ def _steps(recipe: Recipe, images: int) -> int:
 
 
 class _Watch:
-    """Tells Tune how far a training is and how good its network."""
+    """Reports the progress and the validation error of a training run to Tune."""
 
     def __init__(self, network: nn.Module, validation: Dataset, steps: int) -> None:
         self.network, self.validation, self.steps = network, validation, steps
@@ -113,14 +113,14 @@ class _Watch:
 
     def progress(self, step: int, _values: dict[str, float]) -> None:
         percent = 100 * step // self.steps
-        if self._next <= percent < 100:  # the last word is the trial's row
+        if self._next <= percent < 100:  # the last report is the trial's row
             self._next = percent + REPORT_EVERY
             error = error_rate(self.network, self.validation.images, self.validation.labels)
             tune.report({PERCENT: percent, "validation_error": error})
 
 
 def _distortion(network: nn.Module, attacked: Dataset, known: Dataset, device: torch.device) -> dict[str, Any]:
-    """Minimum distortion of the images; those misread anyway need none and count as 0, as in the paper's Table 1."""
+    """Minimum distortion of the images; misclassified clean images count as 0, as in the paper's Table 1."""
     network.requires_grad_(False)
     images, labels, known_images = (tensor.to(device) for tensor in (attacked.images, attacked.labels, known.images))
     adversarial = minimum_norm(network, images, labels, target="nearest", references=known_images)

@@ -24,7 +24,7 @@ from advlab.studies.transfer.view import View
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CrossTrainingSet(TransferExperiment):
-    """Do examples cross from one half of the training set to the other, and amplified ones: Tables 3 and 4."""
+    """Measure transfer between models of disjoint halves of the training set: Tables 3 and 4."""
 
     settings: CrossTrainingSetConfig = field(default_factory=CrossTrainingSetConfig)
     common: CommonOptions = field(default_factory=CommonOptions)

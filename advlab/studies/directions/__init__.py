@@ -1,1 +1,1 @@
-"""Which images stimulate units and other directions most."""
+"""The study of units and other directions: the images that stimulate them most."""

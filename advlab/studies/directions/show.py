@@ -1,4 +1,4 @@
-"""Contact sheets of Figures 1 to 4, and the table of bases that the paper lacks."""
+"""Contact sheets of Figures 1 to 4, and a table that compares bases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TITLES = {
     "random images": "random images",
 }
 ROWS = 8
-"""Directions shown of each basis, the first: the choice of units was random already."""
+"""Number of directions shown of each basis, from the first, as the choice of units is random already."""
 _CELL = 0.62  # inches
 
 
@@ -50,7 +50,7 @@ def bases_table(study: Study) -> Table:
     basis_of = np.array(sets["basis"].to_pylist())
     rows = study.store.read_table("tests.parquet").to_pylist()
     tests = {(row["second"], row["statistic"]): row for row in rows if row["first"] == "natural"}
-    title = f"What the top {study.config['top']} images share"
+    title = f"Similarity of the top {study.config['top']} images"
     table = ruled(title, ["basis"], ["directions", *(statistic.replace("_", " ") for statistic in STATISTICS)])
     for basis in dict.fromkeys(basis_of.tolist()):
         cells = []

@@ -95,7 +95,7 @@ class UnitsPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Units(PoolExperiment[UnitsPlan, Study]):
-    """The images that stimulate units and other directions of a layer most; do units differ: Figures 1 to 4."""
+    """Find the images that most stimulate units and other directions, and test whether units differ: Figures 1 to 4."""
 
     kind = "units"
 

@@ -20,7 +20,7 @@ from advlab.store import Store
 from advlab.store.schema import image_column
 
 MAX_DIMENSION = 8192
-"""Features per position; the moments of more would not fit an actor."""
+"""Largest number of features per position: moments of more would not fit an actor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ShardUnit:
     Attributes:
         part: file to write, with the content address ``key``.
         start: row of the first image.
-        rows: those of the shard to look at, or None for all.
+        rows: rows of the shard to process, or None for all.
     """
 
     store: str
@@ -99,7 +99,7 @@ class ShardUnit:
 
 
 def packed(dataset: Dataset) -> Any:
-    """A shard as it travels: a folder's files undecoded, arrays otherwise."""
+    """A shard in the form in which it is sent: undecoded files of a folder, otherwise arrays."""
     return dataset if isinstance(dataset, ImageFolder) else SharedDataset.of(dataset)
 
 
@@ -112,7 +112,7 @@ def _moments_to_arrow(moments: Moments) -> pa.Table:
 
 
 def moments_from_arrow(table: pa.Table) -> Moments:
-    """What the first pass wrote of a shard."""
+    """The moments that the first pass wrote for a shard."""
     products = table["products"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
     total, low, high = (table[name].to_numpy() for name in ("total", "low", "high"))
     return Moments(int(table["count"][0].as_py()), total, products, low, high)

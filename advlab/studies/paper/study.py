@@ -1,4 +1,4 @@
-"""The command of the paper's experiments."""
+"""The command that runs all experiments of the paper."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from advlab.studies.transfer.study import TransferMatrix
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paper(PoolExperiment[dict[str, TransferConfig], TransferStudy]):
-    """The paper's experiments, whole, in one folder, and a page that holds their numbers beside the printed ones."""
+    """All experiments of the paper, in one folder, and a page with their numbers beside the printed ones."""
 
     settings: PaperConfig = field(default_factory=PaperConfig)
     common: CommonOptions = field(default_factory=CommonOptions)
     pool: PoolOptions = field(default_factory=PoolOptions)
 
     page: Path | None = None
-    """Where to write the page as well, say docs/REPRODUCTION.md; its figures go to images/ beside it."""
+    """Additional path for the page, such as docs/REPRODUCTION.md; its figures go to images/ beside it."""
 
     def prepare(self) -> dict[str, TransferConfig]:
         return self.settings.studies()
 
     def execute(self) -> None:
-        """Each of the studies, then the page."""
+        """Run each study, then write the page."""
         out = (self.common.out or "runs/paper").rstrip("/")
         studies = self.prepare()
         console = Console(stderr=True)

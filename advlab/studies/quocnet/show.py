@@ -1,4 +1,4 @@
-"""QuocNet's filters, its car classifier, and the paper's Figure 6."""
+"""Tables and figures of a QuocNet run: filters, the car classifier, and the paper's Figure 6."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 288
 
 
 def show(study: Study) -> Shown:
-    """What the network came to, its filters, and Figure 6 where something was attacked."""
+    """The results, the filters, and Figure 6 if images were attacked."""
     files = {"figures/filters.png": filters(study)}
     if study.store.exists(ATTACKED):
         files["figures/figure_6.png"] = figure_6(study)
@@ -27,7 +27,7 @@ def show(study: Study) -> Shown:
 
 
 def table(study: Study) -> Table:
-    """What the run came to."""
+    """The results of the run."""
     result = study.manifest["result"]
     shown = Table(title=f"{study.config['model']} on {study.config['data']}")
     shown.add_column("what")
@@ -40,8 +40,8 @@ def table(study: Study) -> Table:
     if "detection" in result:
         found = result["detection"]
         for name, ends, text in (("auc", "auc", "AUC"), ("balanced_accuracy", "balanced", "balanced accuracy")):
-            told = f"{found[name]:.3f} [{found[f'{ends}_low']:.3f}, {found[f'{ends}_high']:.3f}]"
-            shown.add_row(f"{study.config['positive']}, held out: {text}", told)
+            estimate = f"{found[name]:.3f} [{found[f'{ends}_low']:.3f}, {found[f'{ends}_high']:.3f}]"
+            shown.add_row(f"{study.config['positive']}, held out: {text}", estimate)
     if "attacked" in result:
         shown.add_row("adversarial examples", f"{result['fooled']} of {result['attacked']}")
         shown.add_row("their mean distortion, RMS", f"{result['mean_rms']:.5f}")
@@ -49,7 +49,7 @@ def table(study: Study) -> Table:
 
 
 def filters(study: Study) -> bytes:
-    """Filters of the first stage, those of a place side by side, all on one scale; PNG."""
+    """Filters of the first stage, those of a position side by side, all on one scale; PNG."""
     tiles = np.moveaxis(_filters(study)[:_SHOWN].numpy(), 1, -1)
     side, largest = tiles.shape[1], np.quantile(np.abs(tiles), 0.995)
     scaled = (0.5 + 0.5 * tiles / largest).clip(0, 1)
@@ -57,7 +57,7 @@ def filters(study: Study) -> bytes:
 
 
 def figure_6(study: Study, rows: int = 8) -> bytes:
-    """The paper's Figure 6: classified correctly, no longer so, and the absolute difference, magnified to be seen; PNG.
+    """The paper's Figure 6: correctly classified, misclassified, and the absolute difference, magnified; PNG.
 
     A UserError when nothing was attacked.
     """
@@ -86,9 +86,7 @@ def _filters(study: Study) -> Tensor:
 
 def _matrix(study: Study, name: str, column: str) -> np.ndarray:
     if not study.store.exists(name):
-        raise UserError(
-            f"{study.store.uri!r} has no {name}; run the study to its end, on data with the class asked for."
-        )
+        raise UserError(f"{study.store.uri!r} has no {name}; finish the study, on data with the requested class.")
     values = study.store.read_table(name, [column])[column].combine_chunks()
     flat = values.flatten().to_numpy()
     return flat.reshape(len(values), -1)

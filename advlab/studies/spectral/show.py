@@ -1,4 +1,4 @@
-"""Table 5 in a terminal and as a figure: the singular spectrum of every layer, and the gap to what is measured."""
+"""Table 5 in a terminal and as a figure: singular spectra of layers, and bounds beside measured amplification."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def number(value: float | None) -> str:
 
 
 def figure(study: Study) -> bytes:
-    """The spectrum of every layer on a logarithmic axis, and the bound of the network beside what is measured."""
+    """The spectrum of every layer on a logarithmic axis, and the bound of the network beside measurements."""
     rows, spectra = read(study)
     with rc_context(canvas.STYLE):
         drawn = canvas.figure(11.5, 1.6 + 0.42 * len(rows))

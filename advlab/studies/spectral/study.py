@@ -80,7 +80,7 @@ class SpectralPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spectral(PoolExperiment[SpectralPlan, Study]):
-    """Frame bounds of every layer of a network, beside what the network amplifies in fact: the paper's Table 5."""
+    """Frame bounds of every layer of a network, and its measured amplification: the paper's Table 5."""
 
     kind = "spectral"
 

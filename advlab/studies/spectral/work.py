@@ -20,7 +20,7 @@ PAIRS = "pairs.parquet"
 
 @dataclass(frozen=True, slots=True)
 class PairsUnit:
-    """Attack the images: the nearest misread image of each."""
+    """Attack the images: find the nearest misclassified image of each."""
 
     store: str
     key: str
@@ -31,7 +31,7 @@ class PairsUnit:
         model: nn.Module = resources.get("model").to(resources.device)
         images = torch.tensor(resources.input).to(resources.device)
         with torch.no_grad():
-            labels = model(images).argmax(1)  # what the model itself says, so that every image counts
+            labels = model(images).argmax(1)  # the model's own predictions, so that every image counts
         found = minimum_norm(model, images, labels)
         table = pa.table(
             {

@@ -1,4 +1,4 @@
-"""The results of a transfer study, read back: examples, predictions, the matrix."""
+"""The results of a transfer study: examples, predictions and the matrix, read from its files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from advlab.transfer import controls
 
 
 class TransferStudy(Study):
-    """A study of kind ``transfer``; its rows are read from Parquet, and checked, when they are asked for."""
+    """A study of kind ``transfer``; its rows are read from Parquet, and checked, on access."""
 
     def __init__(self, store: Store, manifest: dict[str, Any]) -> None:
         super().__init__(store, manifest)
@@ -43,13 +43,13 @@ class TransferStudy(Study):
         return study
 
     def require_settings(self) -> None:
-        """Raise a UserError when the study lacks settings, which no study that a command made does."""
+        """Raise a UserError if the study lacks settings, as no study made by a command does."""
         if lacking := manifests.lacking(self.manifest):
-            raise UserError(f"the study.json of {self.store.uri!r} has no {lacking[0]}; bring back its first version.")
+            raise UserError(f"the study.json of {self.store.uri!r} has no {lacking[0]}; restore its original version.")
 
     @classmethod
     def check(cls, manifest: dict[str, Any]) -> None:
-        """Raise a ValueError, in words, where a manifest cannot be one of a transfer study."""
+        """Raise a ValueError that describes the first problem of an invalid manifest."""
         super().check(manifest)
         if manifest["kind"] == "transfer":
             manifests.check(manifest)
@@ -71,24 +71,24 @@ class TransferStudy(Study):
 
     @property
     def addresses(self) -> Addresses:
-        """The content addresses its shards must have; the data set must be at hand."""
+        """The content addresses its shards must have; needs the data set."""
         return Addresses(self.manifest, self.fingerprints, self.dataset)
 
     def prediction_files(self) -> dict[tuple[str, str], dict[str, str]]:
-        """By source and target, the files of its predictions with their content addresses; the data must be at hand."""
+        """By source and target, the files of its predictions with their content addresses; needs the data set."""
         addresses, pairs = self.addresses, product(self.sources, self.targets)
         return {pair: addresses.prediction_files(*pair, self.starts) for pair in pairs}
 
     @property
     def command(self) -> str:
-        """The command line that goes on with the study where it lies, safe to paste into a POSIX shell."""
+        """The command line that continues the study in its folder, safe to paste into a POSIX shell."""
         return self.command_in(self.store.uri)
 
     def command_in(self, out: str) -> str:
-        """The command line that makes the study in a folder ``out``.
+        """The command line that computes the study in a folder ``out``.
 
-        Models that are code stand in it as ``untrusted:NAME``, which runs nothing until the name is repeated with
-        ``--trust-code``: the folder may be somebody else's.
+        Models that are code appear in it as ``untrusted:NAME``, which runs nothing until the name is repeated with
+        ``--trust-code``, as the folder may come from somebody else.
         """
         known = self.manifest.get("models", {})
         models = dict.fromkeys(known.get(name, {}).get("origin", name) for name in self.config["models"])
@@ -114,13 +114,13 @@ class TransferStudy(Study):
             if len(found) < self.config["examples"] or known not in (None, found.fingerprint):
                 raise UserError(
                     f"the images of {self.store.uri!r} are not those of {found.name!r} {found.split} on this machine; "
-                    "use the data set that the study was made from."
+                    "use the original data set of the study."
                 )
             self._dataset = found
         return self._dataset
 
     def data_here(self) -> Dataset:
-        """What lies on this machine under the name of the study's images, be it those or others."""
+        """The data set on this machine with the name of the study's, which may contain other images."""
         split = self._dataset or data.load(self.config["dataset"], self.config["split"])
         return split.subset(slice(self.config["examples"]))
 
@@ -133,14 +133,14 @@ class TransferStudy(Study):
         return table
 
     def examples(self, source: str, columns: list[str] | None = None, limit: int | None = None) -> pa.Table:
-        """Attacked examples of a model in data-set order, or those of a control, made anew."""
+        """Attacked examples of a model in data-set order, or those of a control, computed again."""
         if self.is_control(source):
             return self._control_examples(source, columns, limit)
         shape = tuple(self.dataset.subset(slice(1)).images.shape[1:])
         return self._read_parts(examples_folder(source), schema.examples(shape), columns, limit)
 
     def predictions(self, source: str, target: str, columns: list[str] | None = None) -> pa.Table:
-        """What one model answered to one source's images, in data-set order."""
+        """One model's predictions for one source's images, in data-set order."""
         return self._read_parts(predictions_folder(source, target), PREDICTIONS, columns, None)
 
     def images(self, examples: pa.Table) -> np.ndarray:
@@ -152,7 +152,7 @@ class TransferStudy(Study):
         return self.dataset.images[self.rows_of(index)].numpy()
 
     def rows_of(self, index: np.ndarray) -> torch.Tensor:
-        """Which rows of ``dataset`` hold these positions of the data set."""
+        """The rows of ``dataset`` at these positions of the data set."""
         held = self.dataset.index.numpy()
         rows = np.searchsorted(held, index)
         self._require("examples/", bool((held[np.minimum(rows, len(held) - 1)] == index).all()))
@@ -160,7 +160,7 @@ class TransferStudy(Study):
 
     def _require(self, name: str, holds: bool) -> None:
         if not holds:
-            raise UserError(f"{self.store.path(name)!r} holds rows that are none of this study; verify the study.")
+            raise UserError(f"{self.store.path(name)!r} holds rows that do not belong to this study; verify the study.")
 
     def _read_parts(self, folder: str, expected: pa.Schema, columns: list[str] | None, limit: int | None) -> pa.Table:
         parts: list[pa.Table] = []
@@ -189,7 +189,7 @@ class TransferStudy(Study):
 
 
 def _untrusted(names: Iterable[str]) -> list[str]:
-    """Names as a command line has them, separated at every comma, those of code marked as such."""
+    """Names for a command line, split at every comma, with a prefix for code."""
     parts = [part.strip() for name in names for part in name.split(",")]
     return [f"{UNTRUSTED}{part}" if external.is_code(part) else part for part in parts]
 

@@ -1,4 +1,4 @@
-"""How a transfer study is shown: terminal, figures, page, W&B."""
+"""The presentation of a transfer study: terminal, figures, page, W&B."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from advlab.studies.transfer.view import View
 
 
 def show(view: View, width: int) -> Shown:
-    """All of it; a UserError when the study has no matrix yet, or lacks settings."""
+    """The presentation of a study; a UserError if it has no matrix yet, or lacks settings."""
     require_finished(view.study)
     images, panels = figures.draw(view)
     drawn = {f"figures/{name}.png": png for name, png in images.items()}
@@ -29,12 +29,12 @@ def show(view: View, width: int) -> Shown:
 
 
 def require_finished(study: TransferStudy) -> None:
-    """Raise a UserError when a study has no matrix yet, or nothing is known of what it was made from."""
+    """Raise a UserError if a study has no matrix yet, or no record of its models."""
     study.require_settings()
     if not study.store.exists(MATRIX) or {"name", "split"} - study.manifest.get("dataset", {}).keys():
-        raise UserError(f"{study.store.uri!r} has no matrix yet; run the study to its end first.")
+        raise UserError(f"{study.store.uri!r} has no matrix yet; finish the study first.")
     if lacking := [name for name in study.targets if name not in study.fingerprints]:
-        raise UserError(f"the study.json of {study.store.uri!r} says nothing of the model {lacking[0]!r}; verify it.")
+        raise UserError(f"the study.json of {study.store.uri!r} does not mention the model {lacking[0]!r}; verify it.")
 
 
 def render(study: TransferStudy) -> list[str]:

@@ -77,7 +77,7 @@ class TransferExperiment(PoolExperiment[Plan, TransferStudy]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransferMatrix(TransferExperiment):
-    """Attack every model once, show every example to every model: the paper's Tables 1 and 2 and Figure 7."""
+    """Attack every model once, classify every example with every model: the paper's Tables 1 and 2 and Figure 7."""
 
     settings: TransferConfig = field(default_factory=TransferConfig)
     common: CommonOptions = field(default_factory=CommonOptions)

@@ -1,4 +1,4 @@
-"""Is a study what it says: every row there, exactly once, and true?"""
+"""Verification of a transfer study: every row exists exactly once and is correct."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ from advlab.transfer.metrics import Counts
 
 Kind = Literal["missing", "damaged", "newer", "foreign", "altered", "unread", "unchecked", "temporary"]
 
-MENDS: dict[Kind, str] = {
+FIXES: dict[Kind, str] = {
     "missing": "run the study again",
     "damaged": "remove it (--repair does), then run the study again",
     "newer": "a newer version of advlab wrote it, verify it with that one",
-    "foreign": "move it away, for readers of the folder count its rows",
-    "altered": "bring back what the study began with",
-    "unread": "see why, or give verify more --memory",
-    "unchecked": "bring its data set to this machine",
+    "foreign": "move it away, as readers of the folder count its rows",
+    "altered": "restore the original",
+    "unread": "fix the cause, or give verify more --memory",
+    "unchecked": "provide its data set on this machine",
     "temporary": "harmless, delete it while no run writes here",
 }
 
 THREADS = 8
-"""Shards checked at a time; each takes about three times the memory of its images."""
+"""Shards checked in parallel; each takes about three times the memory of its images."""
 
 _LISTED = 100_000
-"""Missing shards that are named one by one, beside a hundred for each file that is there."""
+"""Missing shards that are listed one by one, in addition to a hundred for each existing file."""
 
 _COMPARED = 64
-"""Images compared at a time."""
+"""Images compared at one time."""
 
 _TOLERANCE = 1e-9
-"""Relative, of distances: the last bits of a sum depend on the processor."""
+"""Relative tolerance of distances: the last bits of a sum depend on the processor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something amiss in a file of a study, given relative to it; ``kind`` says what can be done, see ``MENDS``."""
+    """A problem with a file of a study, given relative to it; ``kind`` determines the fix, see ``FIXES``."""
 
     file: str
     kind: Kind
@@ -70,22 +70,22 @@ class Finding:
 
     @property
     def is_harmless(self) -> bool:
-        """Whether the study is sound all the same."""
+        """Whether the study is still sound."""
         return self.kind in ("unchecked", "temporary")
 
     @property
     def shown(self) -> str:
-        """File and problem, fit for a terminal: either may hold what a stranger wrote."""
+        """File and problem, made safe for a terminal, as both may contain untrusted text."""
         return f"{printable(self.file)}: {printable(masked(self.problem), 1000)}"
 
     def __str__(self) -> str:
-        return f"{self.shown}; {MENDS[self.kind]}"
+        return f"{self.shown}; {FIXES[self.kind]}"
 
 
 def verify(
     study: TransferStudy, on_progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Iterator[Finding]:
-    """Check a whole transfer study, shard by shard: memory does not grow with the number of examples.
+    """Verify a transfer study shard by shard, so that memory does not grow with the number of examples.
 
     Nothing in it is changed. ``on_progress(done, total)`` counts shards of sources.
     """
@@ -98,8 +98,8 @@ def verify(
     if dataset is not None:
         known = study.manifest.get("dataset", {}).get("fingerprint")
         if len(dataset) < study.config["examples"]:
-            told = f"it asks for {study.config['examples']:,} images; its data set has {len(dataset):,}"
-            yield Finding(MANIFEST, "altered", told)
+            problem = f"it claims {study.config['examples']:,} images; its data set has {len(dataset):,}"
+            yield Finding(MANIFEST, "altered", problem)
             dataset = None
         elif known not in (None, dataset.fingerprint):
             yield Finding(MANIFEST, "altered", "the images of its data set are not those on this machine")
@@ -122,15 +122,15 @@ def _settings(study: TransferStudy) -> Iterator[Finding]:
 
 
 class _Flaw(Exception):
-    """What is wrong with the file at hand."""
+    """A problem with the file that is being checked."""
 
 
 class _Newer(_Flaw):
-    """The file is whole, but has what only another version understands: it is not to be removed."""
+    """The file is intact, but only another version can read it, so it is not removed."""
 
 
 class _Files:
-    """The files of a study, checked as far as the data set is at hand."""
+    """The files of a study, checked as far as possible without the data set if that is missing."""
 
     def __init__(self, study: TransferStudy, dataset: Dataset | None) -> None:
         self.study, self.store, self.dataset = study, study.store, dataset
@@ -151,7 +151,7 @@ class _Files:
         known = {*map(weights_file, self.study.targets)}
         for name in self.store.files("models", suffix=".safetensors"):
             if name not in known:
-                yield Finding(name, "foreign", "it is no model of the study")
+                yield Finding(name, "foreign", "it is not a model of the study")
 
     def shards(self, on_progress: Callable[[int, int], None]) -> Iterator[Finding]:
         """The rows and, where none are missing, the matrix that counts them."""
@@ -160,8 +160,8 @@ class _Files:
         starts: Sequence[int] = study.starts
         files = len(starts) * (len(study.sources) * (1 + len(study.targets)))
         if files > _LISTED + 100 * len(self.unexpected):
-            told = f"it asks for some {files:,} files, and the folder has {len(self.unexpected):,}"
-            yield Finding(MANIFEST, "altered", f"{told}; only the shards that are there are checked")
+            problem = f"it claims about {files:,} files, and the folder has {len(self.unexpected):,}"
+            yield Finding(MANIFEST, "altered", f"{problem}; only existing shards are checked")
             starts, complete = self._present(), False
         with ThreadPoolExecutor(THREADS) as threads:
             for source in study.sources:
@@ -179,18 +179,18 @@ class _Files:
             yield from found
 
     def others(self) -> Iterator[Finding]:
-        """The files that are none of the study's, once all others are checked."""
+        """The files that do not belong to the study, after all others were checked."""
         for name in sorted(self.unexpected):
             if name.endswith(".parquet"):
-                yield Finding(name, "foreign", "it is no part of the study")
+                yield Finding(name, "foreign", "it is not part of the study")
         for name in self.store.strange_files():
             if name not in self.inspected:
-                yield Finding(name, "foreign", "it is no file, or a link that leads out of the study")
+                yield Finding(name, "foreign", "it is not a file, or is a link that leads out of the study")
         for name in self.store.temporary_files():
             yield Finding(name, "temporary", "it is being written, or was when a run was killed")
 
     def _present(self) -> list[int]:
-        """The rows at which those shards begin of which there is any file."""
+        """The starting rows of shards of which any file exists."""
         found = (re.fullmatch(r"(?:.*/)?part-(\d{8,18})\.parquet", name) for name in self.unexpected)
         return sorted({start for match in found if match and (start := int(match[1])) in self.study.starts})
 
@@ -233,9 +233,9 @@ class _Files:
 
 
 def sound_examples(store: Store, name: str, address: str, shard: Dataset, target: str) -> bytes | None:
-    """A file of examples, if it is all that ``verify`` asks of those of an attack on these clean images.
+    """A file of examples, if it passes all checks of ``verify`` for an attack on these clean images.
 
-    It lies in a study that may be a stranger's; ``address`` is the content address that it must have.
+    Its study is not trusted; ``address`` is the content address that it must have.
     """
     clean, aimed = _attacked(shard, target)
     columns = {"index": clean.index.numpy(), "label": clean.labels.numpy()} | aimed
@@ -250,7 +250,7 @@ def sound_examples(store: Store, name: str, address: str, shard: Dataset, target
 def _inspect(
     store: Store, name: str, check: Callable[[bytes, int], Result], most: int | None, memory: Budget
 ) -> tuple[Result | None, Finding | None]:
-    """What ``check`` says of a file's content, in at most ``most`` bytes of memory; or what is wrong with it."""
+    """The result of ``check`` on a file's content, in at most ``most`` bytes of memory, or the finding."""
     try:
         allowed = store.memory if most is None else min(store.memory, most + bounds.FLOOR // 8)
         needed = bounds.allowance(store.size(name), allowed)
@@ -267,7 +267,7 @@ def _inspect(
     except (OSError, MemoryError) as error:
         return None, Finding(name, "unread", f"it cannot be read ({one_line(error)})")
     except (ValueError, TypeError, KeyError, RecursionError, UserError, RuntimeError) as error:
-        return None, Finding(name, "damaged", f"it holds what is none of ours ({one_line(error)})")
+        return None, Finding(name, "damaged", f"its content is invalid ({one_line(error)})")
 
 
 def _attacked(shard: Dataset, target: str) -> tuple[Dataset, dict[str, np.ndarray]]:
@@ -292,9 +292,11 @@ def _check_weights(name: str, known: Mapping[str, Any], content: bytes, _most: i
     except UserError as error:
         raise _Newer(str(error)) from error
     found.recipe.require_fits(found.weights)
-    _require(found.recipe.to_json() == known.get("recipe", found.recipe.to_json()), "its recipe is not study.json's")
-    same = json.dumps(found.report) == json.dumps(known.get("report", found.report))  # NaN is not itself
-    _require(same, "its report is not study.json's")
+    _require(
+        found.recipe.to_json() == known.get("recipe", found.recipe.to_json()), "its recipe differs from study.json's"
+    )
+    same = json.dumps(found.report) == json.dumps(known.get("report", found.report))  # NaN is not equal to itself
+    _require(same, "its report differs from study.json's")
 
 
 def _check_examples(
@@ -317,20 +319,20 @@ def _check_examples(
             sizes = distortion(clean.images[part].numpy(), images[part])
             _check_columns(table.slice(first, _COMPARED), sizes)
     survives, success = (table.column(name).to_numpy() for name in ("survives_uint8", "success"))
-    _require(bool((success | ~survives).all()), "an example survives rounding that is none")
+    _require(bool((success | ~survives).all()), "an example survives rounding without success")
     return _common(table)
 
 
 def _check_predictions(
     address: str | None, columns: dict[str, np.ndarray], own: bool | None, content: bytes, most: int
 ) -> pa.Table:
-    """The rows; ``own`` says whether they are the attacked model's own answers, None that there is no such model."""
+    """The rows; ``own`` is whether they are the attacked model's own predictions, None for controls."""
     table = _rows(address, content, most)
     _require_columns(table, PREDICTIONS)
     _check_columns(table, columns)
     source = table.column("source_prediction")
     nulls = len(table) if own is None else 0
-    _require(source.null_count == nulls, "its source_prediction is null, or not null, where it should not be")
+    _require(source.null_count == nulls, "its source_prediction is wrongly null, or wrongly not null")
     if own:
         _check_columns(table, {"prediction": source.to_numpy()})
     return table
@@ -345,7 +347,7 @@ def _check_matrix(expected: pa.Table, content: bytes, most: int) -> None:
 
 
 def _rows(address: str | None, content: bytes, most: int) -> pa.Table:
-    """The rows of a file that is whole and has the right content address, if that is known."""
+    """The rows of an intact file with the right content address, if that is known."""
     _require(parquet.is_intact(content), "its checksum is wrong")
     found = parquet.metadata(content).get(parquet.ADDRESS_KEY, b"").decode()
     _require(address in (None, found), "its content address is that of other weights, images or settings")

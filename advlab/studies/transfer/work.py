@@ -28,7 +28,7 @@ from advlab.transfer.generate import Examples, attack_dataset
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A range of a study's images from row ``start`` on; the units that need these get them as ``SharedDataset``."""
+    """A range of a study's images from row ``start`` on; units that need the images get them as ``SharedDataset``."""
 
     store: str
     start: int
@@ -51,14 +51,14 @@ class TrainUnit:
 
     @property
     def parameters(self) -> int:
-        """Number of weights, a stand-in for how long it takes."""
+        """Number of weights, as a proxy for the duration."""
         with torch.device("meta"):
             return sum(math.prod(p.shape) for p in self.recipe.build().parameters())
 
     def run(self, resources: Resources) -> bytes:
         def progress(step: int, values: dict[str, float]) -> None:
-            told = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in values.items())
-            resources.note(f"{self.recipe.name}: step {step}, {told}")
+            metrics = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in values.items())
+            resources.note(f"{self.recipe.name}: step {step}, {metrics}")
 
         train, test = (resources.get(f"images {split}").dataset() for split in (self.recipe.split, "test"))
         return checkpoint.train(self.recipe, train, test, device=resources.device, progress=progress).to_bytes()
@@ -66,7 +66,7 @@ class TrainUnit:
 
 @dataclass(frozen=True, slots=True)
 class AttackUnit:
-    """Attack one model on one shard and write its examples, or take them over from the study ``reuse``."""
+    """Attack one model on one shard and write its examples, or copy them from the study ``reuse``."""
 
     shard: Shard
     source: str
@@ -103,16 +103,16 @@ class AttackUnit:
             device=resources.device,
             references=None if references is None else torch.tensor(references, device=resources.device),
         )
-        if not store.holds(part, self.key):  # an actor that was thought lost may have been first, and been built upon
+        if not store.holds(part, self.key):  # an actor that seemed lost may have been first, and its file may be in use
             store.write_table(part, examples_to_arrow(examples), self.key)
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateUnit:
-    """Show a shard's images to several targets: those of one attacked model and of the controls made from them.
+    """Evaluate several targets on a shard's images: those of one attacked model and of the controls made from them.
 
-    The attacked examples are read once, whatever the number of targets; ``attacked`` is None for controls without any.
-    ``keys`` has, by source and target, the content address of the answers.
+    The attacked examples are read once, for all targets; ``attacked`` is None for controls without a model.
+    ``keys`` has, by source and target, the content address of the predictions.
     """
 
     shard: Shard
@@ -134,7 +134,7 @@ class EvaluateUnit:
         if self.attacked is not None:
             store = Store(self.shard.store, mending=True)
             attacked = examples_from_arrow(store.read_shard(examples_part(self.attacked, self.shard.start)))
-            # an image may occur several times, once for each class it was attacked towards
+            # an image may occur several times, once per target class
             clean = clean.subset(torch.from_numpy(np.searchsorted(clean.index.numpy(), attacked.index)))
         failures: list[str] = []
         for source, keys in self.keys.items():
@@ -150,7 +150,7 @@ class EvaluateUnit:
     def _show(
         self, resources: Resources, source: str, examples: Examples, clean: Dataset, keys: dict[str, str]
     ) -> list[str]:
-        """Show a source's images to all targets; what went wrong, target by target."""
+        """Evaluate all targets on a source's images; returns the errors, one per failed target."""
         store, start = Store(self.shard.store), self.shard.start
 
         @cache
@@ -180,7 +180,7 @@ class EvaluateUnit:
 class CountUnit:
     """Count one source's predictions; the answer is its rows of the matrix.
 
-    ``files`` has, by target, the files of its answers and the content address that each must have.
+    ``files`` has, by target, the files of its predictions and the content address that each must have.
     """
 
     store: str
@@ -196,7 +196,7 @@ class CountUnit:
         return "count"
 
     def run(self, _resources: Resources) -> pa.Table:
-        """Reads the predictions to the last byte, and of the examples, whose rows are not counted, the ends."""
+        """Reads all bytes of the predictions, and only the footers of the examples, whose rows are not counted."""
         store = Store(self.store, mending=True)
         store.require_whole(examples_folder(self.source))
         return matrix.build(store, {(self.source, target): files for target, files in self.files.items()})
@@ -210,5 +210,5 @@ def _model(resources: Resources, name: str) -> nn.Module:
 def _answers(resources: Resources, model: str, images: np.ndarray, labels: np.ndarray) -> Answers:
     try:
         return answer(_model(resources, model), images, labels, device=resources.device)
-    except Exception as error:  # whatever the model raises
+    except Exception as error:  # the model may raise anything
         raise UserError(f"model {model!r} raised {type(error).__name__}: {one_line(error)}") from error
