@@ -72,8 +72,9 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 class Normalised(nn.Module):
-    """Normalise images by a mean and a deviation per channel, then classify: for attacks the box stays [0, 1]. Images of
-    another height or width than ``size`` are resized first, bilinearly, and get gradients.
+    """Normalise images by a mean and a deviation per channel, then classify: for attacks the box stays [0, 1].
+
+    Images of another height or width than ``size`` are resized first, bilinearly, and get gradients.
     """
 
     mean: Tensor

@@ -42,8 +42,10 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The input of a control: images at ``index`` of the data set and the perturbations found for them (zero if the kind
-    does not use a model's), float32 [N, C, H, W]; random numbers depend on the control's name, ``seed`` and ``index``.
+    """The input of a control: images at ``index`` of the data set and the perturbations found for them.
+
+    Both float32 [N, C, H, W], perturbations zero if the kind uses no model's; random numbers depend on the control's
+    name, ``seed`` and ``index``.
     """
 
     control: str
