@@ -78,7 +78,7 @@ class Cell:
     """One method on one draw of images against one model.
 
     Attributes:
-        distances: [B], ‖x' − x‖₂; 0 for images misread already, infinite for failures (judged afresh).
+        distances: [B], ‖x' − x‖₂; 0 for images that are misclassified when clean, infinite for failures (judged again).
         evaluations: per image.
         seconds: of processor time, per image.
         error: why the method gave up, if it did; all of its distances are then infinite.
@@ -113,11 +113,11 @@ def measure(
     found = torch.cat(candidates)
     judge = copy.deepcopy(network).to(found.dtype)
     with torch.no_grad():
-        misread = judge(found).argmax(1) != labels
+        misclassified = judge(found).argmax(1) != labels
         clean = network(images).argmax(1) != labels
     inside = ((found >= 0) & (found <= 1)).flatten(1).all(1)
     distances = (found.double() - images.double()).flatten(1).norm(dim=1)
-    distances = distances.masked_fill(~(misread & inside), torch.inf).masked_fill(clean, 0)
+    distances = distances.masked_fill(~(misclassified & inside), torch.inf).masked_fill(clean, 0)
     return Cell(distances.numpy(), evaluations / len(images), seconds / len(images))
 
 

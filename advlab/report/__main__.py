@@ -1,4 +1,4 @@
-"""``python -m advlab.report STUDY``: show a finished study of any kind again, or print a matrix as Markdown."""
+"""The command ``python -m advlab.report STUDY``: show a finished study again, or print a matrix as Markdown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Options:
     """Folder of a finished study, local or s3://…"""
 
     markdown: bool = False
-    """Print the tables of a transfer study as Markdown in place of drawing the report."""
+    """Print the tables of a transfer study as Markdown, instead of drawing the report."""
 
 
 def main(options: Options) -> None:

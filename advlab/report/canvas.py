@@ -29,11 +29,11 @@ STYLE: Any = {
 }
 _DPI = 160
 DASHES: Any = ("-", (0, (5, 1.5)), (0, (2, 1.2)))
-"""Curves differ in dashes as well as in hue, so that they can be told apart without colour."""
+"""Curves differ in dashes as well as in hue, so that they are distinguishable without colour."""
 CHART_WIDTH = 6.6
 """Inches."""
 MAGNIFIED = 10.0
-"""Factor by which the paper's figures 5 and 6 show a difference."""
+"""Factor by which differences are magnified in the paper's Figures 5 and 6."""
 _VISIBLE = 0.5  # a difference that goes from grey to black or white
 
 
@@ -53,14 +53,14 @@ def plain(axis: Axis) -> None:
 def png(drawn: Figure, **options: Any) -> bytes:
     """A figure as PNG; ``options`` are Matplotlib's."""
     buffer = io.BytesIO()
-    # Without Matplotlib's version in it, a figure changes only when its picture does.
+    # Without Matplotlib's version in the file, it changes only when the picture does.
     drawn.savefig(buffer, format="png", metadata={"Software": None}, **options)
     return buffer.getvalue()
 
 
 def magnification(change: np.ndarray) -> float:
     """The factor, of one digit and zeros, by which a change of intensities can be seen; at least the paper's ten."""
-    moved = np.abs(change[change != 0])  # an attack may leave most pixels as they are
+    moved = np.abs(change[change != 0])  # an attack may not change most pixels
     largest = float(np.quantile(moved, 0.99)) if len(moved) else _VISIBLE
     if MAGNIFIED * largest >= _VISIBLE:
         return MAGNIFIED

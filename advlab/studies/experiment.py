@@ -1,4 +1,4 @@
-"""One protocol for all studies, and the one command that runs any of them."""
+"""The protocol of all studies, and the command that runs any of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Plan = TypeVar("Plan")
 Results = TypeVar("Results", bound=Study)
 Workers = TypeVar("Workers")
 _PIPE_WIDTH = 170
-"""Columns of a table where standard output is not a terminal."""
+"""Width of tables if standard output is not a terminal."""
 
 
 class Experiment(Generic[Plan, Results, Workers]):
@@ -34,13 +34,13 @@ class Experiment(Generic[Plan, Results, Workers]):
     """
 
     kind: ClassVar[str]
-    """What ``study.json`` calls it."""
+    """The kind of the study in ``study.json``."""
 
     common: CommonOptions
 
     @property
     def on_ray(self) -> bool:
-        """Whether it needs Ray at all."""
+        """Whether it needs Ray."""
         return True
 
     @property
@@ -51,29 +51,29 @@ class Experiment(Generic[Plan, Results, Workers]):
     def prepare(self) -> Plan:
         """Check the options, load what they name, and return it as a plan; nothing is written.
 
-        Raises a UserError for a value that cannot be, named with its mend.
+        Raises a UserError for an invalid value, with the fix.
         """
         raise NotImplementedError
 
     def workers(self, plan: Plan) -> AbstractContextManager[Workers]:
-        """Those who do the work, while the block runs; Ray is connected. A UserError if they can never have room."""
+        """The workers, while the block runs; Ray is connected. A UserError if they can never have room."""
         raise NotImplementedError
 
     def begin(self, plan: Plan) -> Results:
-        """Start the study, or continue it where ``--out`` holds part of it; a UserError if it holds another."""
+        """Start the study, or continue it if ``--out`` holds part of it; a UserError if it holds another."""
         raise NotImplementedError
 
     def run(self, plan: Plan, study: Results, workers: Workers, on_progress: OnProgress) -> None:
-        """Do what is not yet done; a UserError if work failed: what is finished is kept."""
+        """Compute what is missing; a UserError if work failed; finished work is kept."""
         raise NotImplementedError
 
     @classmethod
     def show(cls, study: Results, width: int) -> Shown:
-        """The tables, at most ``width`` columns wide, and the figures of a study that has run to its end."""
+        """The tables, at most ``width`` columns wide, and the figures of a finished study."""
         raise NotImplementedError
 
     def execute(self) -> None:
-        """The whole of the command."""
+        """Run the whole command."""
         plan = self.prepare()
         with session(self.common.address) if self.on_ray else nullcontext(), self.workers(plan) as workers:
             study = self.begin(plan)
@@ -115,7 +115,7 @@ class TrainExperiment(Experiment[None, Study, None]):
 
 
 def present(experiment: Experiment[Any, Any, Any] | type[Experiment[Any, Any, Any]], study: Study) -> Shown:
-    """Print a study's tables, write its figures into it, and say where everything lies."""
+    """Print a study's tables, write its figures into it, and print where everything is."""
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     shown = experiment.show(study, console.width)
     for table in shown.tables:

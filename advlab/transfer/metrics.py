@@ -1,4 +1,4 @@
-"""Rates and intervals of one cell of the matrix, from counts that add up over shards."""
+"""Rates and intervals of one cell of the matrix, from counts that are summed over shards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RMS_STEPS = 1e12
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a (source, target) pair's rows add up to.
+    """Counts over the rows of a (source, target) pair.
 
     Attributes:
         n, errors: rows, and those the target misclassifies.
@@ -67,7 +67,7 @@ def wilson(errors: int, n: int) -> tuple[float, float]:
     rate = errors / n
     centre = (rate + Z95 * Z95 / (2 * n)) / (1 + Z95 * Z95 / n)
     half = Z95 / (1 + Z95 * Z95 / n) * math.sqrt(rate * (1 - rate) / n + Z95 * Z95 / (4 * n * n))
-    # at rates of 0 and 1 rounding would leave the rate just outside its interval
+    # at rates of 0 and 1, rounding would put the rate just outside its interval
     return max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate))
 
 

@@ -55,7 +55,7 @@ def test_a_checkpoint_names_no_data_but_the_packages_own(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(data, "load", note)
     hers = str(written(tmp_path / "hers.safetensors", f"folder:{tmp_path}"))
-    with pytest.raises(UserError, match=r"none of advlab's own data sets; name one with --data\.$"):
+    with pytest.raises(UserError, match=r"not trained on one of advlab's own data sets; give one with --data\.$"):
         Spectral(settings=SpectralConfig(model=hers)).prepare()
     assert asked == []
     assert Spectral(settings=SpectralConfig(model=hers, data="mnist")).prepare().images.shape == (8, 1, 28, 28)

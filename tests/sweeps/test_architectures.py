@@ -24,7 +24,7 @@ def architectures(*arguments: str) -> subprocess.CompletedProcess[str]:
     ("arguments", "named"),
     [
         (["--architectures", "resnet18"], "unknown architecture 'resnet18'"),
-        (["--decays", "1e-3,0"], "'0' is no λ greater than 0"),
+        (["--decays", "1e-3,0"], "'0' is not a λ greater than 0"),
         (["--search", "bayes"], "unknown search 'bayes'"),
         (["--num-gpus", "64"], "fits this machine"),
     ],

@@ -1,4 +1,4 @@
-"""What a sweep over architectures is to do: its settings, checked."""
+"""The plan of a sweep over architectures: its settings, validated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DRAWN_TRIALS = 24
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArchitecturesConfig:
-    """What decides the trials of a sweep."""
+    """Settings that determine the trials of a sweep."""
 
     dataset: str = "mnist"
     """Data set: mnist or fashion_mnist."""
@@ -36,39 +36,39 @@ class ArchitecturesConfig:
     """Comma-separated activations for --depths: sigmoid, relu."""
 
     decays: str = "1e-6,1e-4,1e-2,1"
-    """Comma-separated weight decays λ; random and optuna draw between the least and the largest, on a log scale."""
+    """Comma-separated weight decays λ; random and optuna draw log-uniformly between the smallest and the largest."""
 
     per_layer: bool = False
-    """Give every layer a λ of its own; a grid then has all combinations."""
+    """Use a separate λ for every layer; a grid then has all combinations."""
 
     seeds: int = 1
-    """Seeds per setting: --seed, --seed + 1, …; models without hidden layers come out the same and get one."""
+    """Number of seeds per setting, from --seed; models without hidden layers do not depend on the seed and get one."""
 
     search: str = "grid"
-    """grid, random, or optuna (small validation error and large minimum distortion at once)."""
+    """grid, random, or optuna (for small validation error and large minimum distortion)."""
 
     trials: int | None = None
-    """Number of trials of random and optuna, 24 when absent; a grid has as many as it has points."""
+    """Number of trials of random and optuna, 24 by default; a grid has one per point."""
 
     scheduler: Literal["none", "asha"] = "none"
-    """asha gives up trials that fall behind in validation error, at 10, 30 and 90 per cent of their budget."""
+    """asha stops trials whose validation error falls behind, at 10, 30 and 90 per cent of their budget."""
 
     epochs: int = 10
     """Epochs of networks trained by minibatches (relu…, conv)."""
 
     max_iterations: int = 300
-    """Most L-BFGS iterations of networks trained by full batches (softmax, fc…)."""
+    """Largest number of L-BFGS iterations of networks trained by full batches (softmax, fc…)."""
 
     examples: int = 200
-    """Validation images whose minimum distortion is measured: the first."""
+    """Number of validation images whose minimum distortion is measured, from the first."""
 
     seed: int = 0
-    """First seed of training, and seed of the space."""
+    """First seed of training, and seed of the search."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArchitecturesPlan:
-    """A sweep, checked: its settings, its space, its images by split, and the points where these are known now."""
+    """A validated sweep: settings, search space, images by split, and the points if they are known in advance."""
 
     config: ArchitecturesConfig
     settings: dict[str, Any]
@@ -83,18 +83,18 @@ class ArchitecturesPlan:
 
 
 def prepare(config: ArchitecturesConfig) -> ArchitecturesPlan:
-    """Check the settings and load the images; nothing is written. A UserError for a value that cannot be."""
+    """Check the settings and load the images; nothing is written. Raises a UserError for an invalid value."""
     if config.search not in SEARCHES:
         raise UserError(f"unknown search {config.search!r}; choose among {', '.join(SEARCHES)}.")
     if config.search == "grid" and config.trials is not None:
-        raise UserError(f"--trials {config.trials} is for random and optuna; a grid has all its points.")
+        raise UserError(f"--trials {config.trials} is only for random and optuna; a grid has all its points.")
     drawn = DRAWN_TRIALS if config.trials is None else config.trials
     require_at_least(config, trials=1, seeds=1, epochs=1, max_iterations=1, examples=1, seed=0)
     images = {split: data.load(config.dataset, split) for split in ("fit", "validation", "test")}
     if config.examples > len(images["validation"]):
         raise UserError(
             f"--examples {config.examples} is impossible: {config.dataset} has {len(images['validation'])} "
-            "validation images; choose no more."
+            "validation images; choose at most that."
         )
     space = _space(config, images["fit"])
     points = {"grid": space.grid, "random": lambda: space.random(drawn, config.seed), "optuna": lambda: None}
@@ -103,7 +103,7 @@ def prepare(config: ArchitecturesConfig) -> ArchitecturesPlan:
         "decays": list(space.decays),
         "trials": None if config.search == "grid" else drawn,
     }
-    for merged in ("depths", "widths", "activations"):  # the architectures say it all
+    for merged in ("depths", "widths", "activations"):  # they are part of the architectures now
         del settings[merged]
     return ArchitecturesPlan(config, settings, space, images, points[config.search]())
 
@@ -118,7 +118,7 @@ def _space(config: ArchitecturesConfig, fit: Dataset) -> Space:
         raise UserError("--architectures names none; give e.g. softmax,relu100-10.")
     decays = _decays(config.decays)
     if config.search != "grid" and len(decays) < 2:
-        raise UserError(f"--decays {config.decays!r} is no range to draw from; give the least and the largest λ.")
+        raise UserError(f"--decays {config.decays!r} is not a range to draw from; give the smallest and the largest λ.")
     seeds = tuple(range(config.seed, config.seed + config.seeds))
     return Space({name: space.layers(name, fit) for name in names}, decays, config.per_layer, seeds)
 
@@ -131,7 +131,7 @@ def _numbers(option: str, text: str) -> list[int]:
     parts = _listed(text)
     for part in parts:
         if not (part.isdecimal() and int(part)):
-            raise UserError(f"--{option} {part!r} is no number of at least 1; write e.g. --{option} 1,2.")
+            raise UserError(f"--{option} {part!r} is not a number of at least 1; write e.g. --{option} 1,2.")
     return [int(part) for part in parts]
 
 
@@ -143,7 +143,7 @@ def _decays(text: str) -> tuple[float, ...]:
         except ValueError:
             found.append(-1.0)
         if not 0 < found[-1] < float("inf"):
-            raise UserError(f"--decays: {part!r} is no λ greater than 0; write e.g. 1e-6,1e-4,1e-2.")
+            raise UserError(f"--decays: {part!r} is not a λ greater than 0; write e.g. 1e-6,1e-4,1e-2.")
     if not found:
         raise UserError("--decays names none; give e.g. 1e-6,1e-4,1e-2.")
     return tuple(dict.fromkeys(found))

@@ -1,7 +1,7 @@
-"""Which images stimulate units and other directions most: shards of an image set are units of work.
+"""The study of units and other directions: the images that stimulate them most, and tests of their similarity.
 
-Three passes, each over shards: moments of the features, the top k of every direction, and the features of the images
-that were chosen. Activations never outlive a batch.
+It makes three passes over shards of the image set: moments of the features, the top k of every direction, and the
+features of the chosen images. Activations are discarded after each batch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from advlab.studies.directions.work import ShardUnit, moments_from_arrow, packed
 from advlab.studies.experiment import PoolExperiment
 
 VERSION = 1
-"""Of the computation: a number that differs makes shards anew."""
+"""Version of the computation: shards of other versions are computed again."""
 CHANCE = "random images"
 WINNERS, SETS, TESTS = "winners.parquet", "sets.parquet", "tests.parquet"
 SHARDS_AT_ONCE = 16
@@ -44,14 +44,14 @@ SHARDS_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnitsConfig:
-    """What decides the rows of a study of units."""
+    """Settings that determine the rows of a study of units."""
 
     model: str
     """A zoo name, torchvision:NAME[@WEIGHTS or @random], timm:NAME, file:PATH.py:FACTORY, python:MODULE:FACTORY, or the
     path of a checkpoint (.safetensors)."""
 
     layer: str = ""
-    """Module whose output is looked at, by its name in the network; the input of the last linear layer when absent."""
+    """Module whose output is used, by its name in the network; by default the input of the last linear layer."""
 
     data: str = "mnist"
     """The image set: mnist, fashion_mnist or folder:PATH."""
@@ -63,22 +63,22 @@ class UnitsConfig:
     """Data set a zoo model is trained on."""
 
     input_size: int | None = None
-    """Height and width that a folder's images are brought to; what the model's name tells, or 224, when absent."""
+    """Height and width that a folder's images are resized to; by default as the model's name implies, or 224."""
 
     examples: int | None = None
-    """The first so many images; all when absent."""
+    """Number of images, from the first; all by default."""
 
     directions: int = 100
-    """Directions per basis, or as many as the layer has."""
+    """Directions per basis; fewer if the layer has fewer."""
 
     top: int = 9
     """Images kept per direction."""
 
     labels: Literal["given", "predicted"] = "given"
-    """Labels that purity and entropy are of: the data set's, or the model's own answers where it has none."""
+    """Labels for purity and entropy: those of the data set (given), or the model's predictions."""
 
     shard_size: int = 1000
-    """Images per shard, the unit of work and of loss."""
+    """Images per shard, the unit of work."""
 
     seed: int = 0
     """Seed of training, directions, random image sets and tests."""
@@ -86,7 +86,7 @@ class UnitsConfig:
 
 @dataclass(frozen=True, slots=True)
 class UnitsPlan:
-    """A study of units, checked: its settings, the model, and the images."""
+    """A validated study of units: its settings, the model, and the images."""
 
     config: UnitsConfig
     subject: Resolved
@@ -104,7 +104,7 @@ class Units(PoolExperiment[UnitsPlan, Study]):
     pool: PoolOptions = field(default_factory=PoolOptions)
 
     def prepare(self) -> UnitsPlan:
-        """Load the model and name the images; those of a folder are not decoded."""
+        """Load the model and list the images; those of a folder are not decoded."""
         config = self.settings
         require_at_least(config, directions=2, top=2, shard_size=1, seed=0)
         subject = resolve(config.model, config.train_data, config.seed)
@@ -124,7 +124,7 @@ class Units(PoolExperiment[UnitsPlan, Study]):
         return study
 
     def run(self, plan: UnitsPlan, study: Study, workers: ActorPool, on_progress: OnProgress = lambda _: None) -> None:
-        """Do the three passes where they are not done yet, then the statistics.
+        """Make the missing parts of the three passes, then compute the statistics.
 
         Writes ``winners.parquet`` (basis, direction, rank, row, index, label, score), ``sets.parquet`` (one row per
         direction: its statistics) and ``tests.parquet`` (comparisons of bases).
@@ -173,7 +173,7 @@ class _Passes:
         self._stored = lru_cache(maxsize=SHARDS_AT_ONCE)(lambda start: ray.put(packed(self.shards[start])))
 
     def by_shard(self, rows: np.ndarray) -> dict[int, tuple[int, ...]]:
-        """Rows of the image set by the shard they lie in, counted from its first."""
+        """Rows of the image set by shard, relative to its first row."""
         size = self.plan.config.shard_size
         return {
             start: tuple((rows[rows // size * size == start] - start).tolist())
@@ -182,7 +182,7 @@ class _Passes:
         }
 
     def go(self, kind: str, rows: dict[int, tuple[int, ...]], *decisive: Any) -> list[pa.Table]:
-        """The tables of one pass, shard by shard; those that are there already are read."""
+        """The tables of one pass, shard by shard; existing ones are read."""
         config, store = self.plan.config, self.study.store
         units: dict[int, ShardUnit] = {}
         for start in rows or self.starts:
@@ -212,7 +212,7 @@ def _conclude(
     described = {}
     for name in ("feature", "thumbnail"):
         flat = chosen[name].combine_chunks().flatten().to_numpy().reshape(len(chosen), -1)
-        described[name] = flat - flat[at_random].mean(0)  # the set's own mean, by a random sample of it
+        described[name] = flat - flat[at_random].mean(0)  # the mean of the image set, estimated from a random sample
     values = {
         "purity": statistics.purity(labels),
         "entropy": statistics.entropy(labels),

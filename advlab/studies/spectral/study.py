@@ -1,4 +1,4 @@
-"""Table 5 for any model: layers are units of work, and everything lies in Parquet."""
+"""The spectral study: Table 5 for any model, with layers as units of work."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from advlab.studies.spectral import show
 from advlab.studies.spectral.work import PAIRS, LayerUnit, PairsUnit, part
 
 VERSION = 1
-"""Of the computation: a number that differs makes layers anew."""
+"""Version of the computation: layers of other versions are computed again."""
 LAYERS, SPECTRA = "layers.parquet", "spectra.parquet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpectralConfig:
-    """What decides the rows of a spectral study."""
+    """Settings that determine the rows of a spectral study."""
 
     model: str
     """A zoo name, torchvision:NAME[@WEIGHTS or @random], timm:NAME, file:PATH.py:FACTORY, python:MODULE:FACTORY, or the
     path of a checkpoint (.safetensors)."""
 
     data: str = ""
-    """Images at which gains are measured: mnist, fashion_mnist, cifar10 or folder:PATH; when absent those that a zoo
-    model or a checkpoint was trained on, and uniform noise for models from elsewhere."""
+    """Images at which gains are measured: mnist, fashion_mnist, cifar10 or folder:PATH; by default those that a zoo
+    model or a checkpoint was trained on, and uniform noise for external models."""
 
     split: str = "test"
     """Split of the images."""
@@ -57,10 +57,10 @@ class SpectralConfig:
     """Data set a zoo model is trained on."""
 
     input_size: int | None = None
-    """Height and width of the images, where neither data nor the model's name tells; 224 otherwise."""
+    """Height and width of the images; by default as the data or the model's name imply, or 224."""
 
     images: int = 8
-    """Number of images at which Jacobians are taken and which are attacked."""
+    """Number of images that are attacked and at which Jacobians are computed."""
 
     iterations: int = 20
     """Power iterations per image and layer."""
@@ -71,7 +71,7 @@ class SpectralConfig:
 
 @dataclass(frozen=True, slots=True)
 class SpectralPlan:
-    """A spectral study, checked: its settings, the model, and the images [N, C, H, W]."""
+    """A validated spectral study: its settings, the model, and the images [N, C, H, W]."""
 
     config: SpectralConfig
     subject: Resolved
@@ -96,7 +96,7 @@ class Spectral(PoolExperiment[SpectralPlan, Study]):
         name = config.data or subject.own_data
         if not name and is_stored(config.model):
             raise UserError(
-                f"model {config.model!r} was trained on none of advlab's own data sets; name one with --data."
+                f"model {config.model!r} was not trained on one of advlab's own data sets; give one with --data."
             )
         if name:
             images = data.load(name, config.split, size=size).subset(slice(config.images)).images
@@ -110,7 +110,7 @@ class Spectral(PoolExperiment[SpectralPlan, Study]):
         return study
 
     def run(self, plan: SpectralPlan, study: Study, workers: ActorPool, on_progress: OnProgress) -> None:
-        """Measure every layer that is not yet measured; a UserError if the model cannot be traced."""
+        """Measure the layers that are missing; a UserError if the model cannot be traced."""
         config, store, pool = plan.config, study.store, workers
         images = plan.images.numpy()
         network = Network(plan.subject.model, tuple(images.shape[1:]))
@@ -144,7 +144,7 @@ class Spectral(PoolExperiment[SpectralPlan, Study]):
 
 
 def _kind(layer: Layer) -> str:
-    """Layers of equal shape take about the same time."""
+    """The kind of unit: layers of equal shape take about the same time."""
     return f"{type(layer.module).__name__} {tuple(layer.module.weight.shape)} {layer.shape}"  # type: ignore[arg-type]
 
 
