@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, reduce
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from advlab import data
 from advlab.analysis import statistics
 from advlab.analysis.directions import BASES, Moments, directions
 from advlab.analysis.features import Features, Top
-from advlab.command import CommonOptions, require_at_least
+from advlab.command import CommonOptions, also, require_at_least
 from advlab.data import Dataset
 from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool, complete
@@ -53,7 +53,7 @@ class UnitsConfig:
     layer: str = ""
     """Module whose output is looked at, by its name in the network; the input of the last linear layer when absent."""
 
-    data: str = "mnist"
+    data: Annotated[str, also("--dataset")] = "mnist"
     """The image set: mnist, fashion_mnist or folder:PATH."""
 
     split: str = "test"
@@ -65,7 +65,7 @@ class UnitsConfig:
     input_size: int | None = None
     """Height and width that a folder's images are brought to; what the model's name tells, or 224, when absent."""
 
-    examples: int | None = None
+    examples: Annotated[int | None, also("--images")] = None
     """The first so many images; all when absent."""
 
     directions: int = 100
