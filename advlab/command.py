@@ -34,6 +34,11 @@ class CommonOptions:
     """Weights & Biases logging."""
 
 
+def also(*flags: str) -> Any:
+    """Further spellings of an option, in an Annotated: what one study calls ``--dataset`` another calls ``--data``."""
+    return tyro.conf.arg(aliases=flags)
+
+
 def require_at_least(options: Any, **least: int) -> None:
     """Raise a UserError for the first of these fields whose value is given and below its least."""
     for name, low in least.items():

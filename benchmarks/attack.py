@@ -235,8 +235,9 @@ def show(title: str, rows: list[dict[str, Any]], columns: dict[str, tuple[str, s
 
 
 def plot(summary: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Mean distortion against evaluations and against time, one column per model."""
-    figure, axes = plt.subplots(2, len(summary), figsize=(4 * len(summary), 7), squeeze=False)
+    """Mean distortion against evaluations and against time, one column per model; a legend names the methods."""
+    figure, axes = plt.subplots(2, len(summary), figsize=(4 * len(summary), 7), squeeze=False, layout="constrained")
+    shown: dict[str, Any] = {}
     for column, (model, rows) in enumerate(summary.items()):
         best = min(row["mean_l2"] for row in rows if not row["method"].startswith(SCIPY))
         for axis, key, unit in (
@@ -246,21 +247,30 @@ def plot(summary: dict[str, list[dict[str, Any]]], path: Path) -> None:
             for row in rows:
                 if row["method"] in LINEAR_ONLY:
                     continue
-                ours = row["method"].startswith("advlab")
                 point = row[key], row["mean_l2"] / best
-                axis.plot(*point, "o" if ours else "x", color="tab:red" if ours else "tab:blue")
-                if 0.99 <= point[1] <= 1.08:
-                    label = row["method"].removeprefix("advlab-")
-                    axis.annotate(label, point, fontsize=7, xytext=(2, 4), textcoords="offset points", rotation=45)
+                if 0.995 <= point[1] <= 1.08:
+                    look = shown.get(row["method"]) or _look(row["method"], list(shown))
+                    shown[row["method"]] = look
+                    axis.plot(*point, linestyle="none", label=row["method"], markersize=7, alpha=0.85, **look)
             axis.set(xscale="log", xlabel=f"{unit} per image", ylim=(0.995, 1.08))
             axis.xaxis.set_minor_formatter(NullFormatter())
         axes[0, column].set_title(model)
     for axis in axes[:, 0]:
         axis.set_ylabel("mean L2 / best mean L2")
-    figure.suptitle("red: advlab's minimum_norm, by budget; blue: peers (those above 1.08 are not shown)")
-    figure.tight_layout()
+    figure.suptitle("red: advlab's minimum_norm, by budget; other colours: peers (those above 1.08 are not shown)")
+    entries = [mpl.lines.Line2D([], [], linestyle="none", label=name, **look) for name, look in shown.items()]
+    figure.legend(handles=entries, loc="outside lower center", ncols=len(entries), frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _look(method: str, others: list[str]) -> dict[str, Any]:
+    """A marker that tells a method from the others: ours are red and round, darker with the budget."""
+    ours = method.startswith("advlab")
+    place = sum(other.startswith("advlab") == ours for other in others)
+    if ours:
+        return {"marker": "o", "color": mpl.colormaps["Reds"](0.35 + 0.15 * (place % 5)), "markeredgecolor": "tab:red"}
+    return {"marker": "x+^sDv*Ph"[place % 9], "color": mpl.colormaps["winter"](0.25 * (place % 5)), "fillstyle": "none"}
 
 
 def run(config: Config) -> dict[str, list[dict[str, Any]]]:

@@ -45,10 +45,14 @@ def test_controls_stand_below_the_models(view: View) -> None:
     assert places == sorted(places)
 
 
-def test_targets_that_do_not_fit_go_to_a_further_table(view: View) -> None:
+def test_targets_that_do_not_fit_go_to_a_further_table(view: View, repeating: View) -> None:
     assert len(tables.matrix_tables(view, width=140)) == 1
     assert len(tables.matrix_tables(view, width=60)) == 2
     assert "softmax1e-2" in printed(view, width=60)
+    for width in (60, 69, 70, 71, 85):
+        console = Console(file=io.StringIO(), width=width)
+        console.print(*tables.matrix_tables(repeating, width))
+        assert "…" not in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_no_two_labels_look_alike_however_long_they_are(view: View) -> None:

@@ -30,6 +30,7 @@ from advlab.studies.transfer import page, tables
 from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.verify import verify
+from advlab.studies.transfer.view import View
 
 FEW, MANY = 200, 20_000
 MEMORY, SECONDS = 2**30, 10.0
@@ -92,7 +93,8 @@ def readers(study: TransferStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert all(str(finding).isprintable() for finding in verify(opened()))
         found = opened()
         report.require_finished(found)
-        tables.markdown_matrix(found), tables.markdown_models(found), found.command, page._settings(found.manifest)
+        view = View(found)
+        tables.markdown_matrix(view), tables.markdown_models(view), found.command, page._settings(found.manifest)
 
     def replaced(name: str, content: bytes, then: Callable[[], object]) -> object:
         path = Path(study.store.path(name))

@@ -19,7 +19,7 @@ from findings import found, path
 from advlab import data
 from advlab.errors import UserError
 from advlab.results.__main__ import Options, Verify, main
-from advlab.store.schema import image_column
+from advlab.store.schema import BRIEF_MATRIX, image_column
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.verify import verify
 
@@ -127,6 +127,20 @@ def test_rows_that_would_be_counted_twice(study: TransferStudy) -> None:
         path(study, name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path(study, PREDICTIONS), path(study, name))
     assert found(study) == [(name, "foreign") for name in copies]
+
+
+def test_a_matrix_of_an_earlier_revision_lacks_the_clean_errors_alone(study: TransferStudy) -> None:
+    earlier = study.matrix().select(BRIEF_MATRIX.names)
+    study.store.write_table("matrix.parquet", earlier)
+    assert found(study) == []
+    assert study.matrix().select(BRIEF_MATRIX.names).equals(earlier)
+    assert study.matrix()["clean_error_rate"].null_count == len(earlier)
+    for wrong in (
+        earlier.drop_columns("mean_rms"),
+        earlier.set_column(3, "error_rate", pa.array([0.5] * len(earlier))),
+    ):
+        study.store.write_table("matrix.parquet", wrong)
+        assert found(study) == [("matrix.parquet", "damaged")]
 
 
 def test_a_matrix_of_other_numbers(study: TransferStudy) -> None:

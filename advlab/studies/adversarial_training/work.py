@@ -10,13 +10,14 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import pyarrow as pa
 import torch
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
+from advlab.command import also
 from advlab.data import Dataset
 from advlab.engine.launcher import Launcher
 from advlab.engine.worker import Resources
@@ -38,7 +39,7 @@ STATE = "state.pt"
 class HardeningConfig:
     """Settings that determine the rows of an ablation."""
 
-    dataset: str = "mnist"
+    dataset: Annotated[str, also("--data")] = "mnist"
     """mnist, fashion_mnist or cifar10."""
 
     variants: str = ",".join(VARIANTS)
@@ -54,7 +55,7 @@ class HardeningConfig:
     seed: int = 0
     """First seed."""
 
-    examples: int | None = None
+    examples: Annotated[int | None, also("--images")] = None
     """Number of training images, from the first; all by default."""
 
     mode: Literal["synchronous", "asynchronous"] = "synchronous"

@@ -11,12 +11,13 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from advlab import data
+from advlab.command import also
 from advlab.data import Dataset
 from advlab.data.folder import is_folder
 from advlab.engine.launcher import Launcher, TrainLayout
@@ -52,13 +53,13 @@ class AlexNetConfig:
     dropout: float = 0.5
     """Probability of dropping inputs of the first two fully connected layers."""
 
-    data: str = "cifar10"
+    data: Annotated[str, also("--dataset")] = "cifar10"
     """cifar10, folder:PATH or imagenet:PATH (folders of classes in PATH/train and PATH/val)."""
 
     size: int | None = None
     """Height and width of the crops, in pixels; by default 32 for cifar10 and 227 for photos."""
 
-    examples: int | None = None
+    examples: Annotated[int | None, also("--images")] = None
     """Number of training images, a fixed random choice; by default all that are not held out."""
 
     held_out: int = 5000

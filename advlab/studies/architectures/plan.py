@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from advlab import data
-from advlab.command import listed, require_at_least
+from advlab.command import also, listed, require_at_least
 from advlab.data import Dataset
 from advlab.errors import UserError
 from advlab.studies.architectures import space
@@ -20,7 +20,7 @@ DRAWN_TRIALS = 24
 class ArchitecturesConfig:
     """Settings that determine the trials of a sweep."""
 
-    dataset: str = "mnist"
+    dataset: Annotated[str, also("--data")] = "mnist"
     """Data set: mnist or fashion_mnist."""
 
     architectures: str = "softmax,fc100-100-10,relu100-100-10"
@@ -59,7 +59,7 @@ class ArchitecturesConfig:
     max_iterations: int = 300
     """Largest number of L-BFGS iterations of networks trained by full batches (softmax, fc…)."""
 
-    examples: int = 200
+    examples: Annotated[int, also("--images")] = 200
     """Number of validation images whose minimum distortion is measured, from the first."""
 
     seed: int = 0

@@ -6,11 +6,12 @@ This is a transfer study of models whose names contain their half, and of their 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import pyarrow as pa
 
 from advlab import data
-from advlab.command import listed
+from advlab.command import also, listed
 from advlab.data import splits
 from advlab.errors import UserError
 from advlab.models.evaluation import error_rate
@@ -25,7 +26,7 @@ HALVES = "halves.parquet"
 class CrossTrainingSetConfig:
     """Settings that determine the rows of a cross-training-set study."""
 
-    dataset: str = "mnist"
+    dataset: Annotated[str, also("--data")] = "mnist"
     """Data set: mnist or fashion_mnist."""
 
     on_first: str = "fc100-100-10,fc123-456-10"
@@ -34,7 +35,7 @@ class CrossTrainingSetConfig:
     on_second: str = "fc100-100-10"
     """Comma-separated zoo names of the models trained on the second half: M2."""
 
-    examples: int = 1000
+    examples: Annotated[int, also("--images")] = 1000
     """Number of test images attacked per model: the first of the test set."""
 
     attack: str = "lbfgs"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, reduce
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from advlab import data
 from advlab.analysis import statistics
 from advlab.analysis.directions import BASES, Moments, directions
 from advlab.analysis.features import Features, Top
-from advlab.command import CommonOptions, require_at_least
+from advlab.command import CommonOptions, also, require_at_least
 from advlab.data import Dataset
 from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool, complete
@@ -53,7 +53,7 @@ class UnitsConfig:
     layer: str = ""
     """Module whose output is used, by its name in the network; by default the input of the last linear layer."""
 
-    data: str = "mnist"
+    data: Annotated[str, also("--dataset")] = "mnist"
     """The image set: mnist, fashion_mnist or folder:PATH."""
 
     split: str = "test"
@@ -65,7 +65,7 @@ class UnitsConfig:
     input_size: int | None = None
     """Height and width that a folder's images are resized to; by default as the model's name implies, or 224."""
 
-    examples: int | None = None
+    examples: Annotated[int | None, also("--images")] = None
     """Number of images, from the first; all by default."""
 
     directions: int = 100

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 
 from advlab.analysis.alignment import gradient_alignment, gradient_size, input_gradients, loss_variability
+from advlab.command import also
 from advlab.errors import UserError
 from advlab.models.study_models import trained_by
 from advlab.store import Store
@@ -41,7 +42,7 @@ class PaperConfig:
     seeds: int = 5
     """Number of seeds, from 0: of training, of the halves, of random targets and of noise."""
 
-    examples: int = 2000
+    examples: Annotated[int, also("--images")] = 2000
     """Images attacked per model and seed."""
 
     attack: str = "lbfgs"

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from torch import Tensor
 from advlab import data
 from advlab.analysis import linear_probe
 from advlab.attacks import minimum_norm, references
+from advlab.command import also
 from advlab.data import Dataset
 from advlab.engine.launcher import Launcher, TrainLayout
 from advlab.engine.progress import Reporter
@@ -44,10 +45,10 @@ class QuocNetConfig:
     model: str = "quocnet-small"
     """quocnet-1b (the paper's size), quocnet-small or quocnet-tiny (for 32 × 32 pixels)."""
 
-    data: str = "cifar10"
+    data: Annotated[str, also("--dataset")] = "cifar10"
     """Training images: cifar10 or folder:PATH, resized to the model's size."""
 
-    examples: int | None = None
+    examples: Annotated[int | None, also("--images")] = None
     """Number of training images, from the first; all by default."""
 
     steps: int = 2500

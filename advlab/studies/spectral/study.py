@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from advlab import data
 from advlab.analysis.layer_graph import Layer, Network
 from advlab.analysis.layer_row import probes
 from advlab.analysis.lipschitz import product_bounds
-from advlab.command import CommonOptions, require_at_least
+from advlab.command import CommonOptions, also, require_at_least
 from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool, complete, require_success
 from advlab.engine.progress import OnProgress
@@ -46,7 +46,7 @@ class SpectralConfig:
     """A zoo name, torchvision:NAME[@WEIGHTS or @random], timm:NAME, file:PATH.py:FACTORY, python:MODULE:FACTORY, or the
     path of a checkpoint (.safetensors)."""
 
-    data: str = ""
+    data: Annotated[str, also("--dataset")] = ""
     """Images at which gains are measured: mnist, fashion_mnist, cifar10 or folder:PATH; by default those that a zoo
     model or a checkpoint was trained on, and uniform noise for external models."""
 
@@ -59,7 +59,7 @@ class SpectralConfig:
     input_size: int | None = None
     """Height and width of the images; by default as the data or the model's name imply, or 224."""
 
-    images: int = 8
+    images: Annotated[int, also("--examples")] = 8
     """Number of images that are attacked and at which Jacobians are computed."""
 
     iterations: int = 20

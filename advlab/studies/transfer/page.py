@@ -27,7 +27,7 @@ _SHOWN = (
     (
         "conditional",
         "conditional_error_rate",
-        "error among correct when clean",
+        "error where the clean image is classified correctly",
         "the share misclassified among the images that the column’s model classifies correctly when clean",
     ),
     (
@@ -97,17 +97,17 @@ def _details(cell: Cell) -> str:
 
 def _facts(matrix: Matrix) -> list[tuple[str, str]]:
     counts = sorted({cell.n for row in matrix.models for cell in row.cells if cell is not None})
-    facts = [(str(len(matrix.models)), "model attacked" if len(matrix.models) == 1 else "models attacked")]
-    if counts:
-        facts.append((f"{counts[-1]:,}", "examples of each"))
     among: list[tuple[str, Sequence[Cell | None]]] = [(f"misclassified by another model {AMONG}", matrix.transfers)]
     if matrix.noise:
         among.append((f"the same for {describe(matrix.noise.source)}", matrix.noise.cells))
     among.append(("the same for their own model", matrix.own))
-    facts += [(f"{percent(fmean(rates))}%", name) for name, cells in among if (rates := conditional(cells))]
+    facts = [(f"{percent(fmean(rates))}%", name) for name, cells in among if (rates := conditional(cells))]
     if matrix.transfers:
         every = fmean(cell.error_rate for cell in matrix.transfers)
         facts.append((f"{percent(every)}%", "misclassified by another model among all images"))
+    facts.append((str(len(matrix.models)), "model attacked" if len(matrix.models) == 1 else "models attacked"))
+    if counts:
+        facts.append((f"{counts[-1]:,}", "examples of each"))
     return facts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from advlab import data
 from advlab.attacks import references, registry, targets
 from advlab.attacks.model import PROBED, Classifier
-from advlab.command import listed, require_at_least
+from advlab.command import also, listed, require_at_least
 from advlab.data import Dataset, folder, splits
 from advlab.errors import UserError
 from advlab.models import Recipe, external, study_models, zoo
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 class TransferConfig:
     """Settings that determine the rows of a transfer study."""
 
-    dataset: str = "mnist"
+    dataset: Annotated[str, also("--data")] = "mnist"
     """Data set: mnist, fashion_mnist, cifar10 or folder:PATH[?size=N]."""
 
     split: str = "train"
@@ -41,7 +41,7 @@ class TransferConfig:
     """Comma-separated: zoo names (paper = the six of Table 1; NAME@SPLIT to train on another split), study:DIR (the
     models of another study or sweep), PATH.safetensors, torchvision:NAME, timm:NAME, file:PATH.py:FACTORY."""
 
-    examples: int = 1000
+    examples: Annotated[int, also("--images")] = 1000
     """Number of images attacked per model, from the first of the split."""
 
     attack: str = "lbfgs"

@@ -15,9 +15,10 @@ from advlab.transfer import controls
 
 _MODEL_HEADINGS = ("model", "train error %", "test error %", "iterations", "mean RMS")
 _SELF = "bold dark_orange3"
-_CELL_WIDTH = 13  # "100.0 (100)"; longer names of targets are folded
+_CELL_WIDTH = 13  # "100.0 (71.9)"; longer names of targets are folded
 _LABEL_WIDTH = 24  # longer names of sources are folded
-_FRAME_WIDTH = _LABEL_WIDTH + 13  # and the RMS column
+_BETWEEN = 3  # columns, for padding and the box
+_FRAME_WIDTH = _LABEL_WIDTH + len("(0.062)") + 2 * _BETWEEN + 1
 
 
 def matrix_tables(view: View, width: int = 140) -> list[Table]:
@@ -25,7 +26,7 @@ def matrix_tables(view: View, width: int = 140) -> list[Table]:
 
     Ours, the paper's in brackets, the Wilson 95% interval below.
     """
-    per_table = max(1, (width - _FRAME_WIDTH) // (_CELL_WIDTH + 2))
+    per_table = max(1, (width - _FRAME_WIDTH) // (_CELL_WIDTH + _BETWEEN))
     blocks = range(0, len(view.matrix.targets), per_table)
     return [_matrix_table(view, start, start + per_table) for start in blocks]
 
@@ -67,7 +68,7 @@ def _matrix_table(view: View, start: int, stop: int) -> Table:
     table = ruled(title, [], [], caption=legend, caption_justify="left")
     table.add_column("examples of ↓ shown to →", width=_LABEL_WIDTH, overflow="fold")
     for target in matrix.targets[start:stop]:
-        table.add_column(Text(short(target)), width=min(_CELL_WIDTH, max(11, len(short(target)))), overflow="fold")
+        table.add_column(Text(short(target)), width=_CELL_WIDTH, overflow="fold")
     table.add_column("RMS", justify="right", no_wrap=True)
     for rows in matrix.groups:
         for row in rows:
