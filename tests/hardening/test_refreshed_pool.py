@@ -71,7 +71,11 @@ def test_it_comes_back_as_it_was(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [((0,), "--capacity"), ((5, "best"), "random, oldest, easiest"), ((5, "oldest", 0), "--max-age")],
+    [
+        ((0,), "`capacity` 0 is impossible"),
+        ((5, "best"), "random, oldest, easiest"),
+        ((5, "oldest", 0), "`max_age` 0 is impossible"),
+    ],
 )
 def test_mistakes_are_named(arguments: tuple[int, str, int], told: str) -> None:
     with pytest.raises(UserError, match=told):

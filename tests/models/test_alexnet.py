@@ -41,7 +41,7 @@ def test_towers_meet_in_the_third_layer_alone() -> None:
     ("arguments", "message"),
     [
         ({"variant": "lenet"}, "unknown variant 'lenet' of AlexNet; choose krizhevsky, groups, torchvision"),
-        ({"size": 15}, "images of 15 pixels; give it at least 16"),
+        ({"size": 15}, "images of 15 pixels; choose at least 16"),
         ({"width": 0.0}, "a width of 0; choose more than 0"),
     ],
 )

@@ -34,7 +34,7 @@ def test_an_unknown_model_names_the_choices() -> None:
 
 
 def test_stages_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match="20 pixels are too small for 2 such stages"):
+    with pytest.raises(UserError, match="20 pixels are too small for 2 stages"):
         QuocNet(QuocNetShape(size=20, stages=(StageShape(field=12), StageShape(field=12))), device="meta", seed=None)
 
 

@@ -107,7 +107,7 @@ def test_code_that_this_process_registers_is_found() -> None:
         ({"network_arguments": {"widths": [6, *[1] * 9000, 3]}}, "needs far more weights than its file has"),
         ({"network_arguments": {"widths": [6, *[1] * 10_000, 3]}}, "too many arguments"),
         ({"network_arguments": {"widths": [6, 10**40]}}, "a whole number of 133 bits"),
-        ({"network_arguments": {"widths": [6, 4, 3]}}, "asks for '1.bias' of shape (4,), its file has (3,)"),
+        ({"network_arguments": {"widths": [6, 4, 3]}}, "needs '1.bias' of shape (4,), its file has (3,)"),
         ({"network_arguments": {"widths": [6, 3], "dropout": float("nan")}}, "has nan, which is not a number"),
         ({"network_arguments": {"widths": "63"}}, "argument widths='63' is not of the type"),
         ({"network_arguments": {"widths": [6.5, 3]}}, "argument widths='[6.5, 3]' is not of the type"),

@@ -110,7 +110,7 @@ def test_expand_refuses_nothing(names: str) -> None:
         ("relu0-10", "no width may be 0"),
         ("ae400-11", "has 11 outputs"),
         ("conv3x3-16-0", "no layer may be empty"),
-        ("conv3x3-4-4-4-4", "28 pixels must be enough for its poolings"),
+        ("conv3x3-4-4-4-4", "its poolings must fit 28 pixels"),
         ("conv3x3-16-kwta1.5", "write e.g. -kwta0.2"),
         ("conv3x3-16-quantised2.5", "-quantised3"),
         ("resnet-9", "its depth must be 8, 14, 20"),

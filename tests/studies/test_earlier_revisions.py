@@ -20,6 +20,7 @@ from advlab.studies.transfer.merge import merge
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.show import show
 from advlab.studies.transfer.verify import verify
+from advlab.studies.transfer.view import View
 
 REPOSITORY = Path(__file__).parents[2]
 EARLIER = sorted((Path(__file__).parent / "earlier").glob("*.tar.xz"))
@@ -71,4 +72,4 @@ def test_the_same_command_goes_on_with_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert study.store.read_table(lost).equals(before)
     assert study.store.read_bytes(predictions_part("softmax1", "softmax1e-2", 0)) == kept
-    assert show(TransferStudy.open(study.store.uri), 120).summary["finding"]
+    assert show(View(TransferStudy.open(study.store.uri)), 120).summary["finding"]

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from advlab import data, report
+from advlab import data
 from advlab.data import Dataset, idx
 from advlab.errors import UserError, one_line
 from advlab.hardening import snapshots
@@ -29,6 +29,7 @@ from advlab.store.layout import MANIFEST, weights_file
 from advlab.studies.transfer import page, tables
 from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
 from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.show import require_finished
 from advlab.studies.transfer.verify import verify
 from advlab.studies.transfer.view import View
 
@@ -92,7 +93,7 @@ def readers(study: TransferStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         """As ``verify`` and the report do."""
         assert all(str(finding).isprintable() for finding in verify(opened()))
         found = opened()
-        report.require_finished(found)
+        require_finished(found)
         view = View(found)
         tables.markdown_matrix(view), tables.markdown_models(view), found.command, page._settings(found.manifest)
 

@@ -222,7 +222,7 @@ def test_mistakes_are_told_before_any_work(config: HardeningConfig, told: str) -
     ("config", "layout", "told"),
     [
         (HardeningConfig(), Layout(workers=0), "--workers 0 is impossible"),
-        (HardeningConfig(mode="asynchronous"), Layout(gpus=True), "--mode asynchronous has one trainer"),
+        (HardeningConfig(mode="asynchronous"), Layout(gpus=True), "--mode asynchronous has a single trainer"),
         (HardeningConfig(), Layout(workers=126), "--batch-size 125 cannot be split into 126 parts"),
         (HardeningConfig(training=Settings(refresh=2)), Layout(workers=3), "--refresh 2 cannot be split into 3"),
         (HardeningConfig(training=Settings(capacity=2)), Layout(workers=3), "--capacity 2 cannot be split into 3"),
