@@ -53,8 +53,8 @@ def main() -> None:
     print("| penalty | test error % | largest layer norm | bound | Jacobian | median L2 | mean L2 |")
     print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
     for kind, penalty in SETTINGS:
-        made = trained(options.model, kind, penalty, options.epochs)
-        network = made.network()
+        model = trained(options.model, kind, penalty, options.epochs)
+        network = model.network()
         right = network(test.images).argmax(1) == test.labels
         found = minimum_norm(network, test.images[right], test.labels[right])
         graph = Network(network, tuple(test.images.shape[1:]))
@@ -63,7 +63,7 @@ def main() -> None:
         name = f"{kind} {penalty:g}" if penalty else "none"
         l2 = found.l2[found.success]
         print(
-            f"| {name} | {100 * made.report['test_error']:.2f} | {made.report['largest_norm']:.2f} | {bound:.1f} | "
+            f"| {name} | {100 * model.report['test_error']:.2f} | {model.report['largest_norm']:.2f} | {bound:.1f} | "
             f"{gain:.2f} | {float(l2.median()):.3f} | {float(l2.mean()):.3f} |",
             flush=True,
         )

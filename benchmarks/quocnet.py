@@ -83,13 +83,13 @@ def count(rank: int, kind: quocnet_parallel.Kind, ranks: int, name: str, batch: 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/{kind}", rank=rank, world_size=ranks)
     data, space = (1, ranks) if kind == "spatial" else (ranks, 1)
-    made = quocnet_parallel.build(kind, preset(name), data=data, space=space, seed=0, device=torch.device("cpu"))
-    size = made.network.shape.size
-    images = torch.rand(batch, made.network.shape.channels, size, size)
+    parallel = quocnet_parallel.build(kind, preset(name), data=data, space=space, seed=0, device=torch.device("cpu"))
+    size = parallel.network.shape.size
+    images = torch.rand(batch, parallel.network.shape.channels, size, size)
     for _ in range(2):  # FSDP settles some things in its first step
         with Traffic() as traffic:
-            made.network.loss(made.network.objectives(made.part(images)), 0.1).backward()
-    held = sum(weight.to_local().numel() * FLOAT for weight in made.network.parameters())
+            parallel.network.loss(parallel.network.objectives(parallel.part(images)), 0.1).backward()
+    held = sum(weight.to_local().numel() * FLOAT for weight in parallel.network.parameters())
     torch.save((traffic.total, dict(traffic.calls), held), f"{folder}/{kind}-{rank}")
     dist.barrier()
     dist.destroy_process_group()

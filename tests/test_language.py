@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(path for folder in ("advlab", "sweeps", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+MODULES = sorted(
+    path
+    for folder in ("advlab", "sweeps", "benchmarks", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+    if path != Path(__file__)
+)
 TEXTS = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "cluster/*", "advlab/**/*.jinja", "tests/**/*.py")
+    for pattern in ("*.md", "docs/*.md", "cluster/*", "advlab/**/*.jinja")
     for path in ROOT.glob(pattern)
-    if path.is_file() and path != Path(__file__)
+    if path.is_file()
 )
 RIDDLE = re.compile(r"(What|Who|Whose|Which|Being|How|Where|Why|When|Whether|Is|Are|Do|Does)\b")
 """The first word of a line that does not say what a module is."""

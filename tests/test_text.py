@@ -1,4 +1,4 @@
-"""What is shown holds no control characters and no secrets; what is neither stays as it is."""
+"""Printed text holds no control characters and no secrets; all other text is unchanged."""
 
 from __future__ import annotations
 

@@ -103,32 +103,33 @@ def compare_all(
     families = ([(reference, basis) for basis in others], [(basis, chance) for basis in samples if basis != chance])
     rows: list[dict[str, float | str]] = []
     for family in families:
-        made: list[dict[str, float | str]] = []
+        compared: list[dict[str, float | str]] = []
         for first, second in family:
             for statistic in STATISTICS:
                 one, two = samples[first][statistic], samples[second][statistic]
                 result = compare(one, two, seed)
                 names = {"first": first, "second": second, "statistic": statistic}
                 means = {"first_mean": float(one.mean()), "second_mean": float(two.mean())}
-                made.append({**names, **means, **asdict(result)})
-        adjusted = holm(np.array([row["p"] for row in made], dtype=float))
-        rows += [{**row, "p_holm": float(p)} for row, p in zip(made, adjusted, strict=True)]
+                compared.append({**names, **means, **asdict(result)})
+        adjusted = holm(np.array([row["p"] for row in compared], dtype=float))
+        rows += [{**row, "p_holm": float(p)} for row, p in zip(compared, adjusted, strict=True)]
     return rows
 
 
 def verdict(rows: list[dict[str, float | str]], reference: str, level: float = 0.05) -> str:
     """Whether the paper's "no distinction" between units and random directions holds, in a sentence."""
     against = [row for row in rows if row["first"] == reference and row["second"] in ("random", "rotation")]
-    told = [row for row in against if float(row["p_holm"]) < level]
-    if not told:
+    significant = [row for row in against if float(row["p_holm"]) < level]
+    if not significant:
         return (
             f'The paper\'s "no distinction" holds here: none of {len(against)} comparisons of units with random '
             f"directions differs at p < {level:g} (Holm); the intervals show how large a difference could be missed."
         )
-    row = max(told, key=lambda row: abs(float(row["hedges_g"])))
+    row = max(significant, key=lambda row: abs(float(row["hedges_g"])))
     return (
-        f'The paper\'s "no distinction" does not hold here: {len(told)} of {len(against)} comparisons of units with '
-        f"random directions differ at p < {level:g} (Holm), most of all {str(row['statistic']).replace('_', ' ')}: "
+        f'The paper\'s "no distinction" does not hold here: {len(significant)} of {len(against)} comparisons of '
+        f"units with random directions differ at p < {level:g} (Holm), "
+        f"most of all {str(row['statistic']).replace('_', ' ')}: "
         f"{float(row['first_mean']):.3f} for units, {float(row['second_mean']):.3f} for the {row['second']} basis "
         f"(Hedges' g {float(row['hedges_g']):+.2f}, p = {float(row['p_holm']):.2g})."
     )

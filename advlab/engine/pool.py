@@ -201,8 +201,8 @@ class ActorPool:
         for ref in scheduler.waiting():
             ray.cancel(ref)
         deadline = time.monotonic() + DRAIN_SECONDS
-        told = "\nstopping: %d running units have %.0f seconds to finish; Ctrl-C again stops at once"
-        logger.info(told, len(scheduler.running()), DRAIN_SECONDS)
+        notice = "\nstopping: %d running units have %.0f seconds to finish; Ctrl-C again stops at once"
+        logger.info(notice, len(scheduler.running()), DRAIN_SECONDS)
         while scheduler.running() and time.monotonic() < deadline and len(interrupts) < 2:
             self._receive(scheduler, on_result)
 
@@ -252,8 +252,8 @@ def complete(
 ) -> None:
     """Do the ``missing`` of ``total`` units behind a progress bar; ``options`` are those of ``ActorPool.run``.
 
-    Each is told to ``on_done(unit, answer, units done so far)``. Raises a UserError when units failed; the others are
-    finished and kept in the study's folder ``uri``.
+    Each is reported to ``on_done(unit, answer, units done so far)``. Raises a UserError when units failed; the others
+    are finished and kept in the study's folder ``uri``.
     """
     with Stage(title, total, done=total - len(missing)) as stage:
 

@@ -33,8 +33,8 @@ class Stage:
         self._already, self._began, self._spoke = done, time.monotonic(), time.monotonic()
         self._reached = False
         columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        told = (TextColumn("{task.fields[pace]}"), TextColumn("{task.fields[latest]}", style="dim", markup=False))
-        self._bar = Progress(*columns, *told, console=self.console, disable=not self.console.is_terminal)
+        state = (TextColumn("{task.fields[pace]}"), TextColumn("{task.fields[latest]}", style="dim", markup=False))
+        self._bar = Progress(*columns, *state, console=self.console, disable=not self.console.is_terminal)
         self._task = self._bar.add_task(title, total=total, completed=done, latest="", pace="")
 
     def __enter__(self) -> Stage:
@@ -116,14 +116,14 @@ def following(
 
     ``rows`` returns the finished rows so far; ``on_progress`` is called with each of them once, and its ``step``.
     """
-    told: set[int] = set()
+    reported: set[int] = set()
     ended = threading.Event()
     with Stage(title, 1) as stage:
 
         def look() -> None:
             for row in rows():
-                if row["step"] not in told:
-                    told.add(row["step"])
+                if row["step"] not in reported:
+                    reported.add(row["step"])
                     on_progress(row, step=row["step"])
             if store.exists(LIVE):
                 found = store.read_json(LIVE)

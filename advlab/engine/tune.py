@@ -96,7 +96,7 @@ def tuner(
 
 
 class Journal(Protocol):
-    """What is told of the trials."""
+    """The receiver of the trials' reports."""
 
     def heard(self, trial: Any, result: dict[str, Any]) -> None:
         """A trial reported."""

@@ -124,8 +124,8 @@ def save(checkpoint: Checkpoint) -> None:
         write_atomically(path.with_suffix(".json"), json.dumps(described, indent=2).encode())
         write_atomically(path, checkpoint.to_bytes())
     except OSError as error:
-        told = "%s is not kept in the cache (%s); set ADVLAB_CACHE to a writable folder"
-        logger.warning(told, checkpoint.recipe.name, one_line(error))
+        notice = "%s is not kept in the cache (%s); set ADVLAB_CACHE to a writable folder"
+        logger.warning(notice, checkpoint.recipe.name, one_line(error))
 
 
 def _path(recipe: Recipe) -> Path:

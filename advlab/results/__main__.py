@@ -72,19 +72,19 @@ def _verify(options: Verify) -> None:
     is_sound = True
     with _progress("verifying") as on_progress:
         for finding in verify(study, on_progress):
-            print(_mended(study, finding) if options.repair else finding)
+            print(_repaired(study, finding) if options.repair else finding)
             found[finding.kind] += 1
             is_sound &= finding.is_harmless
-    told = ", ".join(f"{count} {kind}" for kind, count in found.items())
+    findings = ", ".join(f"{count} {kind}" for kind, count in found.items())
     if not is_sound:
-        print(f"not sound: {told}")
+        print(f"not sound: {findings}")
         if found["missing"] or found["damaged"]:
             print(f"the command of this study computes what is missing:\n{masked(study.command)}")
         sys.exit(1)
-    print(f"sound: {len(study.sources)} sources × {len(study.targets)} targets{f' ({told})' if told else ''}")
+    print(f"sound: {len(study.sources)} sources × {len(study.targets)} targets{f' ({findings})' if findings else ''}")
 
 
-def _mended(study: TransferStudy, finding: Finding) -> str:
+def _repaired(study: TransferStudy, finding: Finding) -> str:
     if finding.kind != "damaged" or finding.file == MANIFEST:
         return str(finding)
     try:

@@ -40,10 +40,10 @@ class Store:
     read that take no more than ``memory`` bytes.
     """
 
-    def __init__(self, uri: str | os.PathLike[str], *, mending: bool = False) -> None:
+    def __init__(self, uri: str | os.PathLike[str], *, repairing: bool = False) -> None:
         """Open the folder at ``uri``: a path, or ``s3://``, ``gs://``, ``file://`` …
 
-        With ``mending``, a damaged file is removed when it is read, so that it is made again: only for the study that
+        With ``repairing``, a damaged file is removed when it is read, so that it is made again: only for the study that
         is being computed. Raises a UserError if the URI names no file system that PyArrow knows, or contains
         credentials.
         """
@@ -66,7 +66,7 @@ class Store:
         else:
             self.filesystem, self.root = pafs.LocalFileSystem(), str(Path(self.uri).expanduser().resolve())
             self.uri = self.root  # actors have other working directories
-        self.mending = mending
+        self.repairing = repairing
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def path(self, relative: str) -> str:
@@ -169,7 +169,7 @@ class Store:
 
     def read_shard(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file that can be made again; all bytes are verified, whichever columns are read. Raises a UserError
-        if it is damaged; if this store is ``mending``, it has been removed.
+        if it is damaged; if this store is ``repairing``, it has been removed.
         """
         try:
             content = self.read_bytes(relative)
@@ -229,7 +229,7 @@ class Store:
             return dict(zip(names, threads.map(self.key, names), strict=True))
 
     def _remove_damaged(self, relative: str) -> NoReturn:
-        if not self.mending:
+        if not self.repairing:
             raise UserError(
                 f"{self.path(relative)!r} is damaged and was not changed: remove it (verify --repair does), then run "
                 "its study again."

@@ -46,7 +46,7 @@ class Study:
     @classmethod
     def adopt(cls, out: str, manifest: dict[str, Any]) -> Self:
         """As ``begin``, with a given manifest; entries of earlier runs are kept."""
-        store = Store(out, mending=True)
+        store = Store(out, repairing=True)
         identity = study_identity(manifest)
         if not store.exists(MANIFEST):
             if store.files() and not store.exists(MANIFEST):  # another command may have started it just now

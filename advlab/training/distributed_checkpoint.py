@@ -74,9 +74,9 @@ class _Named:
     state: Any = None
 
     def __new__(cls, *arguments: Any) -> _Named:
-        made = object.__new__(cls)
-        made.arguments = arguments
-        return made
+        named = object.__new__(cls)
+        named.arguments = arguments
+        return named
 
     def __setstate__(self, state: Any) -> None:
         self.state = state

@@ -114,9 +114,9 @@ class Tally:
         """Loss, correct predictions and examples over all processes; resets the tally."""
         if dist.is_initialized():
             dist.all_reduce(self.sums)
-        told: list[float] = self.sums.tolist()
+        totals: list[float] = self.sums.tolist()
         self.sums.zero_()
-        return told
+        return totals
 
 
 def share(total: int, held_out: int, examples: int | None) -> tuple[Tensor, Tensor]:
@@ -230,7 +230,7 @@ class Run:
         axes = self.axes.to(self.device) if settings.recipe == "2012" else None
         smoothing = SMOOTHING if settings.recipe == "modern" else 0.0
         ranks = self.ranks
-        made = ranks.parallel(self.network)
+        model = ranks.parallel(self.network)
         per_epoch = settings.steps_per_epoch(len(self.rows))
         for step, (images, labels, rows) in zip(steps, _ahead(self._batch, steps), strict=True):
             for group in optimiser.param_groups:
@@ -243,9 +243,9 @@ class Run:
             for number, (pixels, truth, key) in enumerate(parts, start=1):
                 counter_rng.give_keys(self.network, key)
                 more = number < len(parts)  # until the last part, gradients stay in this process
-                with made.no_sync() if more and isinstance(made, DistributedDataParallel) else nullcontext():
+                with model.no_sync() if more and isinstance(model, DistributedDataParallel) else nullcontext():
                     with self._precision():
-                        logits = made(augmented(pixels, key, settings.size, axes)).float()
+                        logits = model(augmented(pixels, key, settings.size, axes)).float()
                     loss = functional.cross_entropy(logits, truth, reduction="sum", label_smoothing=smoothing)
                     # DDP averages over processes, whose shares may differ in size
                     (loss * (ranks.size / settings.batch_size)).backward()
@@ -311,20 +311,20 @@ def fit(
     """
     started = time.perf_counter()
     rows, _ = share(len(dataset), held_out, examples)
-    made = Settings(seed=seed, **settings)
+    chosen = Settings(seed=seed, **settings)
     alexnet.initialise(network, seed)
-    run = Run(network.to(device), dataset, rows, made, colours(dataset, rows).axes, device)
+    run = Run(network.to(device), dataset, rows, chosen, colours(dataset, rows).axes, device)
     tally = Tally.empty(device)
     mean = math.nan
-    for step in run.train(optimiser(network, made), tally):
-        if (step + 1) % made.steps_per_epoch(len(rows)) == 0:
+    for step in run.train(optimiser(network, chosen), tally):
+        if (step + 1) % chosen.steps_per_epoch(len(rows)) == 0:
             loss, _, seen = tally.take()
             mean = loss / seen
             if progress is not None:
                 progress(step + 1, {"loss": mean})
     network.eval()
     seconds = time.perf_counter() - started
-    return {"loss": mean, "iterations": run.steps, "seconds": seconds, "stop": f"{made.epochs} epochs"}
+    return {"loss": mean, "iterations": run.steps, "seconds": seconds, "stop": f"{chosen.epochs} epochs"}
 
 
 def training_flops(network: nn.Module, size: int) -> int:

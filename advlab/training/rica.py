@@ -68,7 +68,7 @@ def images_of(dataset: Dataset, rows: Tensor | slice, size: int) -> Tensor:
 
 
 def train(
-    made: Parallel,
+    parallel: Parallel,
     optimiser: torch.optim.Optimizer,
     dataset: Dataset,
     settings: Settings,
@@ -77,21 +77,21 @@ def train(
     device: torch.device,
 ) -> Iterator[Step]:
     """Take the steps from ``first`` on, yielding the measurements of each; all processes must make the same calls."""
-    network, size = made.network, made.network.shape.size
+    network, size = parallel.network, parallel.network.shape.size
     for step in range(first, settings.steps):
         started = time.perf_counter()
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        rows = made.part(batch_rows(len(dataset), settings.batch_size, settings.seed, step))
+        rows = parallel.part(batch_rows(len(dataset), settings.batch_size, settings.seed, step))
         parts = network.objectives(images_of(dataset, rows, size).to(device), settings.joint)
         loss = network.loss(parts, settings.sparsity)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        made.average_gradients()
+        parallel.average_gradients()
         optimiser.step()
         network.keep_lengths()
         sums = torch.stack([loss, *(part.error for part in parts), *(part.energy for part in parts)])
-        total, *told = made.total(sums).tolist()
+        total, *terms = parallel.total(sums).tolist()
         count = len(parts)
-        errors = tuple(error / energy for error, energy in zip(told[:count], told[count:], strict=True))
+        errors = tuple(error / energy for error, energy in zip(terms[:count], terms[count:], strict=True))
         yield Step(step, total, errors, time.perf_counter() - started)

@@ -19,6 +19,6 @@ def read(source: IO[bytes] | os.PathLike[str], place: str, device: torch.device 
         if not isinstance(loaded, dict):
             raise TypeError(f"it holds a {type(loaded).__name__}")
     except Exception as error:  # an incomplete file may raise anything
-        told = one_line(error)[:200].rstrip(".")
-        raise UserError(f"{place!r} cannot be read ({told}); remove it, and training continues without it.") from error
+        fault = one_line(error)[:200].rstrip(".")
+        raise UserError(f"{place!r} cannot be read ({fault}); remove it, and training continues without it.") from error
     return loaded

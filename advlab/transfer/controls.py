@@ -49,7 +49,7 @@ class Given:
     """
 
     control: str
-    said: Control
+    parsed: Control
     images: np.ndarray
     perturbation: np.ndarray
     index: np.ndarray
@@ -100,19 +100,19 @@ def parse(name: str) -> Control | None:
 
 def describe(name: str) -> str:
     """A description of a control: ``gaussian-0.1`` is "Gaussian noise of stddev 0.1"."""
-    said = parse(name)
-    if said is None or (KINDS[said.kind].from_model and said.model is None):
+    parsed = parse(name)
+    if parsed is None or (KINDS[parsed.kind].from_model and parsed.model is None):
         return name
-    text = KINDS[said.kind].text.format(amount=said.amount, model=said.model)
-    return f"{text}, {said.variant}" if said.variant else text
+    text = KINDS[parsed.kind].text.format(amount=parsed.amount, model=parsed.model)
+    return f"{text}, {parsed.variant}" if parsed.variant else text
 
 
 def expand(controls: list[str], models: list[str]) -> list[str]:
     """The names of the control sources that a list of controls stands for, given the attacked models."""
     names: list[str] = []
     for control in controls:
-        said = parse(control)
-        is_for_all = said is not None and KINDS[said.kind].from_model and said.model is None
+        parsed = parse(control)
+        is_for_all = parsed is not None and KINDS[parsed.kind].from_model and parsed.model is None
         names += [f"{control}-{model}" for model in models] if is_for_all else [control]
     return list(dict.fromkeys(names))
 
@@ -120,8 +120,8 @@ def expand(controls: list[str], models: list[str]) -> list[str]:
 def validate(controls: list[str], models: list[str]) -> None:
     """Raise a UserError naming the first name that is not a control's."""
     for control in expand(controls, models):
-        said = parse(control)
-        if said is not None and (not KINDS[said.kind].from_model or said.model in models):
+        parsed = parse(control)
+        if parsed is not None and (not KINDS[parsed.kind].from_model or parsed.model in models):
             continue
         raise UserError(
             f"unknown control {control!r}; choose gaussian-SIGMA, gaussian-SIGMA-clipped, or one of shuffled, sphere, "
@@ -132,21 +132,21 @@ def validate(controls: list[str], models: list[str]) -> None:
 
 def attacked_model(control: str) -> str | None:
     """The model whose examples a control is made from, or None."""
-    said = parse(control)
-    return None if said is None else said.model
+    parsed = parse(control)
+    return None if parsed is None else parsed.model
 
 
 def make(control: str, clean: Dataset, attacked: Examples | None, *, seed: int) -> Examples:
     """Apply a control to images; each image's noise depends only on (control, seed, its index). ``attacked`` are the
     examples of the model that the control names, if it names one, in the order of ``clean``.
     """
-    said = parse(control)
-    assert said is not None
+    parsed = parse(control)
+    assert parsed is not None
     images = clean.images.numpy()
     index = clean.index.numpy()
     perturbation = np.zeros_like(images) if attacked is None else attacked.images - images
-    distorted = KINDS[said.kind].distort(Given(control, said, images, perturbation, index, seed))
-    if said.variant == "clipped":
+    distorted = KINDS[parsed.kind].distort(Given(control, parsed, images, perturbation, index, seed))
+    if parsed.variant == "clipped":
         distorted = distorted.clip(0, 1)
     rows = len(images)
     return Examples(
@@ -163,7 +163,7 @@ def make(control: str, clean: Dataset, attacked: Examples | None, *, seed: int) 
 
 
 def _gaussian(given: Given) -> np.ndarray:
-    return given.images + np.float32(given.said.amount) * _normal(given)
+    return given.images + np.float32(given.parsed.amount) * _normal(given)
 
 
 def _noise(given: Given) -> np.ndarray:
@@ -188,7 +188,7 @@ def _borrowed(given: Given) -> np.ndarray:
 
 
 def _amplified(given: Given) -> np.ndarray:
-    return amplify(given.images, given.perturbation, given.said.amount, given.said.variant)
+    return amplify(given.images, given.perturbation, given.parsed.amount, given.parsed.variant)
 
 
 def amplify(images: np.ndarray, perturbation: np.ndarray, amount: float, variant: str = "") -> np.ndarray:

@@ -62,7 +62,7 @@ def test_thumbnails_are_grey_and_small() -> None:
     torch.testing.assert_close(thumbnails(torch.full((1, 3, 9, 9), 0.25)), torch.full((1, 256), 0.25))
 
 
-def test_mistakes_are_told(model: nn.Sequential) -> None:
+def test_mistakes_are_reported(model: nn.Sequential) -> None:
     with pytest.raises(UserError, match=r"no layer 'hidden'; choose among 0, 1, 2"):
         Features(model, "hidden")
     with pytest.raises(UserError, match="no linear layer"):

@@ -187,7 +187,7 @@ def test_the_printed_formula_with_proper_aliases_is_the_stride_times_the_norm(st
         (nn.Conv2d(1, 1, 3), {"input_size": 4, "padding": "zeros", "paper_literal": True}, "leave it circular"),
     ],
 )
-def test_mistakes_are_told(layer: nn.Module, options: dict[str, Any], told: str) -> None:
+def test_mistakes_are_reported(layer: nn.Module, options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         frame_bounds(layer, **options)
 

@@ -122,7 +122,7 @@ def test_equal_images_have_no_gain() -> None:
     assert gains.isnan().tolist() == [True, False]
 
 
-def test_mistakes_are_told() -> None:
+def test_mistakes_are_reported() -> None:
     class Branching(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return images if images.sum() > 0 else -images

@@ -1,4 +1,4 @@
-"""What minimum_norm does beyond the neighbourhood of the clean image: references, displaced starts, larger budgets."""
+"""The search of minimum_norm beyond the clean image's neighbourhood: references, displaced starts, larger budgets."""
 
 import pytest
 import torch

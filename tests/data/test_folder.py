@@ -89,7 +89,7 @@ def test_labels_may_come_from_a_table(tmp_path: Path) -> None:
         data.load(f"folder:{tmp_path}")
 
 
-def test_mistakes_are_told(photos: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         data.load("folder:/nowhere/at/all")
     (tmp_path / "empty").mkdir()
@@ -179,7 +179,7 @@ def test_hidden_files_and_those_of_operating_systems_are_left_out(photos: Path, 
     assert loaded.images.shape[0] == 3
 
 
-def test_what_may_not_be_looked_into_is_told(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_not_be_looked_into_is_reported(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root may look into everything, so the system's answer is made up."""
     scan = os.scandir
 

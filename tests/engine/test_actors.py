@@ -1,4 +1,4 @@
-"""What becomes of actors whose machine cannot do the work any more."""
+"""Actors whose machine can no longer do the work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Lone(Actors):
 
 
 @pytest.mark.parametrize("elastic", [False, True])
-def test_a_study_that_was_removed_under_way_is_told(elastic: bool, tmp_path: Path) -> None:
+def test_a_study_that_was_removed_under_way_is_reported(elastic: bool, tmp_path: Path) -> None:
     """No machine sees it any more: waiting for one that does would be for ever."""
     with pytest.raises(UserError, match=r"study\.json' was removed while its study was running; .* restore the file"):
         Lone(tmp_path, elastic=elastic).reported(0, "node", "127.0.0.1", COMPLAINT)

@@ -1,4 +1,4 @@
-"""What training goes on from: the checkpoints of its own folder alone."""
+"""Resumption of training: only from the checkpoints of its own folder."""
 
 from __future__ import annotations
 

@@ -307,7 +307,7 @@ class Raise:
 @pytest.mark.parametrize(
     ("error", "told"), [(Strange, "Strange: a b"), (KeyboardInterrupt, "KeyboardInterrupt: no room left")]
 )
-def test_errors_that_ray_would_mistake_for_its_own_are_told_as_they_are(
+def test_errors_that_ray_would_mistake_for_its_own_are_reported_as_they_are(
     pool: ActorPool, error: type[BaseException], told: str
 ) -> None:
     assert run(pool, [Raise("odd", error)]) == ({}, [f"odd: RuntimeError: {told}"])

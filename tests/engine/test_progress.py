@@ -1,4 +1,4 @@
-"""What long work prints where there is no terminal."""
+"""The progress that long work prints where there is no terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_what_was_done_before_does_not_count_as_speed() -> None:
     assert stage.pace() != ""
 
 
-def test_slow_work_is_told_per_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_work_is_reported_per_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     stage = Stage("attacking", total=10)

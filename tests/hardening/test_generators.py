@@ -84,7 +84,7 @@ def test_a_generator_that_hangs_gives_way_to_another(
         assert source.losses >= 1
 
 
-def test_a_defect_in_an_attack_is_told(thousand: Dataset, settings: Settings) -> None:
+def test_a_defect_in_an_attack_is_reported(thousand: Dataset, settings: Settings) -> None:
     with closing(Generators(thousand, settings, 1, seed=0)) as source:
         trainer = Trainer(settings, thousand, seed=0, source=source)
         trainer.network[-1] = torch.nn.Linear(20, 11)  # weights that no generator can load

@@ -1,4 +1,4 @@
-"""What goes wrong in a study is told in one sentence, and what is finished is kept."""
+"""Failures in a study: one sentence each, and finished work is kept."""
 
 from __future__ import annotations
 

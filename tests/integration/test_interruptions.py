@@ -1,4 +1,4 @@
-"""What ten interruptions cost: at most the units that were under way."""
+"""The cost of ten interruptions: at most the units that were under way."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_everything_a_store_does(proxy: Proxy) -> None:
     with pytest.raises(UserError, match="is damaged and was not changed"):
         store.read_shard("a/large.parquet")
     with pytest.raises(UserError, match="was damaged and has been removed"):
-        Store(store.uri, mending=True).read_shard("a/large.parquet")
+        Store(store.uri, repairing=True).read_shard("a/large.parquet")
     assert store.files("a") == ["a/b=%3A/t.parquet"]
 
 
@@ -223,7 +223,7 @@ def test_an_outage_longer_than_pyarrow_waits_is_sat_out(
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_what_cannot_change_is_told_at_once(proxy: Proxy) -> None:
+def test_what_cannot_change_is_reported_at_once(proxy: Proxy) -> None:
     with pytest.raises(UserError, match=r"cannot be written \(.*NO_SUCH_BUCKET.*\); choose a folder you may write to"):
         Store(uri(proxy.port, "nowhere/study")).require_writable()
     store = Store(uri(proxy.port))

@@ -206,7 +206,7 @@ def test_what_a_model_imports_is_part_of_its_identity(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_imports_that_cannot_be_had_are_told(source: str, told: str, tmp_path: Path) -> None:
+def test_imports_that_cannot_be_had_are_reported(source: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "helper.py").write_text(HELPER)
     (tmp_path / "nets.py").write_text(source)
     with pytest.raises(UserError, match=told):

@@ -1,4 +1,4 @@
-"""What may pass is waited for, what cannot pass is not."""
+"""Retries: for transient errors only."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_what_may_pass_is_waited_for(message: str, slept: list[float], caplog: p
         "[Errno 28] No space left on device",
     ],
 )
-def test_what_cannot_pass_is_told_at_once(message: str, slept: list[float]) -> None:
+def test_what_cannot_pass_is_reported_at_once(message: str, slept: list[float]) -> None:
     with pytest.raises(OSError) as caught:  # noqa: PT011
         retry.persist(failing(1, message), "s3://b/study")
     assert str(caught.value) == message

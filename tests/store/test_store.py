@@ -139,7 +139,7 @@ def test_a_damaged_shard_is_named_and_removed_from_the_study_that_is_being_made(
     with pytest.raises(UserError, match=r"/t\.parquet' is damaged and was not changed"):
         store.read_shard("t.parquet", ["index"])
     assert store.read_bytes("t.parquet") == bytes(content)
-    store = Store(store.root, mending=True)
+    store = Store(store.root, repairing=True)
     with pytest.raises(UserError, match=r"/t\.parquet' was damaged and has been removed; run the same command again"):
         store.read_shard("t.parquet", ["index"])
     assert not store.exists("t.parquet")

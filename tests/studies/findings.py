@@ -1,4 +1,4 @@
-"""What `verify` finds in a study, and where its files lie."""
+"""The findings of `verify` in a study, and the locations of its files."""
 
 from __future__ import annotations
 

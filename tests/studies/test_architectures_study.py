@@ -135,7 +135,7 @@ def test_optuna_with_asha_does_as_many_trials_as_asked_for(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_trials_that_fail_are_told_in_a_sentence_and_done_by_the_next_run(
+def test_trials_that_fail_are_reported_in_a_sentence_and_done_by_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(architectures_study.provenance, "code", lambda: "another version")

@@ -101,6 +101,6 @@ def test_another_study_in_the_same_place_is_refused(whole: Study, config: UnitsC
         ({"data": "cifar"}, "Unknown data set 'cifar'"),
     ],
 )
-def test_mistakes_are_told(config: UnitsConfig, settings: dict[str, Any], told: str) -> None:
+def test_mistakes_are_reported(config: UnitsConfig, settings: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         Units(settings=replace(config, **settings)).prepare()

@@ -89,7 +89,7 @@ def test_a_convolutional_network_of_the_zoo(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("mnist_test")
-def test_a_run_that_diverges_is_told_and_leaves_no_row(tmp_path: Path) -> None:
+def test_a_run_that_diverges_is_reported_and_leaves_no_row(tmp_path: Path) -> None:
     done = sweep(
         "--variants", "weight-decay", "--seeds", "1", "--learning-rate", "1e30", "--out", str(tmp_path / "out")
     )
@@ -213,7 +213,7 @@ def test_a_baseline_is_tuned_in_what_it_is_about() -> None:
         ),
     ],
 )
-def test_mistakes_are_told_before_any_work(config: HardeningConfig, told: str) -> None:
+def test_mistakes_are_reported_before_any_work(config: HardeningConfig, told: str) -> None:
     with pytest.raises(UserError, match=told):
         AdversarialTraining(settings=config).prepare()
 
@@ -229,6 +229,6 @@ def test_mistakes_are_told_before_any_work(config: HardeningConfig, told: str) -
         (HardeningConfig(examples=251), Layout(workers=2), "leaves 1 of 251 images for the last batch of an epoch"),
     ],
 )
-def test_work_that_cannot_be_shared_is_told_before_any(config: HardeningConfig, layout: Layout, told: str) -> None:
+def test_work_that_cannot_be_shared_is_reported_before_any(config: HardeningConfig, layout: Layout, told: str) -> None:
     with pytest.raises(UserError, match=told):
         AdversarialTraining(settings=config, layout=layout).prepare()

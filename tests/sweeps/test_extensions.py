@@ -63,7 +63,7 @@ def step(model, images, labels, target="nearest", bounds=(0.0, 1.0), *, seed=0, 
 
 
 def stripes(given):
-    return given.images + np.float32(given.said.amount) * (np.arange(given.images.shape[-1]) % 2).astype(np.float32)
+    return given.images + np.float32(given.parsed.amount) * (np.arange(given.images.shape[-1]) % 2).astype(np.float32)
 
 
 def idx(array):

@@ -137,7 +137,7 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
         units = [_unit(plan, study, name, seed) for seed in seeds for name in plan.variants]
         missing = [unit for unit in units if not store.holds(unit.part, unit.key)]
 
-        def told(unit: TrainUnit, _answer: Any, _done: int) -> None:
+        def record(unit: TrainUnit, _answer: Any, _done: int) -> None:
             prefix = f"{unit.variant}/{unit.seed}"
             for row in store.read_table(f"curves/{unit.stem}.parquet").to_pylist():
                 on_progress({f"{prefix}/{name}": value for name, value in row.items() if value is not None})
@@ -148,12 +148,12 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
                 for unit in missing:
                     self._share(study, unit)
                     stage.advance(unit.name)
-                    told(unit, None, stage.done)
+                    record(unit, None, stage.done)
         else:
             workers.require_file(store.uri, MANIFEST)
             workers.share("train", plan.train)
             workers.share("held out", plan.held_out)
-            complete(workers, missing, store.uri, "training", len(units), told, depth=1)
+            complete(workers, missing, store.uri, "training", len(units), record, depth=1)
         write_results(plan, study)
         if study.manifest["finished"] is None:
             study.finish(host_count())

@@ -46,8 +46,8 @@ class AlexNet(TrainExperiment):
         if least > layout.workers:
             raise UserError(f"--min-workers {least} is more than --workers {layout.workers}; choose at most that.")
         if (parts := layout.workers * layout.accumulate) > config.batch_size:
-            told = f"--batch-size {config.batch_size} cannot be split into {parts} parts"
-            raise UserError(f"{told}; choose at least that many.")
+            problem = f"--batch-size {config.batch_size} cannot be split into {parts} parts"
+            raise UserError(f"{problem}; choose at least that many.")
         if layout.alone and layout.workers > 1:
             raise UserError(f"--alone is a single process; leave out --workers {layout.workers} or --alone.")
         with torch.device("meta"):

@@ -53,20 +53,20 @@ def run_trial(config: dict[str, Any], *, settings: TrialSettings, images: dict[s
     point = Point(**{**config["point"], "decays": tuple(config["point"]["decays"])})
     fit = images["fit"].dataset()
     recipe = point.recipe(fit, epochs=settings.config.epochs, max_iterations=settings.config.max_iterations)
-    made = stored(store, recipe)
-    if made is None:
-        made = _make(recipe, fit, images["validation"].dataset(), images["test"].dataset(), settings)
-        store.write_bytes(weights_file(recipe.name), made.to_bytes())
-    tune.report(trials.row(made))
+    model = stored(store, recipe)
+    if model is None:
+        model = _make(recipe, fit, images["validation"].dataset(), images["test"].dataset(), settings)
+        store.write_bytes(weights_file(recipe.name), model.to_bytes())
+    tune.report(trials.row(model))
 
 
 def stored(store: Store, recipe: Recipe) -> Checkpoint | None:
     """The study's model of this recipe, if it exists and is complete."""
     try:
-        made = read_model(store, weights_file(recipe.name))
+        model = read_model(store, weights_file(recipe.name))
     except (FileNotFoundError, ValueError):
         return None
-    return made if made.recipe.fingerprint == recipe.fingerprint else None
+    return model if model.recipe.fingerprint == recipe.fingerprint else None
 
 
 def _require_fit_for(settings: TrialSettings) -> Store:
@@ -86,14 +86,14 @@ def _make(recipe: Recipe, fit: Dataset, validation: Dataset, test: Dataset, sett
     started = time.perf_counter()
     network = recipe.build()
     watch = _Watch(network, validation, steps=_steps(recipe, len(fit)))
-    made = checkpoint.train(recipe, fit, test, device=device, progress=watch.progress, network=network)
+    model = checkpoint.train(recipe, fit, test, device=device, progress=watch.progress, network=network)
     report = {
-        **made.report,
-        "training_seconds": made.report["seconds"],
+        **model.report,
+        "training_seconds": model.report["seconds"],
         "validation_error": error_rate(network, validation.images, validation.labels),
         **_distortion(network, validation.subset(slice(settings.config.examples)), references.among(fit), device),
     }
-    return replace(made, report={**report, "seconds": time.perf_counter() - started})
+    return replace(model, report={**report, "seconds": time.perf_counter() - started})
 
 
 def _steps(recipe: Recipe, images: int) -> int:

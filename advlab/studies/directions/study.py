@@ -195,10 +195,10 @@ class _Passes:
         self.made += len(missing)
         title = {"moments": "moments", "top": "top images", "chosen": "chosen images"}[kind]
 
-        def told(_unit: Any, _answer: Any, done: int) -> None:
+        def record(_unit: Any, _answer: Any, done: int) -> None:
             self.on_progress({kind: done})
 
-        complete(self.pool, missing, store.uri, title, len(units), told, inputs=lambda unit: self._stored(unit.start))
+        complete(self.pool, missing, store.uri, title, len(units), record, inputs=lambda unit: self._stored(unit.start))
         return [store.read_shard(unit.part) for unit in units.values()]
 
 

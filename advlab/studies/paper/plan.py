@@ -78,7 +78,7 @@ def record_alignment(out: str, seeds: int) -> None:
     ``variability`` of the source over seeds (null for a single one), ``rms`` and ``error_rate`` of the pair. An
     existing file for these seeds is not changed.
     """
-    store = Store(out, mending=True)
+    store = Store(out, repairing=True)
     if store.exists(ALIGNMENT) and set(store.read_shard(ALIGNMENT)["seed"].to_pylist()) == set(range(seeds)):
         return
     studies = [TransferStudy.open(f"{out}/{seed_folder(FIRST_TABLES, seed)}") for seed in range(seeds)]

@@ -131,10 +131,10 @@ class Spectral(PoolExperiment[SpectralPlan, Study]):
             if not store.holds(part(position), keys[position])
         ]
 
-        def told(_unit: Any, _answer: Any, done: int) -> None:
+        def record(_unit: Any, _answer: Any, done: int) -> None:
             on_progress({"layers": done})
 
-        complete(pool, units, store.uri, "measuring layers", len(keys), told, inputs=lambda _: pair, depth=1)
+        complete(pool, units, store.uri, "measuring layers", len(keys), record, inputs=lambda _: pair, depth=1)
         if units or not store.exists(LAYERS):
             _conclude(study, network, len(keys))
 

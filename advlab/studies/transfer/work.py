@@ -132,7 +132,7 @@ class EvaluateUnit:
         clean = resources.input.dataset()
         attacked: Examples | None = None
         if self.attacked is not None:
-            store = Store(self.shard.store, mending=True)
+            store = Store(self.shard.store, repairing=True)
             attacked = examples_from_arrow(store.read_shard(examples_part(self.attacked, self.shard.start)))
             # an image may occur several times, once per target class
             clean = clean.subset(torch.from_numpy(np.searchsorted(clean.index.numpy(), attacked.index)))
@@ -197,7 +197,7 @@ class CountUnit:
 
     def run(self, _resources: Resources) -> pa.Table:
         """Reads all bytes of the predictions, and only the footers of the examples, whose rows are not counted."""
-        store = Store(self.store, mending=True)
+        store = Store(self.store, repairing=True)
         store.require_whole(examples_folder(self.source))
         return matrix.build(store, {(self.source, target): files for target, files in self.files.items()})
 
