@@ -23,7 +23,8 @@ from advlab.store import Store
 WRITER = """
 import sys, torch
 from advlab.hardening import Batch, Pool
-from advlab.results import Store, pools
+from advlab.hardening import snapshots
+from advlab.store import Store
 
 store, pool, step = Store(sys.argv[1]), Pool(300), 0
 while True:  # every value of a snapshot is its step

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from advlab.data import Dataset
 
 SWEEP = Path(__file__).parents[2] / "sweeps" / "transfer_matrix.py"
-WITHOUT_PROJECT = str(Path(__file__).parents[1] / "distributed" / "without_project")
+WITHOUT_PROJECT = str(Path(__file__).parents[1] / "engine" / "without_project")
 
 MODELS = """
 import os

@@ -18,6 +18,7 @@ from findings import found, path
 
 from advlab import data
 from advlab.errors import UserError
+from advlab.models.study_models import trained_by
 from advlab.results.__main__ import Options, Verify, main
 from advlab.store.schema import BRIEF_MATRIX, image_column
 from advlab.studies.transfer.results import TransferStudy
@@ -242,9 +243,15 @@ def test_what_a_newer_version_wrote_is_said_and_never_removed(
     finding, *rest = capsys.readouterr().out.splitlines()
     assert finding.startswith(f"{name}: ")
     assert told in finding
-    assert "a newer version of advlab wrote it" in finding
+    assert "a newer version of advlab may have written it" in finding
     assert rest[0] == "not sound: 1 newer"
     assert path(study, name).read_bytes() == before
+
+
+def test_a_network_that_the_manifest_does_not_name_is_not_a_newer_version_s(study: TransferStudy) -> None:
+    study.manifest["models"]["relu8-10"]["recipe"] = trained_by(study, "relu8-10").recipe.to_json()
+    written_by_a_newer_version(study, WEIGHTS, "network")
+    assert found(study) == [(WEIGHTS, "damaged")]
 
 
 def test_a_newer_file_that_is_damaged_is_damaged(study: TransferStudy) -> None:

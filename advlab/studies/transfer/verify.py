@@ -39,7 +39,7 @@ Kind = Literal["missing", "damaged", "newer", "foreign", "altered", "unread", "u
 FIXES: dict[Kind, str] = {
     "missing": "run the study again",
     "damaged": "remove it (--repair does), then run the study again",
-    "newer": "a newer version of advlab wrote it, verify it with that one",
+    "newer": "a newer version of advlab may have written it: verify it with that one",
     "foreign": "move it away, as readers of the folder count its rows",
     "altered": "restore the original",
     "unread": "fix the cause, or give verify more --memory",
@@ -287,14 +287,14 @@ def _check_weights(name: str, known: Mapping[str, Any], content: bytes, _most: i
     found = Checkpoint.from_bytes(content)
     _require(found.fingerprint == known["fingerprint"], "its weights are not those the study was made with")
     _require(found.recipe.name == name, "it holds another model")
+    _require(
+        found.recipe.to_json() == known.get("recipe", found.recipe.to_json()), "its recipe differs from study.json's"
+    )
     try:
         registry.find("network", found.recipe.network)
     except UserError as error:
         raise _Newer(str(error)) from error
     found.recipe.require_fits(found.weights)
-    _require(
-        found.recipe.to_json() == known.get("recipe", found.recipe.to_json()), "its recipe differs from study.json's"
-    )
     same = json.dumps(found.report) == json.dumps(known.get("report", found.report))  # NaN is not equal to itself
     _require(same, "its report differs from study.json's")
 
