@@ -26,10 +26,8 @@ class CommonOptions:
 
     address: str | None = None
     """Address of a Ray cluster: auto for the one that this machine belongs to; by default a local Ray."""
-
     out: str | None = None
     """Folder of the results, local or s3://…; by default a folder below runs/ named after the settings."""
-
     wandb: Literal["online", "offline", "disabled"] = "disabled"
     """Weights & Biases logging."""
 

@@ -23,13 +23,10 @@ class PoolOptions:
 
     actors: int | None = None
     """Largest number of actors; by default as many as there is work for and the cluster has, or can get, room for."""
-
     num_cpus: float = 1.0
     """CPUs per actor, and number of threads that PyTorch uses in it."""
-
     num_gpus: float = 0.0
     """GPUs per actor; 0.25 lets four actors share one."""
-
     memory: float = 0.0
     """GiB of main memory per actor: no machine gets more actors than fit; 0 for no limit."""
 

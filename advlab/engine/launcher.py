@@ -101,16 +101,12 @@ class TrainLayout:
 
     alone: bool = False
     """Run in this process, without Ray."""
-
     gpus: bool = False
     """One GPU per worker with NCCL; otherwise one CPU per worker with gloo."""
-
     accelerator: str | None = None
     """Kind of GPU, as Ray names it, such as A100; any by default."""
-
     checkpoint_every: int = 200
     """Steps between checkpoints; with 0 there are none, and a failed worker loses all progress."""
-
     threads: int = 1
     """Threads per worker on CPUs."""
 

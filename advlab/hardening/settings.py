@@ -18,52 +18,36 @@ class Settings:
     network: str | None = None
     """Architecture: that of a zoo model such as conv or fc100-100-10, or python:MODULE:FACTORY, with new initial
     weights; by default the fully connected network of the options hidden, activation and dropout."""
-
     hidden: tuple[int, ...] = (100, 100)
     """Units of the hidden layers."""
-
     activation: str = "relu"
     """relu, sigmoid or tanh."""
-
     epochs: int = 60
     """Passes over the clean images."""
-
     batch_size: int = 125
     """Clean images per step; each attacked level adds as many drawn from the pool."""
-
     learning_rate: float = 2e-3
     """Peak of Adam's learning rate: it rises for a tenth of the steps, then falls to zero along half a cosine."""
-
     weight_decay: float = 0.0
     """λ in (λ/2) Σ w²."""
-
     dropout: float = 0.0
     """Probability of dropping a hidden unit; a network given by name has its own dropout."""
-
     attack: Name = "one-step"
     """Attack that makes adversarial examples: one-step, minimum-norm, lbfgs or gaussian (a control)."""
-
     levels: tuple[int, ...] = ()
     """Levels that are attacked: 0 is the input, k the output of the k-th activation (hidden layer)."""
-
     sizes: tuple[float, ...] = (0.11, 0.03, 0.03)
     """L2 size of a one-step perturbation at each level, relative to the mean norm of the activations there."""
-
     mixing: tuple[float, ...] = (1.0, 1.0, 1.0)
     """Weight of each level's loss; the loss of the clean images has weight 1."""
-
     capacity: int = 1000
     """Examples that the pool holds per level."""
-
     refresh: int = 125
     """Clean images of each batch that are attacked in synchronous mode; they replace as many examples of each level."""
-
     replacement: Replacement = "random"
     """Examples that new ones replace: random, oldest or easiest."""
-
     max_age: int | None = None
     """Age in steps from which an example is no longer drawn."""
-
     virtual: float = 0.0
     """L2 size of Miyato's virtual adversarial perturbation of the image, relative to the mean norm; 0 for none."""
 

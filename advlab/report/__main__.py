@@ -22,7 +22,6 @@ class Options:
 
     study: Annotated[str, tyro.conf.Positional]
     """Folder of a finished study, local or s3://…"""
-
     markdown: bool = False
     """Print the tables of a transfer study as Markdown, instead of drawing the report."""
 

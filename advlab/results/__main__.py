@@ -28,10 +28,8 @@ class Verify:
 
     study: Annotated[str, tyro.conf.Positional]
     """Folder of a study, local or s3://…"""
-
     repair: bool = False
     """Remove damaged files, which the next run of the study computes again."""
-
     memory: float | None = None
     """Memory limit in GiB for the files that are checked at one time; by default a quarter of this machine's memory."""
 
@@ -42,7 +40,6 @@ class Merge:
 
     studies: Annotated[list[str], tyro.conf.Positional]
     """Folders of the studies, local or s3://…"""
-
     out: str
     """Folder of the union."""
 

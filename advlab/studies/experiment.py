@@ -35,7 +35,6 @@ class Experiment(Generic[Plan, Results, Workers]):
 
     kind: ClassVar[str]
     """The kind of the study in ``study.json``."""
-
     common: CommonOptions
 
     @property

@@ -35,17 +35,13 @@ class UnpackConfig:
 
     source: str
     """A Parquet or tar file, or a folder of them; local, or s3://…"""
-
     out: str
     """Output folder, with a folder per class; must be shared by all machines of a cluster."""
-
     layout: Literal["parquet", "webdataset"] = "parquet"
     """parquet (a column of encoded images, one of classes) or webdataset (tar files of samples)."""
-
     image: str | None = None
     """Column or key of the encoded image, bytes or a struct that has them; by default image in Parquet, and the suffix
     of an image file in a WebDataset."""
-
     label: str | None = None
     """Column or key of the class, a number or a name; by default label in Parquet and cls in a WebDataset."""
 

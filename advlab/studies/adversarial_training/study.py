@@ -45,10 +45,8 @@ class Layout:
 
     workers: int = 1
     """Number of Ray Train workers per run, each with a part of every batch and of the pool."""
-
     gpus: bool = False
     """One GPU per worker with NCCL; otherwise one CPU per worker with gloo."""
-
     accelerator: str | None = None
     """Kind of GPU, as Ray names it, such as A100; any by default."""
 

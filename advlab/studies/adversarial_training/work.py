@@ -41,45 +41,32 @@ class HardeningConfig:
 
     dataset: Annotated[str, also("--data")] = "mnist"
     """mnist, fashion_mnist or cifar10."""
-
     variants: str = ",".join(VARIANTS)
     """Comma-separated variants to compare."""
-
     split: Literal["train", "fit"] = "train"
     """train: train on all training images and measure on the test set; fit: train without the last 10,000 and measure
     on these only, to choose hyper-parameters."""
-
     seeds: int = 5
     """Number of runs of each variant, with consecutive seeds."""
-
     seed: int = 0
     """First seed."""
-
     examples: Annotated[int | None, also("--images")] = None
     """Number of training images, from the first; all by default."""
-
     mode: Literal["synchronous", "asynchronous"] = "synchronous"
     """synchronous: attack and train in turn, reproducible to the bit; asynchronous: generators run in parallel."""
-
     generators: int = 1
     """Generators of each run in asynchronous mode; each needs a CPU."""
-
     snapshot_epochs: int = 5
     """Epochs between snapshots of a run, of which a crash can lose one interval."""
-
     distortions: int = 300
     """Number of held-out images whose minimum distortion is measured at every level."""
-
     tune: int = 0
     """Number of settings of each variant to try first on the validation split; the best replace those given. 0 for no
     search."""
-
     pool: str | None = None
     """Folder of the pool of another run, to start with."""
-
     frozen: bool = False
     """Do not refresh that pool."""
-
     training: Settings = field(default_factory=Settings)
     """Settings shared by the variants; a variant's own settings take precedence."""
 

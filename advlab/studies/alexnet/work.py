@@ -42,48 +42,34 @@ class AlexNetConfig:
 
     name: str = "alexnet"
     """Name of the model in other studies: two AlexNets in one matrix need different names."""
-
     variant: Variant = "krizhevsky"
     """krizhevsky (one tower, local response normalisation), groups (the original two towers) or torchvision (one tower
     without normalisation)."""
-
     width: float = 1.0
     """Factor for the numbers of maps and units."""
-
     dropout: float = 0.5
     """Probability of dropping inputs of the first two fully connected layers."""
-
     data: Annotated[str, also("--dataset")] = "cifar10"
     """cifar10, folder:PATH or imagenet:PATH (folders of classes in PATH/train and PATH/val)."""
-
     size: int | None = None
     """Height and width of the crops, in pixels; by default 32 for cifar10 and 227 for photos."""
-
     examples: Annotated[int | None, also("--images")] = None
     """Number of training images, a fixed random choice; by default all that are not held out."""
-
     held_out: int = 5000
     """Number of training images held out as the validation set of the learning curve."""
-
     recipe: Name = "2012"
     """2012 (SGD with momentum, rate divided by ten at 1/3, 2/3 and 8/9 of the run, lighting noise) or modern (AdamW,
     half a cosine, label smoothing)."""
-
     epochs: int = 90
     """Passes over the images."""
-
     batch_size: int = 128
     """Images per step, over all workers."""
-
     learning_rate: float | None = None
     """Peak learning rate; by default 0.01 for recipe 2012 and 0.001 for modern."""
-
     weight_decay: float | None = None
     """Weight decay; by default 0.0005 for recipe 2012 and 0.05 for modern."""
-
     precision: Precision = "float32"
     """Type in which products are computed; weights stay float32."""
-
     seed: int = 0
     """Seed of the weights, the order, crops and dropout."""
 
@@ -132,13 +118,10 @@ class Layout(TrainLayout):
 
     workers: int = 1
     """Number of workers, each with a share of every batch."""
-
     min_workers: int | None = None
     """Smallest number of workers with which training continues when machines are lost; --workers by default."""
-
     accumulate: int = 1
     """Number of parts into which a worker splits its share of a batch, to save memory."""
-
     peak_tflops: float | None = None
     """A worker's peak, from which utilisation is computed; by default that of a large matrix product, measured."""
 

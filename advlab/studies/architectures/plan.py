@@ -22,46 +22,32 @@ class ArchitecturesConfig:
 
     dataset: Annotated[str, also("--data")] = "mnist"
     """Data set: mnist or fashion_mnist."""
-
     architectures: str = "softmax,fc100-100-10,relu100-100-10"
     """Comma-separated: softmax, fcA-…-K (sigmoid), reluA-…-K, conv."""
-
     depths: str = ""
     """Comma-separated numbers of hidden layers: with --widths and --activations, every combination is added."""
-
     widths: str = ""
     """Comma-separated numbers of units per hidden layer, for --depths."""
-
     activations: str = "sigmoid,relu"
     """Comma-separated activations for --depths: sigmoid, relu."""
-
     decays: str = "1e-6,1e-4,1e-2,1"
     """Comma-separated weight decays λ; random and optuna draw log-uniformly between the smallest and the largest."""
-
     per_layer: bool = False
     """Use a separate λ for every layer; a grid then has all combinations."""
-
     seeds: int = 1
     """Number of seeds per setting, from --seed; models without hidden layers do not depend on the seed and get one."""
-
     search: str = "grid"
     """grid, random, or optuna (for small validation error and large minimum distortion)."""
-
     trials: int | None = None
     """Number of trials of random and optuna, 24 by default; a grid has one per point."""
-
     scheduler: Literal["none", "asha"] = "none"
     """asha stops trials whose validation error falls behind, at 10, 30 and 90 per cent of their budget."""
-
     epochs: int = 10
     """Epochs of networks trained by minibatches (relu…, conv)."""
-
     max_iterations: int = 300
     """Largest number of L-BFGS iterations of networks trained by full batches (softmax, fc…)."""
-
     examples: Annotated[int, also("--images")] = 200
     """Number of validation images whose minimum distortion is measured, from the first."""
-
     seed: int = 0
     """First seed of training, and seed of the search."""
 

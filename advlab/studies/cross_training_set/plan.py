@@ -28,35 +28,25 @@ class CrossTrainingSetConfig:
 
     dataset: Annotated[str, also("--data")] = "mnist"
     """Data set: mnist or fashion_mnist."""
-
     on_first: str = "fc100-100-10,fc123-456-10"
     """Comma-separated zoo names of the models trained on the first half of the training set: M1 and M1'."""
-
     on_second: str = "fc100-100-10"
     """Comma-separated zoo names of the models trained on the second half: M2."""
-
     examples: Annotated[int, also("--images")] = 1000
     """Number of test images attacked per model: the first of the test set."""
-
     attack: str = "lbfgs"
     """lbfgs (the paper's), minimum-norm (ours) or foolbox:CLASS."""
-
     target: str = "random"
     """random, nearest, runner-up, least-likely, all, or a class."""
-
     amplitudes: str = "0.1"
     """Comma-separated RMS to which perturbations are amplified, each in four variants: unclipped, clipped, of that RMS
     after clipping, and by the formula as printed."""
-
     noise: str = "0.06,0.1"
     """Comma-separated standard deviations of Gaussian noise."""
-
     matched: str = "shuffled,sphere,noise,borrowed"
     """Comma-separated controls with the same norm as each perturbation."""
-
     shard_size: int = 250
     """Images per shard, the unit of work."""
-
     seed: int = 0
     """Seed of the halves, of training, of random targets and of noise."""
 

@@ -49,37 +49,26 @@ class UnitsConfig:
     model: str
     """A zoo name, torchvision:NAME[@WEIGHTS or @random], timm:NAME, file:PATH.py:FACTORY, python:MODULE:FACTORY, or the
     path of a checkpoint (.safetensors)."""
-
     layer: str = ""
     """Module whose output is used, by its name in the network; by default the input of the last linear layer."""
-
     data: Annotated[str, also("--dataset")] = "mnist"
     """The image set: mnist, fashion_mnist or folder:PATH."""
-
     split: str = "test"
     """Split of the image set."""
-
     train_data: str = "mnist"
     """Data set a zoo model is trained on."""
-
     input_size: int | None = None
     """Height and width that a folder's images are resized to; by default as the model's name implies, or 224."""
-
     examples: Annotated[int | None, also("--images")] = None
     """Number of images, from the first; all by default."""
-
     directions: int = 100
     """Directions per basis; fewer if the layer has fewer."""
-
     top: int = 9
     """Images kept per direction."""
-
     labels: Literal["given", "predicted"] = "given"
     """Labels for purity and entropy: those of the data set (given), or the model's predictions."""
-
     shard_size: int = 1000
     """Images per shard, the unit of work."""
-
     seed: int = 0
     """Seed of training, directions, random image sets and tests."""
 

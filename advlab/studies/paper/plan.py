@@ -38,16 +38,12 @@ class PaperConfig:
 
     only: Literal["mnist"] = "mnist"
     """Which of the paper's experiments: mnist is section 4.2, Tables 1 to 4 and Figure 7."""
-
     seeds: int = 5
     """Number of seeds, from 0: of training, of the halves, of random targets and of noise."""
-
     examples: Annotated[int, also("--images")] = 2000
     """Images attacked per model and seed."""
-
     attack: str = "lbfgs"
     """lbfgs (the paper's), minimum-norm (ours) or foolbox:CLASS."""
-
     shard_size: int = 500
     """Images per shard, the unit of work."""
 

@@ -44,40 +44,28 @@ class QuocNetConfig:
 
     model: str = "quocnet-small"
     """quocnet-1b (the paper's size), quocnet-small or quocnet-tiny (for 32 × 32 pixels)."""
-
     data: Annotated[str, also("--dataset")] = "cifar10"
     """Training images: cifar10 or folder:PATH, resized to the model's size."""
-
     examples: Annotated[int | None, also("--images")] = None
     """Number of training images, from the first; all by default."""
-
     steps: int = 2500
     """Number of training steps."""
-
     batch_size: int = 64
     """Images per step, over all workers."""
-
     learning_rate: float = 0.02
     """Learning rate of the first step; it falls to zero along half a cosine."""
-
     sparsity: float = 0.2
     """Weight of the pooled units' activity against the reconstruction (λ)."""
-
     joint: bool = False
     """Let the gradient of a stage's cost update the stages below it, too, as Le et al. (2012) do."""
-
     optimiser: Literal["adam-mini", "sgd"] = "adam-mini"
     """adam-mini: Adam with one rate per filter, not per weight. sgd: without momentum, needs the least memory."""
-
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type in which the local layers compute products; weights stay float32."""
-
     positive: str = "automobile"
     """Class that the classifier on the top features separates from all others; no classifier if the data lack it."""
-
     attacked: int = 24
     """Number of correctly classified held-out images of that class to attack."""
-
     seed: int = 0
     """Seed of the weights, and of the order of the images."""
 
@@ -88,10 +76,8 @@ class Layout(TrainLayout):
 
     space: int = 1
     """Number of workers that share one network, each with some rows of its maps."""
-
     data_parallel: int = 1
     """Number of such groups, each with a part of every batch."""
-
     parallelism: Kind = "spatial"
     """spatial splits the maps; fsdp splits the parameters (FSDP2), and every worker has a part of the batch."""
 

@@ -45,26 +45,19 @@ class SpectralConfig:
     model: str
     """A zoo name, torchvision:NAME[@WEIGHTS or @random], timm:NAME, file:PATH.py:FACTORY, python:MODULE:FACTORY, or the
     path of a checkpoint (.safetensors)."""
-
     data: Annotated[str, also("--dataset")] = ""
     """Images at which gains are measured: mnist, fashion_mnist, cifar10 or folder:PATH; by default those that a zoo
     model or a checkpoint was trained on, and uniform noise for external models."""
-
     split: str = "test"
     """Split of the images."""
-
     train_data: str = "mnist"
     """Data set a zoo model is trained on."""
-
     input_size: int | None = None
     """Height and width of the images; by default as the data or the model's name imply, or 224."""
-
     images: Annotated[int, also("--examples")] = 8
     """Number of images that are attacked and at which Jacobians are computed."""
-
     iterations: int = 20
     """Power iterations per image and layer."""
-
     seed: int = 0
     """Seed of training, of noise images and of the power iterations."""
 

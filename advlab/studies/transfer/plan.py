@@ -30,33 +30,24 @@ class TransferConfig:
 
     dataset: Annotated[str, also("--data")] = "mnist"
     """Data set: mnist, fashion_mnist, cifar10 or folder:PATH[?size=N]."""
-
     split: str = "train"
     """Split whose images are attacked: train, test, fit, validation, p1 or p2."""
-
     train_split: str = "train"
     """Split on which zoo models are trained."""
-
     models: str = "paper"
     """Comma-separated: zoo names (paper = the six of Table 1; NAME@SPLIT to train on another split), study:DIR (the
     models of another study or sweep), PATH.safetensors, torchvision:NAME, timm:NAME, file:PATH.py:FACTORY."""
-
     examples: Annotated[int, also("--images")] = 1000
     """Number of images attacked per model, from the first of the split."""
-
     attack: str = "lbfgs"
     """lbfgs (the paper's), minimum-norm[:EVALUATIONS] (ours, with its budget per image) or foolbox:CLASS."""
-
     target: str = "random"
     """random, nearest, runner-up, least-likely, all, or a class."""
-
     controls: str = "gaussian-0.1,gaussian-0.3,shuffled"
     """Comma-separated sources besides the models: gaussian-SIGMA[-clipped]; and shuffled, sphere, noise, borrowed,
     amplified-RMS[-clipped|-boxed|-literal], made from the perturbations of every model, or of one: shuffled-MODEL."""
-
     shard_size: int = 250
     """Images per shard, the unit of work."""
-
     seed: int = 0
     """Seed of training, of random targets and of noise."""
 

@@ -85,7 +85,6 @@ class TransferMatrix(TransferExperiment):
 
     reuse: str | None = None
     """Folder of another study: shards that would be the same are taken from it."""
-
     trust_code: str = ""
     """Comma-separated file: and python: models that a study of somebody else names, to be run all the same: read them
     first."""
