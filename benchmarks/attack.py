@@ -23,12 +23,12 @@ import numpy as np
 import torch
 import tyro
 from attack_methods import resolve
+from linear_exact import linear_minimum
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from advlab import data, models
-from advlab.attacks.oracle import linear_minimum
 from advlab.errors import UserError
 
 mpl.use("Agg")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from linear_exact import linear_minimum
 from torch import Tensor, nn
 
 from advlab import compiled
@@ -16,7 +17,6 @@ from advlab.attacks.minimum_norm import minimum_norm
 from advlab.attacks.minimum_norm.lanes import ONLY_MOVING, PER_LANE, Lanes
 from advlab.attacks.minimum_norm.rays import Rays
 from advlab.attacks.model import PROBED
-from advlab.attacks.oracle import linear_minimum
 from advlab.errors import UserError
 
 

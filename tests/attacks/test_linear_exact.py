@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from linear_exact import linear_minimum
 from scipy.optimize import minimize
 from torch import nn
 
-from advlab.attacks.oracle import linear_minimum
 from advlab.errors import UserError
 
 
