@@ -7,6 +7,7 @@ apache/parquet-format); PyArrow itself is not used for this, as some footers mak
 
 from __future__ import annotations
 
+import base64
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,7 @@ def _require_bounded(content: memoryview, most: int) -> list[str]:
     if len(content) < 12 or content[-4:] != b"PAR1" or footer > min(len(content) - 12, FOOTER):
         raise Damaged("its footer is larger than any that advlab writes, or is incomplete")
     found, _ = _struct(content, len(content) - 8 - footer, 0)
+    _require_own_types(found.get(5, []))
     leaves = _leaves(found[2])
     size = 0
     for group in found.get(4, []):
@@ -132,6 +134,13 @@ def _require_bounded(content: memoryview, most: int) -> list[str]:
     if found[3] != sum(group[3] for group in found.get(4, [])):
         raise Damaged("its footer contradicts itself")
     return [leaf.path for leaf in leaves if leaf.kind == _BYTE_ARRAY]
+
+
+def _require_own_types(pairs: list[Any]) -> None:
+    """Raise Damaged for extension types: libraries of this process register some whose values are pickles."""
+    for pair in pairs:
+        if bytes(pair[1]) == b"ARROW:schema" and b"ARROW:extension" in base64.b64decode(pair[2], validate=True):
+            raise Damaged("it has a column of an extension type, which advlab does not write")
 
 
 def _leaves(schema: list[Any]) -> list[_Leaf]:
@@ -152,6 +161,8 @@ def _leaves(schema: list[Any]) -> list[_Leaf]:
             found.append(_Leaf(path, element[1], max(1, element.get(2, 0)), nullable, repeated))
     if any(leaf.kind == _BYTE_ARRAY and leaf.repeated for leaf in found):
         raise Damaged("it has lists of strings, which advlab does not write")
+    if len({leaf.path for leaf in found}) < len(found):  # PyArrow would read only one of them as ``strings`` asks
+        raise Damaged("it has two columns of one name")
     return found
 
 
@@ -163,6 +174,8 @@ def _column(content: memoryview, leaf: _Leaf, column: dict[int, Any]) -> tuple[i
         raise Damaged("its footer contradicts itself")
     if 1 in column or described[1] != leaf.kind:
         raise Damaged("a column lies in another file, or is of another type than its schema says")
+    if not described[7]:  # of no rows
+        return 0, 0
     at, dictionary = described[9], described.get(11, 0)
     if dictionary > 0 and (dictionary < at or not at):  # without rows there is only a dictionary
         at = dictionary

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from advlab.store import parquet
-from advlab.store.schema import PREDICTIONS
+from advlab.store.bounds import Damaged
+from advlab.store.schema import PREDICTIONS, examples
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +51,26 @@ def test_the_end_of_a_file_tells_what_its_footer_holds(content: bytes) -> None:
 def test_what_is_no_parquet_file_is_not_intact(foreign: bytes) -> None:
     assert not parquet.is_intact(foreign)
     assert parquet.metadata(foreign) == {}
+
+
+def test_columns_whose_values_another_library_would_unpickle() -> None:
+    """Ray Data registers a type, by this name, whose values are pickles: metadata alone makes a column one of them."""
+    marks = {"ARROW:extension:name": "ray.data.arrow_pickled_object", "ARROW:extension:metadata": ""}
+    nested = pa.struct([pa.field("b", pa.large_binary(), metadata=marks)])
+    for field in (pa.field("a", pa.large_binary(), metadata=marks), pa.field("a", nested)):
+        table = pa.table([pa.nulls(1, field.type)], schema=pa.schema([field]))
+        with pytest.raises(Damaged, match="extension type"):
+            parquet.decode(parquet.encode(table))
+
+
+def test_two_columns_of_one_name() -> None:
+    """PyArrow looks columns up by name, so that a limit set for one of them would not hold for the other."""
+    table = pa.table([["x" * 1000] * 1000, ["x"] * 1000], names=["a", "a"])
+    with pytest.raises(Damaged, match="two columns of one name"):
+        parquet.decode(parquet.encode(table))
+
+
+def test_a_shard_of_no_rows() -> None:
+    """An attack towards one class has nothing to do where all images are of that class."""
+    expected = examples((1, 2, 2))
+    assert parquet.decode(parquet.encode(expected.empty_table())).equals(expected.empty_table())
