@@ -30,7 +30,7 @@ NONNEGATIVE: set[Any] = {
     "clone", "float", "double", "to", "mean", "sum", "chunk", "split", "unbind", "flip", "roll", "tile", "narrow",
     "select", "index_select", "repeat_interleave", "repeat", "expand",
 }  # fmt: skip
-"""Linear in the tensor, with coefficients of 0 or more, except for a constant."""
+"""Linear in the tensor, with coefficients of 0 or more, plus a constant."""
 CONTRACTIONS: set[Any] = {
     operator.neg, torch.neg, "neg", torch.abs, "abs", torch.clamp, "clamp", torch.clip, "detach",
     torch.softmax, functional.softmax, "softmax", "clamp_",
