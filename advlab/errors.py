@@ -1,7 +1,5 @@
 """The exception for mistakes of users, and one-line messages of other exceptions."""
 
-from __future__ import annotations
-
 from advlab.text import printable
 
 

@@ -4,8 +4,6 @@ Each names a function without arguments that registers models, attacks, data set
 (`advlab.models.zoo.register` and its like). Commands call it in the driver, and every actor before it works.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.metadata import entry_points
 

@@ -1,7 +1,5 @@
 """Measured amplification of networks: Jacobian norms by power iteration, and gains on pairs of images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

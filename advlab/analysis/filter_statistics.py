@@ -1,7 +1,5 @@
 """Two statistics per filter that tell localised edges from spots and noise: localisation and orientation."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

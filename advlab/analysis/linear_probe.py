@@ -1,7 +1,5 @@
 """A linear probe: logistic regression of one class against all others on fixed features."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

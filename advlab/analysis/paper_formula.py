@@ -1,7 +1,5 @@
 """Section 4.3's matrix A(ω) as printed: unnormalised, with aliases π/Δ apart; for comparison."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """Blocks of rows whose vectors, and what a network makes of them, stay in the processor's cache."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from torch import Tensor

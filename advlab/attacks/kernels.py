@@ -1,7 +1,5 @@
 """The loop over problems, compiled for the processor, that does what `penalised` does."""
 
-from __future__ import annotations
-
 import math
 
 from advlab.compiled import Array, loop

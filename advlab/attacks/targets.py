@@ -1,7 +1,5 @@
 """Which class to aim at: the paper never says, so the policy is a named choice."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import torch

@@ -1,7 +1,5 @@
 """Images in [0, 1] with labels, fetched on first use: ``data.load("mnist", split="train")``."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

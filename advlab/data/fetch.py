@@ -1,7 +1,5 @@
 """Verified copies of the raw files in a directory, fetched when missing or damaged."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The IDX format of MNIST: two zero bytes, a type code, the number of axes, their sizes, then the values."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Splits: the examples of the train or test file that each consists of."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Virtual adversarial training (Miyato et al. 2018, "Virtual adversarial training: a regularization method …")."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """Classifiers: images [B, C, H, W] in [0, 1] → logits [B, k]."""
 
-from __future__ import annotations
-
 import logging
 
 import torch

@@ -1,7 +1,5 @@
 """A classifier on top of a sparse autoencoder: "AE" of the paper's section 2, AE400-10 of its Table 1."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

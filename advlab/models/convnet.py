@@ -1,7 +1,5 @@
 """The paper's "Conv": one convolution, max pooling, a fully connected layer, dropout, softmax (section 2)."""
 
-from __future__ import annotations
-
 from torch import nn
 
 

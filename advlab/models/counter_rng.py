@@ -2,8 +2,6 @@
 an example's noise is the same on any device and however a batch is split over processes.
 """
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import torch

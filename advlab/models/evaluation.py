@@ -1,7 +1,5 @@
 """The error rate of a classifier."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Fully connected classifiers: "softmax" (no hidden layer) and "FC" of the paper's section 2."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 

@@ -2,8 +2,6 @@
 looked up among the package's own and those that this process registered; it is never imported.
 """
 
-from __future__ import annotations
-
 import pkgutil
 from collections.abc import Callable
 from typing import Any, Literal

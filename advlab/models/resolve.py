@@ -2,8 +2,6 @@
 scheme of `advlab.models.external`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import nn

@@ -6,8 +6,6 @@ and gives weight to what the data have next to nothing of. With one divisor for 
 and keeps one number per weight instead of two.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The contract of ``lbfgsb.minimize``, met by SciPy one problem at a time: slow, and trusted."""
 
-from __future__ import annotations
-
 import numpy as np
 import scipy.optimize
 import torch

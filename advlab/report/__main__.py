@@ -1,7 +1,5 @@
 """The command ``python -m advlab.report STUDY``: show a finished study again, or print a matrix as Markdown."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Figures as PNG bytes, drawn on Figure objects: no global plotting state, no display."""
 
-from __future__ import annotations
-
 import io
 import math
 from typing import Any

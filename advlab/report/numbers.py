@@ -1,7 +1,5 @@
 """Numbers as text: rates in per cent, distortions, cells of tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The colours of reports, distinguishable for colour-blind readers: one ramp for rates, eight hues for models."""
 
-from __future__ import annotations
-
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 INK = "#1d2433"

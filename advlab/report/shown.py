@@ -1,7 +1,5 @@
 """The presentation of a study, in the terminal, as files and on W&B."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Content addresses: hashes of everything that determines the rows of a file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """The files that studies of every kind have in their folders."""
 
-from __future__ import annotations
-
 from urllib.parse import quote, unquote
 
 MANIFEST = "study.json"

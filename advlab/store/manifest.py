@@ -1,7 +1,5 @@
 """Validation of ``study.json``, which may come from an untrusted source, before anything in it is used."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 from urllib.parse import quote

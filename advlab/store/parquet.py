@@ -1,7 +1,5 @@
 """Parquet files with a checksum of the whole file in their footer."""
 
-from __future__ import annotations
-
 import hashlib
 
 import pyarrow as pa

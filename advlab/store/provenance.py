@@ -1,7 +1,5 @@
 """The provenance of results: versions, revision, command, time."""
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import subprocess

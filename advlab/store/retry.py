@@ -2,8 +2,6 @@
 that refuses connections, and the retries of its constructor are counted, not timed, for all threads together.
 """
 
-from __future__ import annotations
-
 import logging
 import random
 import re

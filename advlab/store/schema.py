@@ -1,7 +1,5 @@
 """The columns of a study's Parquet files."""
 
-from __future__ import annotations
-
 import json
 import math
 

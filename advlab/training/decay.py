@@ -1,7 +1,5 @@
 """Quadratic weight decay on the connection weights, by several readings of the paper's formula."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

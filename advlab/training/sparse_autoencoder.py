@@ -1,7 +1,5 @@
 """AE400-10: features learned without labels, then a softmax on the frozen code (section 4.2, Table 1)."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Read the saved state of a trainer, as tensors and plain values only."""
 
-from __future__ import annotations
-
 import os
 from typing import IO, Any
 

@@ -1,7 +1,5 @@
 """The target side: predictions of a model for distorted images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

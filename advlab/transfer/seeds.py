@@ -1,7 +1,5 @@
 """Statistics over seeds: intervals and tests for repeated studies."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

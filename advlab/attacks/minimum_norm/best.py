@@ -1,7 +1,5 @@
 """The closest point of every image that met the criterion, out of all points at which the model was evaluated."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

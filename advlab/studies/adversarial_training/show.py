@@ -1,7 +1,5 @@
 """The ablation table of adversarial training: means over seeds with t-intervals."""
 
-from __future__ import annotations
-
 import numpy as np
 from rich.table import Table
 

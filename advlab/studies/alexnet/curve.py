@@ -1,7 +1,5 @@
 """The learning curve of a training run: one row per finished epoch."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 
 from advlab.store.files import Store

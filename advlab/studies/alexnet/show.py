@@ -1,7 +1,5 @@
 """Tables and figures of an AlexNet run: its results and its learning curve."""
 
-from __future__ import annotations
-
 from matplotlib import rc_context
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table

@@ -1,7 +1,5 @@
 """The rows of a sweep over architectures, one per trial, and the selection of the best."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The cross-training-set study: a transfer study, and Table 3."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 from rich.table import Table

@@ -1,7 +1,5 @@
 """The command that runs all experiments of the paper."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 

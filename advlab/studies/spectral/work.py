@@ -1,7 +1,5 @@
 """The units of work of a spectral study: attack the images once, then measure every layer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 import pyarrow as pa

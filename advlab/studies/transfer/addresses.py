@@ -1,7 +1,5 @@
 """Content addresses of the shards of a transfer study."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Files of a transfer study, relative to its folder."""
 
-from __future__ import annotations
-
 from advlab.store.layout import partition
 
 MATRIX = "matrix.parquet"

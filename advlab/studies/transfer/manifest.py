@@ -1,7 +1,5 @@
 """Validation of the ``study.json`` of a transfer study, in addition to that of all studies."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from advlab.attacks import targets

@@ -1,7 +1,5 @@
 """The transfer matrix: predictions reduced to one row per (source, target)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce

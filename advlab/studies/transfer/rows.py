@@ -1,7 +1,5 @@
 """Conversion between columns of numbers and Arrow tables."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The presentation of a transfer study: terminal, figures, page, W&B."""
 
-from __future__ import annotations
-
 from rich.console import Console
 from rich.text import Text
 
