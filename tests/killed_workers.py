@@ -21,9 +21,9 @@ def run(sweep: str, arguments: list[str], out: Path, is_under_way: Callable[[], 
     command = [sys.executable, str(REPOSITORY / "sweeps" / sweep), *arguments, "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    _wait_until(lambda: process.poll() is not None or is_under_way())
+    wait_until(lambda: process.poll() is not None or is_under_way())
     assert process.poll() is None, process.stderr.read() if process.stderr else ""
-    os.kill(_workers_below(process.pid)[-1], signal.SIGKILL)
+    os.kill(below(process.pid, b"RayTrainWorker")[-1], signal.SIGKILL)
     _, complaints = process.communicate(timeout=800)
     assert process.returncode == 0, complaints
     return Study.open(str(out))
@@ -35,7 +35,7 @@ def checkpoints(folder: Path) -> dict[int, Path]:
     return {kept["metrics"]["step"]: folder / kept["checkpoint_dir_name"] for kept in known}
 
 
-def _wait_until(happened: Callable[[], bool], seconds: float = 600) -> None:
+def wait_until(happened: Callable[[], bool], seconds: float = 600) -> None:
     """A guard against waiting for ever, no measurement."""
     end = time.monotonic() + seconds
     while not happened():
@@ -43,8 +43,8 @@ def _wait_until(happened: Callable[[], bool], seconds: float = 600) -> None:
         time.sleep(0.2)
 
 
-def _workers_below(ancestor: int) -> list[int]:
-    """Processes of Ray Train's workers that descend from one, by /proc."""
+def below(ancestor: int, kind: bytes) -> list[int]:
+    """Processes of workers of a kind that descend from one, by /proc."""
     parent, title = {}, {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -60,6 +60,6 @@ def _workers_below(ancestor: int) -> list[int]:
             number = parent.get(number, 0)
         return False
 
-    found = [number for number, name in title.items() if b"RayTrainWorker" in name and descends(number)]
-    assert found, "no worker of Ray Train is running"
+    found = [number for number, name in title.items() if kind in name and descends(number)]
+    assert found, "no worker is running"
     return sorted(found)

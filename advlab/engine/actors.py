@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -84,9 +84,9 @@ class Actors:
                 f"{total.get('GPU', 0):g} GPUs, {total.get('memory', 0) / 2**30:.1f} GiB); ask for less."
             )
 
-    def require_file(self, folder: str, name: str) -> None:
-        """From now on, exclude machines that do not see this file of a folder."""
-        self.required_file = (folder, name)
+    def require_file(self, folder: str, name: str, restore: Callable[[], None]) -> None:
+        """See `ActorPool.require_file`."""
+        self.required_file, self.restore = (folder, name), restore
         self.file_seen = self._sees_file()
 
     def _sees_file(self) -> bool:
@@ -147,9 +147,10 @@ class Actors:
             what, _, fix = complaint.rpartition("; ")
             problem = f"the machine at {address} {what}"
             if self.file_seen and not self._sees_file():
+                self.restore()
                 raise UserError(
-                    f"{'/'.join(self.required_file or ())!r} was removed while its study was running; finished "
-                    "work is kept beside it: restore the file, and run the same command again."
+                    f"{'/'.join(self.required_file or ())!r} was removed while its study was running; it is written "
+                    "again, and finished work is kept beside it: run the same command again."
                 )
             if not self.room() and not (self._proven and self.elastic):
                 raise UserError(f"{problem}, and there is no other machine; {fix}.")

@@ -71,9 +71,9 @@ class ActorPool:
                 "remove locks, open files, generators and the like from it."
             ) from error
 
-    def require_file(self, folder: str, name: str) -> None:
-        """From now on, exclude machines that do not see this file of a folder."""
-        self._actors.require_file(folder, name)
+    def require_file(self, folder: str, name: str, restore: Callable[[], None] = lambda: None) -> None:
+        """From now on, exclude machines that do not see this file of a folder; ``restore`` writes it if it is gone."""
+        self._actors.require_file(folder, name, restore)
 
     def unshare(self, *keys: str) -> None:
         """Stop sharing objects."""

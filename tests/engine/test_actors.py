@@ -19,6 +19,7 @@ class Lone(Actors):
     def __init__(self, folder: Path, *, elastic: bool) -> None:
         self.options, self.elastic, self.actors = PoolOptions(), elastic, {0: None}
         self.required_file, self.file_seen = (str(folder), "study.json"), True
+        self.restore = lambda: (folder / "study.json").write_text("{}")
         self._alive, self._proven, self._unfit, self._init_failures = {0}, True, {}, 0
 
     def kill(self, actors: Any) -> None:
@@ -32,8 +33,9 @@ class Lone(Actors):
 @pytest.mark.parametrize("elastic", [False, True])
 def test_a_study_that_was_removed_under_way_is_reported(elastic: bool, tmp_path: Path) -> None:
     """No machine sees it any more: waiting for one that does would be for ever."""
-    with pytest.raises(UserError, match=r"study\.json' was removed while its study was running; .* restore the file"):
+    with pytest.raises(UserError, match=r"study\.json' was removed while its study was running; it is written again"):
         Lone(tmp_path, elastic=elastic).reported(0, "node", "127.0.0.1", COMPLAINT)
+    assert (tmp_path / "study.json").exists()
 
 
 def test_the_last_machine_cannot_do_the_work_any_more(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import killed_workers
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ import pytest
 
 from advlab.data import Dataset
 from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.verify import verify
 
 Sweep = Callable[..., "subprocess.CompletedProcess[str]"]
 CommandLine = Callable[..., list[str]]
@@ -150,6 +152,30 @@ def test_ctrl_c_says_what_to_do_and_exits_130(small: list[str], command_line: Co
     assert process.returncode == 130
     assert "the same command continues from there" in printed
     assert "Traceback" not in printed
+
+
+def test_a_study_whose_manifest_is_removed_ends_and_loses_nothing(
+    small: list[str], command_line: CommandLine, transfer_matrix: Sweep, tmp_path: Path
+) -> None:
+    """An actor that takes the place of another asks for the file, as a machine that joins does."""
+    out = tmp_path / "out"
+    command = [*small, "--attack", "minimum-norm:32", "--examples", "600", "--actors", "1", "--out", str(out)]
+    process = subprocess.Popen(command_line(*command), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    killed_workers.wait_until(lambda: process.poll() is not None or any(out.rglob("part-*.parquet")))
+    (out / "study.json").unlink()
+    for worker in killed_workers.below(process.pid, b"ray::_Worker"):
+        os.kill(worker, signal.SIGKILL)
+    _, printed = process.communicate(timeout=300)
+    assert process.returncode == 2, printed
+    assert f"'{out}/study.json' was removed while its study was running; it is written again" in printed
+    assert "Traceback" not in printed
+
+    kept = {path: path.stat().st_ino for path in [*out.rglob("part-*.parquet"), *out.rglob("*.safetensors")]}
+    assert len(kept) > 2
+    done = transfer_matrix(*command)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_ino for path in kept} == kept
+    assert list(verify(TransferStudy.open(str(out)))) == []
 
 
 def test_a_damaged_file_is_named_removed_and_made_again(

@@ -148,7 +148,7 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
                     stage.advance(unit.name)
                     record(unit, None, stage.done)
         else:
-            workers.require_file(store.uri, MANIFEST)
+            workers.require_file(store.uri, MANIFEST, study.save_manifest)
             workers.share("train", plan.train)
             workers.share("held out", plan.held_out)
             complete(workers, missing, store.uri, "training", len(units), record, depth=1)

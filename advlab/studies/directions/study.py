@@ -119,7 +119,7 @@ class Units(PoolExperiment[UnitsPlan, Study]):
         direction: its statistics) and ``tests.parquet`` (comparisons of bases).
         """
         config, pool = plan.config, workers
-        pool.require_file(study.store.uri, MANIFEST)
+        pool.require_file(study.store.uri, MANIFEST, study.save_manifest)
         pool.share("model", plan.subject.model)
         passes = _Passes(plan, study, pool, on_progress)
         moments = reduce(Moments.__add__, map(moments_from_arrow, passes.go("moments", {})))

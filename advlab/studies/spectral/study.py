@@ -110,7 +110,7 @@ class Spectral(PoolExperiment[SpectralPlan, Study]):
         if not network.layers:
             raise UserError(f"model {config.model!r} has no linear layer and no convolution; choose another.")
         decisive = (VERSION, plan.subject.fingerprint, images.shape, hashlib.sha256(images.tobytes()).hexdigest())
-        pool.require_file(store.uri, MANIFEST)
+        pool.require_file(store.uri, MANIFEST, study.save_manifest)
         pool.share("model", plan.subject.model)
         pairs_key = address("pairs", *decisive)
         if not store.holds(PAIRS, pairs_key):

@@ -62,7 +62,7 @@ class TransferExperiment(PoolExperiment[Plan, TransferStudy]):
     ) -> None:
         """Compute what is missing; ``on_progress({"attacked": …, "evaluated": …})``, in shards, after each unit."""
         work = _Work(plan, study, workers)
-        workers.require_file(study.store.uri, MANIFEST)
+        workers.require_file(study.store.uri, MANIFEST, study.save_manifest)
         _prepare_models(work)
         is_counted = study.store.is_whole(MATRIX) and study.manifest["finished"] is not None
         if not _attack_and_evaluate(work, on_progress) and is_counted:
