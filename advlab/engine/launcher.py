@@ -119,6 +119,7 @@ class TrainLayout:
 def launch(study: Study, work: Work, config: Any, layout: TrainLayout, workers: int | tuple[int, int]) -> None:
     """Run ``work(config, layout, store, launcher)`` in this process, or in workers of Ray Train by `fit`."""
     if layout.alone:
+        study.store.require_own(ALONE)
         folder = Path(study.store.path(ALONE))
         folder.mkdir(exist_ok=True)
         device = torch.device("cuda" if layout.gpus else "cpu")
@@ -179,6 +180,7 @@ def fit(
     Raises:
         UserError: workers kept failing; finished work is kept. Or Ray Train's notes name checkpoints elsewhere.
     """
+    study.store.require_own(folder)
     _require_own_checkpoints(study.store, folder)
     spread: Any = workers  # Ray's types only know a single number
     trainer = TorchTrainer(

@@ -39,6 +39,7 @@ def be_quiet() -> None:
 
 def notes_folder(study: Study, name: str) -> Path:
     """A new folder for Tune: in the study's folder, or in the cache of this machine if that is remote."""
+    study.store.require_own("tune")
     cached = data.cache_dir() / "tune" / study.manifest["identity"][:16]
     return (Path(study.store.path("tune")) if study.store.is_local else cached) / f"{name}-{uuid.uuid4().hex[:8]}"
 

@@ -32,7 +32,8 @@ class Tracker:
     Args:
         mode: ``online``, ``offline`` or ``disabled``; a UserError for another.
         identity: the study's hash; its first 12 digits name the group.
-        out: the study's folder. Run files are in ``out/wandb`` if it is local, else in a temporary directory.
+        out: the study's folder. Run files are in ``out/wandb`` if that is local and not a link, else in a temporary
+            directory. A UserError if W&B would read its settings there.
         timeout: seconds to wait for the server, at the start and again at the end.
     """
 
@@ -52,7 +53,7 @@ class Tracker:
         self._run: Any = None
         if mode == "disabled":
             return
-        directory = Path(tempfile.mkdtemp(prefix="advlab-wandb-") if "://" in out else out).expanduser()
+        directory = _directory(out)
         start = partial(_start, identity[:12], masked_values(config), directory, project, timeout)
         self._run = self._attempt("start", lambda: start(mode))
         if self._run is None and mode == "online":
@@ -131,6 +132,19 @@ class Tracker:
             return None
 
 
+def _directory(out: str) -> Path:
+    """The folder of run files, which W&B takes with all links in it; the study's own may be a stranger's."""
+    study = Path(out).expanduser().resolve()
+    for name in ("wandb", ".wandb"):
+        if (settings := Path.cwd() / name / "settings").exists() and settings.is_relative_to(study):
+            raise UserError(
+                f"W&B would take its server, and send your key there, from {str(settings)!r} in the study's folder; "
+                "start the command in another folder, or remove that file."
+            )
+    is_elsewhere = "://" in out or any((study / name).is_symlink() for name in ("wandb", ".wandb"))
+    return Path(tempfile.mkdtemp(prefix="advlab-wandb-")) if is_elsewhere else study
+
+
 def _start(group: str, config: dict[str, Any], directory: Path, project: str, timeout: float, mode: Any) -> Any:
     # W&B's own telemetry uses the same server and, if that does not answer, delays the end of the process.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -148,6 +162,7 @@ def _start(group: str, config: dict[str, Any], directory: Path, project: str, ti
             console="off",
             silent=True,
             disable_code=True,
+            disable_git=True,
             disable_job_creation=True,
             x_disable_meta=True,  # it would record the command line unmasked
             init_timeout=timeout,

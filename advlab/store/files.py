@@ -106,6 +106,16 @@ class Store:
         """Names of what is neither a file nor a folder: pipes, devices, and links that lead out of the store."""
         return sorted(name for name, is_file in self._entries("") if not is_file) if self.is_local else []
 
+    def require_own(self, folder: str) -> None:
+        """Raise a UserError for pipes, devices and links out of the store in a folder that a library opens by path."""
+        if self.is_local:
+            strange = [name for name, is_file in self._entries(folder) if not is_file]
+            for name in strange if self._is_inside(folder) else [folder]:
+                raise UserError(
+                    f"{self.path(name)!r} is a pipe, a device, or a link that leads out of the study; remove it, and "
+                    "run the same command again."
+                )
+
     def size(self, relative: str) -> int:
         """Bytes of a file; raises as ``read_bytes`` does."""
         return self._read(relative, lambda stream: int(stream.size()))

@@ -151,6 +151,32 @@ def test_the_run_files_of_a_remote_study_lie_in_a_temporary_directory(
     assert history(run_file(folder))["a"] == 1
 
 
+def test_run_files_are_not_written_behind_a_link(
+    study: TransferStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B replaces the logs and the link to the latest run that it finds in its folder."""
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "wandb").symlink_to(tmp_path)
+    (tmp_path / "debug.log").write_text("of the user")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with tracker(study, "offline", str(tmp_path / "study")) as tracked:
+        assert tracked.mode == "offline"
+    assert (tmp_path / "debug.log").read_text() == "of the user"
+    assert len(list(tmp_path.glob("advlab-wandb-*"))) == 1
+
+
+def test_no_key_is_sent_to_the_server_that_a_study_names(
+    study: TransferStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B looks for its settings in the working directory."""
+    folder = tmp_path / "study" / "wandb"
+    folder.mkdir(parents=True)
+    (folder / "settings").write_text("[default]\nbase_url = http://127.0.0.1:1\n")
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(UserError, match="send your key there"):
+        tracker(study, "online", str(folder.parent))
+
+
 def test_disabled_never_imports_wandb(study: TransferStudy) -> None:
     code = (
         "import sys; from advlab.report import Tracker\n"
