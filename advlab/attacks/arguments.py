@@ -1,4 +1,4 @@
-"""What every attack asks of its arguments, checked before any work."""
+"""Checks of an attack's arguments, before any work."""
 
 from __future__ import annotations
 

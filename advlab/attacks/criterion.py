@@ -1,4 +1,4 @@
-"""When does an attack succeed: the target is reached, or the label is lost."""
+"""The criterion of success: the target is reached, or the label is lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Criterion:
         return logits.scatter(1, self.away[:, None], -torch.inf)
 
     def strongest(self, logits: Tensor) -> Tensor:
-        """[B] int64: the class with the largest logit but for `away`."""
+        """[B] int64: the class with the largest logit except `away`."""
         return self.others(logits).argmax(1)
 
     def gaps(self, logits: Tensor, rivals: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def validate(name: str, target: str | None = None) -> tuple[Any, float | None]:
     try:
         epsilon = float(size) if size else None
     except ValueError:
-        raise UserError(f"attack 'foolbox:{name}': {size!r} is no size; write e.g. LinfPGD@0.1.") from None
+        raise UserError(f"attack 'foolbox:{name}': {size!r} is not a size; write e.g. LinfPGD@0.1.") from None
     if issubclass(attack_class, FixedEpsilonAttack) and epsilon is None:
         raise UserError(f"attack 'foolbox:{name}' needs a size; write foolbox:{class_name}@EPSILON.")
     needed = [p.name for p in inspect.signature(attack_class).parameters.values() if p.default is p.empty]

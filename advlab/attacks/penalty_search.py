@@ -70,7 +70,7 @@ class _Path:
         self.problems, self.live, self.bracket, self.max_constants = problems, live, bracket, steps
         self.iterate = problems.clean.new_full((len(live), 2), torch.nan)  # loss and excess there
         self.constants = torch.ones_like(live)  # tried so far
-        self.evaluations = torch.full_like(live, -1)  # with the present constant, but for the point it took over
+        self.evaluations = torch.full_like(live, -1)  # with the present constant, except the point it took over
         self.last = torch.zeros_like(live, dtype=torch.bool)  # the constant is the answer; it is solved to the end
         self.careful = self.last.clone()  # the answer was refuted, so every constant is solved to the end
 

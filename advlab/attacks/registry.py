@@ -70,7 +70,7 @@ def resolve(name: str, target: str | None = None) -> Attack:
     scheme, _, rest = name.partition(":")
     if scheme == "minimum-norm":
         if not (rest.isdecimal() and int(rest)):
-            raise UserError(f"attack {name!r}: {rest!r} is no number of evaluations; write e.g. minimum-norm:32.")
+            raise UserError(f"attack {name!r}: {rest!r} is not a number of evaluations; write e.g. minimum-norm:32.")
         attack = functools.partial(pkgutil.resolve_name(ATTACKS[scheme]), max_evaluations=int(rest))
         return attack
     if scheme == "foolbox" and rest:

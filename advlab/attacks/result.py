@@ -1,4 +1,4 @@
-"""What every attack returns, judged by a fresh forward pass."""
+"""The result of an attack, judged by a fresh forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which class to aim at: the paper never says, so the policy is a named choice."""
+"""The class to aim at: the paper never says which, so the policy is a named choice."""
 
 from typing import Literal, get_args
 

@@ -95,7 +95,7 @@ class Revision:
         places: [k] int64, positions in the rows of :class:`Progress`.
         value, gradient: [k], [k, n], the new objective at the iterates.
         shift: [k], its Hessian less that of the old objective, as a multiple of the identity. All the problem has
-            learnt is corrected by it. Where the difference is no multiple of I, any shift is safe, for only the
+            learnt is corrected by it. Where the difference is not a multiple of I, any shift is safe, for only the
             speed depends on it.
         stop: [j] int64, positions of problems that end here, with status STOPPED.
     """
@@ -133,7 +133,7 @@ def minimize(
         x0: float32 or float64, the starts; its dtype and device are those of the computation.
         lower, upper: bounds, infinite where there is none. ``x0``, ``lower`` and ``upper`` broadcast to [B, n].
         history: curvature pairs kept per problem; 3 to 5 cost less and need hardly more evaluations than 10.
-        max_iter: accepted steps per problem, counted anew after a revision.
+        max_iter: accepted steps per problem, counted again after a revision.
         gtol: a problem has converged when ‖P(x − g) − x‖_∞ ≤ gtol.
         ftol: … or when a step decreases f by at most ftol · max(|f|, |f'|, 1), or by less than the rounding of f.
         max_evaluations: per problem; None means no limit.

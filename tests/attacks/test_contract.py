@@ -272,5 +272,5 @@ def test_a_budget_may_be_named(mnist_test: Dataset, right: Right, softmax: nn.Mo
     assert found.evaluations.max() <= 12
     assert registry.settings("minimum-norm:12") == registry.settings("minimum-norm") | {"max_evaluations": 12}
     for budget in ("0", "many", "-3"):
-        with pytest.raises(UserError, match=f"{budget!r} is no number of evaluations; write e.g. minimum-norm:32"):
+        with pytest.raises(UserError, match=f"{budget!r} is not a number of evaluations; write e.g. minimum-norm:32"):
             registry.resolve(f"minimum-norm:{budget}")

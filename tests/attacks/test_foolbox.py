@@ -46,7 +46,7 @@ def test_their_attacks_keep_our_contract(name: str, target: str, problem: tuple[
     [
         ("foolbox:NoSuchAttack", "no attack 'NoSuchAttack'"),
         ("foolbox:LinfPGD", "needs a size"),
-        ("foolbox:LinfPGD@big", "'big' is no size"),
+        ("foolbox:LinfPGD@big", "'big' is not a size"),
     ],
 )
 def test_refusals(name: str, named: str, problem: tuple[nn.Module, Tensor, Tensor]) -> None:

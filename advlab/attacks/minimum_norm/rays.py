@@ -40,7 +40,7 @@ class Rays:
         return cls(images, images.clone(), one, one.clone(), torch.full_like(one, torch.inf))
 
     def restart(self, row: Tensor, ends: Tensor) -> None:
-        """Forget the rays of ``row`` [l] but for those through ``ends`` [B, n], which are known to cross there."""
+        """Forget the rays of ``row`` [l] except those through ``ends`` [B, n], which are known to cross there."""
         self.ends[row] = ends[row]
         self.crossing[row] = self.doubt[row] = 1
         self.merit[row] = torch.inf

@@ -1,4 +1,4 @@
-"""Which start an image's next descent has, once the descents from its clean neighbourhood are done.
+"""The start of an image's next descent, after the descents from its clean neighbourhood.
 
 A network with kinks has many local minima along its boundary, and one descent ends in the one that it happens to be
 near. So further rounds start elsewhere: at a reference, known to be misclassified, or at the best point so far, shaken.

@@ -1,4 +1,4 @@
-"""Where the lanes of `minimum_norm` begin: on the boundaries linearised at the clean images.
+"""The first points of the lanes of `minimum_norm`: on the boundaries linearised at the clean images.
 
 Shapes: B images of a batch, n pixels, R rivals per image, of which l images are still to be misclassified.
 """

@@ -91,7 +91,7 @@ TABLE_2 = PaperMatrix(
 )
 
 M1, M1_PRIME, M2 = "fc100-100-10@p1", "fc123-456-10@p1", "fc100-100-10@p2"
-"""What the paper's M1, M1' and M2 are called here, but for the draw of the halves (``@p1@3``)."""
+"""What the paper's M1, M1' and M2 are called here, except for the draw of the halves (``@p1@3``)."""
 
 TABLE_3 = {
     M1: PaperSplitModel("M1", 0.0, 0.024, 0.02, 0.062),

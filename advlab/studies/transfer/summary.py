@@ -1,4 +1,4 @@
-"""What a report says about a transfer study: the same for the terminal, the page, the figures and W&B."""
+"""The content of a transfer study's report, the same for the terminal, the page, the figures and W&B."""
 
 from __future__ import annotations
 
