@@ -7,6 +7,8 @@ it. Loops are compiled on first use, which takes about a second each, and cached
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -63,13 +65,36 @@ def _guard_cache(compiled: Any) -> None:
 def fits(*tensors: Tensor) -> bool:
     """Whether loops can take these tensors: on the CPU, all float32 or all float64; not under `torch.compile`."""
     kind = tensors[0].dtype
-    known = kind in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
-    return known and all(t.dtype == kind and t.device.type == "cpu" for t in tensors)
+    if kind not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
+        return False
+    return all(tensor.dtype == kind and tensor.is_cpu for tensor in tensors)
 
 
-def run(function: Callable[..., None], *arguments: Tensor | float | bool) -> None:
-    """Run a loop on tensors, in place."""
-    function(*(item.numpy() if isinstance(item, Tensor) else item for item in arguments))
+def run(function: Callable[..., None], *records: object, **arguments: Any) -> None:
+    """Run a loop on tensors, in place. All arguments go by name, so that a swap of two cannot pass unnoticed.
+
+    Args:
+        function: from `loop`.
+        records: their attributes are the arguments of the same names that are not given; the first record that has
+            one counts.
+        arguments: tensors and numbers.
+
+    Raises:
+        TypeError: an argument that is missing, or that the loop does not take.
+    """
+    if records:
+        for name in _parameters(function):
+            if name not in arguments:
+                for record in records:
+                    if hasattr(record, name):
+                        arguments[name] = getattr(record, name)
+                        break
+    function(**{name: item.numpy() if isinstance(item, Tensor) else item for name, item in arguments.items()})
+
+
+@functools.cache
+def _parameters(function: Callable[..., None]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def vacate(count: int, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,10 +117,13 @@ def copy_rows(tensors: Iterable[Tensor], source: Tensor, to: Tensor) -> None:
 
 
 def _move_rows(tensors: Iterable[Tensor], source: Tensor, to: Tensor, *, exchange: bool) -> None:
+    if not source.shape[0]:
+        return
     known = torch.float32, torch.float64, torch.int64, torch.bool
+    places = (source.numpy(), to.numpy()) if source.is_cpu else None
     for tensor in tensors:
-        if tensor.dtype in known and tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.numel():
-            _move(tensor.numpy().reshape(len(tensor), -1), source.numpy(), to.numpy(), exchange)
+        if places and tensor.dtype in known and tensor.is_cpu and tensor.is_contiguous() and tensor.numel():
+            _move(tensor.numpy().reshape(tensor.shape[0], -1), *places, exchange)
             continue
         kept = tensor[to]
         tensor[to] = tensor[source]

@@ -1,4 +1,4 @@
-"""Checks of an attack's arguments, before any work."""
+"""Checks of the arguments that all attacks share, before any work."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ def checked(attack: Callable[Arguments, Adversarial]) -> Callable[Arguments, Adv
 
     It gets a `Classifier` for the model; images in float32 or float64, without gradients, at least one; labels and
     targets as int64 on their device; bounds as two floats that the type of the images can hold. It may be called in
-    `torch.inference_mode`, from which it takes copies. What it returns is in the type that the images came in, as
-    `judge` sees to.
+    `torch.inference_mode`, from which it takes copies. `judge` returns the images in the type in which they were given.
 
     Raises:
-        UserError: arguments that cannot be made so, in one sentence.
+        UserError: arguments that cannot be converted so, in one sentence.
     """
     signature = inspect.signature(attack)
 
@@ -67,8 +66,7 @@ def _references(references: Any, images: Tensor, bounds: tuple[float, float]) ->
             f"references have shape {tuple(references.shape)}; give images like those attacked: "
             f"(R, {', '.join(map(str, images.shape[1:]))})."
         )
-    if len(references):
-        _require_within(references, bounds, "references")
+    _require_within(references, bounds, "references")
     return references
 
 
@@ -82,9 +80,10 @@ def _images(images: Any, name: str = "images") -> Tensor:
     if not images.is_floating_point() or images.element_size() < 2:
         raise UserError(f"{name} are {images.dtype}; give floating-point ones, e.g. {name}.float() / 255.")
     images = images.clone() if images.is_inference() else images.detach()
-    sound = images.flatten(1).isfinite().all(1)
-    if not bool(sound.all()):
-        rows = (~sound).nonzero().squeeze(1)
+    rows = images[:0]
+    if not bool(images.sum().isfinite()):  # twenty times faster than to check every pixel
+        rows = (~images.flatten(1).isfinite().all(1)).nonzero().squeeze(1)
+    if len(rows):
         raise UserError(
             f"{name} hold NaN or infinite pixels ({len(rows)} of {len(images)}, the first is {name}[{int(rows[0])}]); "
             "repair them or leave them out."
@@ -138,16 +137,17 @@ def _short(value: Any) -> str:
 
 def _require_within(images: Tensor, bounds: tuple[float, float], name: str = "images") -> None:
     """Raise a UserError when an image leaves the box: its distance from the box would count as distortion."""
-    low, high = bounds
-    if bool(((images < low) | (images > high)).any()):
+    if not len(images):
+        return
+    lowest, highest = map(float, images.aminmax())
+    if lowest < bounds[0] or highest > bounds[1]:
         raise UserError(
-            f"{name} span {float(images.min()):g}..{float(images.max()):g}, outside bounds={bounds}; "
-            "scale them or pass their bounds."
+            f"{name} span {lowest:g}..{highest:g}, outside bounds={bounds}; scale them or pass their bounds."
         )
 
 
 def _nothing(images: Tensor, labels: Tensor) -> Adversarial:
-    """What becomes of no images: the model is not asked."""
+    """The result for no images; the model is not called."""
     none = images.new_zeros(0, dtype=torch.float64)
     rows = labels, labels.clone(), none.clone(), labels.clone()
     return Adversarial(images.clone(), labels.bool(), none, none.clone(), *rows)

@@ -1,4 +1,11 @@
-"""Roots of a batch of increasing functions, each known only where it was tried: a safeguarded regula falsi.
+"""Roots of a batch of increasing functions by the Illinois method, a regula falsi that closes from both sides.
+
+With f(l) ≤ 0 < f(h) at the ends of the bracket, the next point is the root of the secant (Dowell & Jarratt 1971)
+
+    p = (l w_h f(h) − h w_l f(l)) / (w_h f(h) − w_l f(l)),
+
+where an end that has stayed for a second time has lost half of its weight w. While one end is unknown, the secant
+through the last two points is extrapolated.
 
 Shapes: B functions.
 """
@@ -15,15 +22,14 @@ PATIENCE = 3
 
 
 class Bracket:
-    """The Illinois method (Dowell & Jarratt 1971), with an extrapolating secant until both sides are known.
+    """The brackets of B roots.
 
-    Where the secant would land next to an end that is known, the next point is one width from that end instead, so
-    that the interval closes from both sides.
+    A point that would come to lie next to an end is put one width from that end, so that the bracket closes from both
+    sides.
 
     Attributes:
-        point, low, high: [B] float64, the points to try next, the largest known to be below the root and the smallest
-            known to be above; infinite at first.
-        width: an interval as narrow as this is closed.
+        point, low, high: [B] float64, the points to try next, and the ends l and h; infinite at first.
+        width: a bracket as narrow as this is closed.
     """
 
     def __init__(self, point: Tensor, width: float, stride: float) -> None:

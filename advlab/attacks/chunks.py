@@ -1,4 +1,4 @@
-"""Blocks of rows whose vectors, and what a network makes of them, stay in the processor's cache."""
+"""Blocks of rows that are small enough for the processor's cache, with a network's activations."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,8 @@ from torch import Tensor
 BLOCK_BYTES, BLOCK_BYTES_ELSEWHERE = 3 * 2**19, 2**26
 """Size of one array of a block on the CPU, and on other devices.
 
-On the CPU 500 images of MNIST: what convolutions make of more leaves the cache, and with fewer the calls cost more than
-the work. Elsewhere 100 photos: what a deep network makes of them stays within the memory.
+On the CPU 500 images of MNIST: the activations of convolutions for more leave the cache, and for fewer the calls cost
+more than the work. Elsewhere 100 photos: the activations of a deep network stay within the memory.
 """
 
 

@@ -1,4 +1,4 @@
-"""The criterion of success: the target is reached, or the label is lost."""
+"""The criterion of success: the target is reached or, without one, the label is lost."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Criterion:
 
     @property
     def away(self) -> Tensor:
-        """[B] int64: the class on one side of every margin: the target or, untargeted, the label."""
+        """[B] int64: the class that every margin is about: the target or, untargeted, the label."""
         return self.labels if self.target is None else self.target
 
     def others(self, logits: Tensor) -> Tensor:
-        """[B, k]: the logits, that of `away` put out of the running."""
+        """[B, k]: the logits, with −∞ for the class `away`."""
         return logits.scatter(1, self.away[:, None], -torch.inf)
 
     def strongest(self, logits: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class Criterion:
         return self.others(logits).argmax(1)
 
     def gaps(self, logits: Tensor, rivals: Tensor) -> Tensor:
-        """[B, m]: the margins to the rivals [B, m] int64 alone: z_y − z_j, or z_j − z_t for a target."""
+        """[B, m]: the margins to each of the rivals [B, m] int64: z_y − z_j, or z_j − z_t for a target."""
         gaps = logits.gather(1, self.away[:, None]) - logits.gather(1, rivals)
         return gaps if self.target is None else -gaps
 
@@ -67,7 +67,7 @@ class Criterion:
         return self.margin(logits) <= -rounding
 
     def reached(self, logits: Tensor) -> Tensor:
-        """[B] int64: the target, or, for untargeted criteria, the strongest class but the label."""
+        """[B] int64: the target or, untargeted, the strongest class except the label."""
         if self.target is not None:
             return self.target
         return self.strongest(logits)
@@ -77,12 +77,12 @@ ULPS = {torch.float16: 8, torch.bfloat16: 8}
 """Units in the last place of the largest logit that rounding may cost. Over many batch sizes margins differed by up to
 14 on four MNIST networks, and by up to 21 on EfficientNet-Lite0; 48 cover it."""
 REACH, LARGE_REACH = 104.0, 16.0
-"""A class that trails the largest logit by more than both, in nats and in multiples of the two largest logits, is out
-of the running: e⁻¹⁰⁴ is zero in float32."""
+"""A class is not in play when its logit is below the largest by more than both, in nats and in multiples of the two
+largest logits: e⁻¹⁰⁴ is zero in float32."""
 
 
 def in_play(logits: Tensor) -> Tensor:
-    """[B, k] bool: the classes that may win near by, which those masked by −∞ or by a huge negative logit cannot."""
+    """[B, k] bool: the classes that may win near the image; those masked by −∞ or a huge negative logit cannot."""
     two = logits.topk(2, 1).values
     largest, size = two[:, :1], torch.where(two.isinf(), 0, two).abs().amax(1, keepdim=True)
     return ~((logits < largest - (LARGE_REACH * size).clamp_min(REACH)) | logits.isinf())
@@ -91,10 +91,10 @@ def in_play(logits: Tensor) -> Tensor:
 def rounding_margin(logits: Tensor, precision: torch.dtype) -> Tensor:
     """[B]: how far beyond the boundary a point must lie to stay misclassified whatever batch it is evaluated in.
 
-    The same image evaluated in batches of different sizes takes other GEMM kernels, whose logits differ in the last
-    digits. How much depends on the sums that they are made of, of which the largest logit tells the size: that of the
-    clean image, for near the boundary the logits may happen to be small; and of the classes in play, for a mask is not
-    a sum.
+    The same image in batches of different sizes goes through different GEMM kernels, whose logits differ in the last
+    digits. How much depends on the size of the terms summed, which the largest logit indicates: the largest at the
+    clean image, since near the boundary the logits may happen to be small; and of the classes in play, since a mask is
+    not a sum.
 
     Args:
         logits: [B, k], of the clean images.

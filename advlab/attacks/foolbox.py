@@ -1,4 +1,4 @@
-"""Foolbox's attacks as ours, and ours as Foolbox's (which lost L-BFGS in its version 3)."""
+"""Foolbox's attacks under the contract of ours, and ours as Foolbox attacks (whose version 3 has no L-BFGS)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _STARTED_BY: dict[type, Any] = {
     BrendelBethgeAttack: LinearSearchBlendedUniformNoiseAttack(),
     PointwiseAttack: SaltAndPepperNoiseAttack(),
 }
-"""Foolbox's own ways to a first success, for attacks that need one: they give up all images where one has none."""
+"""Foolbox's searches for a first success, for attacks that need one: they give up all images when one has none."""
 
 
 @checked
@@ -79,7 +79,7 @@ def run(
 
 
 def _run(attack: Any, epsilon: float | None, model: Any, images: Tensor, criterion: Criterion) -> Tensor:
-    """The images [B, ...] that the attack makes; of images that it has no start for, what the search for one made."""
+    """The images [B, ...] that the attack returns; those that it has no start for, as the search for one left them."""
     starter = next((starter for kind, starter in _STARTED_BY.items() if isinstance(attack, kind)), None)
     if starter is None:
         return attack(model, images, _theirs(criterion), epsilons=epsilon)[1]
@@ -146,7 +146,7 @@ def _takes(attack: Any, epsilon: float | None, *, targeted: bool) -> bool:
 
 
 class _Asked(nn.Module):
-    """A model that does not answer."""
+    """A model that has no logits."""
 
     def forward(self, images: Tensor) -> Tensor:
         raise NotImplementedError(f"asked about {len(images)} images")
@@ -181,7 +181,7 @@ class MinimumNormAttack(MinimizationAttack):
 
 
 def _attack(attack: Any, model: Any, inputs: Any, criterion: Any, options: dict[str, Any]) -> Any:
-    """Run an attack of ours on Foolbox's model, tensors and criterion; returns tensors of the kind it was given."""
+    """Run an attack of ours on Foolbox's model, tensors and criterion; returns tensors of the type of ``inputs``."""
     images: Tensor = inputs.raw
     with torch.no_grad():
         labels = model(images).argmax(1)

@@ -1,4 +1,4 @@
-"""A user's model as attacks rely on it: checked once on two images, then plain logits at every call.
+"""A user's model as attacks need it: checked once on two images, then called for plain logits.
 
 Shapes: B images, b of them in one call, k classes.
 """
@@ -22,18 +22,18 @@ Model = Callable[[Tensor], Tensor]
 COARSE = (torch.float16, torch.bfloat16)
 """Types that are too coarse to search in: such images are searched in float32, and the model sees them rounded."""
 LOWEST = -1e30
-"""Stands for a logit of −∞, with which a class's margin to a target would not be a number to compute with."""
+"""Replaces a logit of −∞, so that a class's margin to a target is finite."""
 _DIFFERENTIABLE = "attack a model that torch can differentiate"
 PROBED = 2
-"""Images that the check looks at: one would not tell a model that drops dimensions of size one."""
+"""Images that the check takes: with one, a model that drops dimensions of size one would pass unnoticed."""
 
 
 class Classifier:
-    """Logits [b, k] of images [b, ...], in the type of those images, whatever type the model computes in.
+    """A model whose logits [b, k] of images [b, ...] have the type of the images.
 
     Attributes:
         dtype: of the images that the model gets.
-        precision: the coarsest type that its logits went through, as under autocast.
+        precision: the coarsest type that its logits go through, for example under autocast.
         num_classes: k.
     """
 
@@ -43,11 +43,11 @@ class Classifier:
         Args:
             model: is called on two images, again where it fails; its parameters and buffers are left as they are.
             images: see above.
-            differentiable: whether gradients with respect to the images will be asked for.
+            differentiable: gradients with respect to the images will be needed.
 
         Raises:
-            UserError: a model that fails on the images, returns anything but logits [B, k], is in train mode, or
-                cannot be differentiated.
+            UserError: a model that fails on the images, returns something other than logits [B, k], is in train mode,
+                or cannot be differentiated.
         """
         self.model, self.dtype = model, images.dtype
         self._copies, self._masked, self._takes_gradients = True, False, False
@@ -73,7 +73,7 @@ class Classifier:
             logits = self._with_gradients(given)  # a model that takes gradients itself
             self._takes_gradients = True
         if not self._copies and given._version != version:
-            raise UserError("the model writes into the images it is given, at times; let it work on images.clone().")
+            raise UserError("the model writes into its images in some calls; let it work on images.clone().")
         _require_logits(logits, given, self.num_classes)
         logits = logits.to(images.dtype)
         return logits.clamp_min(LOWEST) if self._masked else logits
@@ -121,7 +121,7 @@ class Classifier:
 
 
 def gradient(outputs: Tensor, leaf: Tensor, weights: Tensor | None = None, *, retain: bool = False) -> Tensor:
-    """∂ Σ weights · outputs/∂ leaf; zero where it is not finite, so that one pixel's square root spoils no other's.
+    """∂ Σ weights · outputs/∂ leaf, as autograd finds it; see `finite`.
 
     Args:
         outputs: any shape, in which autograd knows the leaf.
@@ -132,22 +132,24 @@ def gradient(outputs: Tensor, leaf: Tensor, weights: Tensor | None = None, *, re
     (found,) = torch.autograd.grad(
         outputs, leaf, torch.ones_like(outputs) if weights is None else weights, retain_graph=retain, allow_unused=True
     )
-    if found is None:
-        return torch.zeros_like(leaf)
-    found = found.contiguous()
-    if found.device.type == "cpu" and math.isfinite(float(found.sum())):
-        return found
-    return found.nan_to_num(0, 0, 0)
+    return torch.zeros_like(leaf) if found is None else found.contiguous()
+
+
+def finite(gradients: Tensor) -> Tensor:
+    """The gradients, zero where they are not finite: one pixel's square root spoils no other's derivative."""
+    if gradients.is_cpu and math.isfinite(float(gradients.sum())):
+        return gradients
+    return gradients.nan_to_num(0, 0, 0)
 
 
 def _require_logits(logits: Any, images: Tensor, num_classes: int = 0) -> None:
     """Raise a UserError unless these are logits [b, k] of the images; k is given once it is known."""
     if not isinstance(logits, Tensor):
         raise UserError(f"the model returned {_kind(logits)}; return the logits alone, a tensor [images, classes].")
-    shape, count = tuple(logits.shape), len(images)
+    shape, count = logits.shape, images.shape[0]
     if len(shape) != 2 or shape[0] != count or (num_classes and shape[1] != num_classes):
         expected = f"[{count}, {num_classes or 'classes'}]"
-        raise UserError(f"the model returned shape {shape} for {count} images; return logits {expected}.")
+        raise UserError(f"the model returned shape {tuple(shape)} for {count} images; return logits {expected}.")
     if not logits.is_floating_point():
         raise UserError(f"the model returned {logits.dtype}; return floating-point logits, not classes or counts.")
     if logits.device != images.device:
@@ -159,7 +161,7 @@ def _require_logits(logits: Any, images: Tensor, num_classes: int = 0) -> None:
 
 
 def _kind(value: Any) -> str:
-    """What a model returned instead of logits, and where in it they may be."""
+    """A description of what a model returned instead of logits."""
     name = type(value).__name__
     if isinstance(value, dict):
         return f"a {name} with {', '.join(map(repr, value))}"
@@ -185,7 +187,7 @@ def _require_gradient(logits: Tensor, leaf: Tensor) -> None:
 
 
 def _require_eval_mode(model: Model) -> None:
-    """Raise a UserError for compiled and scripted modules in train mode: what they do in a forward pass is not seen."""
+    """Raise a UserError for compiled and scripted modules in train mode: `_Watch` does not see their operations."""
     if not _is_opaque(model):
         return
     for module in model.modules():
@@ -199,7 +201,7 @@ def _is_opaque(model: Model) -> TypeGuard[nn.Module]:
 
 
 class _Watch(TorchFunctionMode):
-    """Sees every operation of a forward pass: refuses those of train mode, and notes the types that images go through.
+    """Watches the operations of a forward pass: refuses those of train mode, and collects the types of the results.
 
     Attributes:
         types: of results that depend on the images.
@@ -223,25 +225,25 @@ class _Watch(TorchFunctionMode):
         return result
 
     def undo(self) -> None:
-        """Take back what was written in place, such as counters of batches."""
+        """Undo what was written in place, such as counters of batches."""
         with torch.no_grad():
             for tensor, before in reversed(self._written):
                 tensor.copy_(before)
 
 
 def _require_inference(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise a UserError for an operation by which an answer depends on chance, on other images, or on past calls."""
+    """Raise a UserError for an operation whose result depends on chance, on other images, or on past calls."""
     training = kwargs.get("training")
     drops = args[10] if name == "multi_head_attention_forward" else kwargs.get("p", 1)
     if (training and drops and name in _RANDOM) or name == "bernoulli_" or kwargs.get("dropout_p"):
-        what = "answers at random (dropout is on)"
+        what = "its logits are random (dropout is on)"
     elif training and name == "batch_norm":
-        what = "reads an image by the others of its batch (batch norm uses the statistics of the batch)"
+        what = "its logits depend on the other images of the batch (batch norm uses the statistics of the batch)"
     elif name == "instance_norm" and kwargs.get("use_input_stats") and kwargs.get("running_mean") is not None:
-        what = "changes with every call (instance norm moves its running statistics)"
+        what = "it changes with every call (instance norm updates its running statistics)"
     else:
         return
-    raise UserError(f"the model is in train mode and {what}; call model.eval() before the attack.")
+    raise UserError(f"the model is in train mode: {what}; call model.eval() before the attack.")
 
 
 _RANDOM = (

@@ -1,6 +1,10 @@
-"""The penalised problems c‖x' − x‖² + loss(x', l) of a batch of images.
+"""The penalised problems of a batch of images: min f(x′) = c D(x′) + loss(x′, l) over the box.
 
-Shapes: B images, n pixels, k classes.
+With r = x′ − x, the squared norm has D = ‖r‖² and ∇D = 2 r, the plain one, smoothed at 0, D = √(‖r‖² + δ²) and
+∇D = r/D. The losses, of the logits z at x′, are the cross entropy −log softmax(z)_l, and the hinge max(0, m) of the
+margin m = max_{j≠l} z_j − z_l (f₆ of Carlini & Wagner 2017).
+
+Shapes: B images, n pixels, k classes; b problems of one call.
 """
 
 from __future__ import annotations
@@ -8,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +22,7 @@ from torch.nn import functional
 from advlab import compiled
 from advlab.attacks import kernels
 from advlab.attacks.criterion import Criterion, rounding_margin
-from advlab.attacks.model import Classifier, gradient
+from advlab.attacks.model import Classifier, finite, gradient
 from advlab.attacks.references import BISECTIONS, References, crossing
 from advlab.optim import lbfgsb
 from advlab.optim import reference as reference_solver
@@ -29,25 +33,25 @@ Norm = Literal["squared", "plain"]
 GTOL, FTOL = 1e-5, 1e-6
 """Tolerances of a solve."""
 ROUNDED = 1e-3
-"""‖r‖₂ is taken as √(‖r‖₂² + ROUNDED²)."""
+"""δ, which smooths the plain norm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Penalty:
-    """What is minimised."""
+    """The form of the objective."""
 
     loss: Loss
     norm: Norm
 
     def losses(self, logits: Tensor, criterion: Criterion) -> Tensor:
-        """loss(x', l) of each row [b]."""
+        """loss(x′, l) of each row [b]."""
         assert criterion.target is not None
         if self.loss == "margin":
             return criterion.margin(logits).relu()
         return functional.cross_entropy(logits, criterion.target, reduction="none")
 
     def distance(self, squared: Tensor) -> tuple[Tensor, Tensor]:
-        """From ‖r‖₂² [b], the distance and the factor of r in its gradient."""
+        """From ‖r‖² [b], the distance D [b], and the factor [b] of r in ∇D."""
         if self.norm == "plain":
             length = (squared + ROUNDED**2).sqrt()
             return length, 1 / length
@@ -56,7 +60,13 @@ class Penalty:
 
 @dataclass(frozen=True, slots=True)
 class Solver:
-    """By what a problem is solved: ``scipy`` is the reference, one problem at a time; max_iter steps per constant."""
+    """The solver of the problems.
+
+    Attributes:
+        max_iter: steps per constant.
+        history: correction pairs.
+        scipy: solve by SciPy, one problem at a time, as a reference.
+    """
 
     max_iter: int
     history: int
@@ -71,36 +81,36 @@ class Solver:
         revise_objective: lbfgsb.Revise | None = None,
     ) -> lbfgsb.Result:
         """Minimise within the box from ``start`` [b, n]; SciPy's problems are not revised."""
-        arguments = (objective, start, lower, upper, self.history, self.max_iter, GTOL, FTOL)
+        limits: dict[str, Any] = {"history": self.history, "max_iter": self.max_iter, "gtol": GTOL, "ftol": FTOL}
         if self.scipy:
-            return reference_solver.minimize(*arguments)
-        return lbfgsb.minimize(*arguments, revise_objective=revise_objective)
+            return reference_solver.minimize(objective, start, lower, upper, **limits)
+        return lbfgsb.minimize(objective, start, lower, upper, **limits, revise_objective=revise_objective)
 
 
 class Problems:
-    """The penalised problems of a batch, and the best point each has come across.
+    """The penalised problems of a batch, and the best point that each has come across.
 
     They are solved in the unit box, so that scaling images and bounds scales the answer and nothing else.
 
     Attributes:
-        clean: [B, n], the images in the unit box.
-        already: [B] bool, read as the target from the start.
-        c: [B] float64, the constants in force.
-        best: [B, n] in the unit box, the closest success so far, or the point nearest to success while there is none.
-        best_distance: [B] float64, its ‖x' − x‖₂; inf without success.
-        best_c: [B] float64, the constant in force when it was found.
-        rounding: [B], how far margins must be below zero to count as success whatever the batch.
-        loss, excess: [b], of the points that the last call of the objective evaluated: loss(x', l), and the margin of
-            the logits beyond what counts as success.
+        clean: [B, n], the images x in the unit box.
+        already: [B] bool, classified as the target from the start.
+        c: [B] float64, the present constants.
+        best: [B, n] in the unit box, the closest success so far; before the first, the point of the smallest margin.
+        best_distance: [B] float64, its ‖x′ − x‖₂; infinite without success.
+        best_c: [B] float64, the constant at which it was found.
+        rounding: [B], ρ: a margin m ≤ −ρ is a success in any batch (`criterion.rounding_margin`).
+        loss, excess: [b], loss(x′, l) and m + ρ of the points that the last call of the objective evaluated.
         evaluations: [B] int64.
     """
 
     def __init__(
         self,
         model: Classifier,
+        *,
         images: Tensor,
-        criterion: Criterion,
         logits: Tensor,
+        criterion: Criterion,
         bounds: tuple[float, float],
         penalty: Penalty,
         solver: Solver,
@@ -123,12 +133,12 @@ class Problems:
         self.evaluations = torch.zeros(rows, dtype=torch.int64, device=device)
 
     def answer(self) -> Tensor:
-        """[B, ...]: the best points as images; pixels that did not move are the original ones to the bit."""
+        """[B, ...]: the best points as images; pixels that did not move keep their bits."""
         moved = (self.best != self.clean).view_as(self.images)
         return torch.where(moved, self._to_box(self.best).clamp(*self.bounds), self.images)
 
     def constants(self) -> Tensor:
-        """[B] float64: the constants that belong to the best points, for distances as images measure them."""
+        """[B] float64: the constants of the best points, for distances in the units of the images."""
         return self.best_c / (self.width**2 if self.penalty.norm == "squared" else self.width)
 
     def solve_once(self, c: float) -> None:
@@ -142,21 +152,29 @@ class Problems:
         self.best_c[live] = c
 
     def solve(self, live: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Minimise for the rows ``live`` with their constants; the minimisers [b, n] and their excess [b]."""
+        """Minimise for the rows ``live`` [b] with their constants; the minimisers [b, n] and their excess [b]."""
         minimiser = self.minimize(live, start).x
         with torch.no_grad():
             logits = self.model(self._to_box(minimiser))
         return minimiser, self.criterion.rows(live).margin(logits) + self.rounding[live]
 
     def is_long(self, references: Tensor, share: float) -> Tensor:
-        """[B] bool: the best distances exceed this share of the distance to the nearest of the images [R, ...]."""
+        """[B] bool: the best distance exceeds this share of the distance to the nearest reference of [R, ...]."""
         known = self._from_box(references.flatten(1).to(self.clean))
         return self.best_distance > share * torch.cdist(self.clean, known).amin(1)
 
     @torch.no_grad()
     def on_the_way(self, references: References, live: Tensor, share: float) -> tuple[Tensor, Tensor]:
-        """Which of the rows ``live`` any reference helps [b], and points [b, n] just beyond the boundary on the way
-        from their images to the nearest such reference; none where the best point is nearer than a share of it."""
+        """Where a search can start again: just beyond the boundary, on the way to the nearest reference that succeeds.
+
+        Args:
+            references: whose margins are known.
+            live: int64, the rows asked about.
+            share: rows whose best point is nearer than this share of the distance to that reference are left out.
+
+        Returns:
+            The rows [b] of ``live`` that have such a reference, and the points [b, n].
+        """
         clean = self.images.flatten(1)[live]
         nearest = references.nearest(clean, self.criterion.rows(live), self.rounding[live])[:, 0]
         reach = (self._from_box(references.images[nearest]) - self.clean[live]).norm(dim=1)
@@ -174,7 +192,7 @@ class Problems:
         return live, clean.lerp(ends, crossing(outside, rounding)[:, None])
 
     def minimize(self, live: Tensor, start: Tensor, revise_objective: lbfgsb.Revise | None = None) -> lbfgsb.Result:
-        """Run the solver on the rows ``live`` and count what it spends."""
+        """Run the solver on the rows ``live`` [b] from ``start`` [b, n], and count its evaluations."""
         lower, upper = ((bound - self.lower) / self.width for bound in self.bounds)
         objective = functools.partial(self._objective, live)
         result = self.solver.minimize(objective, start, lower, upper, revise_objective)
@@ -182,35 +200,38 @@ class Problems:
         return result
 
     def _objective(self, live: Tensor, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """c‖x' − x‖² + loss(x', l) and its gradient; takes note of every point it is asked for."""
+        """f(x) [b] and its gradient [b, n]; records every point x [b, n]."""
         original = live[rows]
         criterion = self.criterion.rows(original)
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.model(self._to_box(leaf))
             losses = self.penalty.losses(logits, criterion)
-            slope = gradient(losses, leaf)
+            slope = finite(gradient(losses, leaf))
         self.loss = losses.detach()
         margin = criterion.margin(logits.detach())
         self.excess = margin + self.rounding[original]
         c = self.c[original].to(x.dtype)
         squared, slope = self._penalise(original, x, c, slope)
-        self._note(original, x, margin, squared)
+        self._record(original, x, margin, squared)
         return self.loss + c * self.penalty.distance(squared)[0], slope
 
     def _penalise(self, original: Tensor, x: Tensor, c: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """‖x − clean‖₂² [b], and the gradient [b, n] of the loss with that of c times the distance added."""
+        """‖r‖² [b] of r = x − clean, and the gradient [b, n] of the loss with c ∇D added."""
         if compiled.fits(x, self.clean, gradient):
             squared, whole = torch.empty_like(c), torch.empty_like(x)
             plain = self.penalty.norm == "plain"
-            compiled.run(kernels.penalise, x, self.clean, original, c, plain, ROUNDED, gradient, squared, whole)
+            compiled.run(
+                kernels.penalise, x=x, clean=self.clean, row=original, c=c, plain=plain, rounded=ROUNDED,
+                of_loss=gradient, squared=squared, gradient=whole,
+            )  # fmt: skip
             return squared, whole
         perturbation = x - self.clean.index_select(0, original)
         squared = vecdot(perturbation, perturbation)
         slope = self.penalty.distance(squared)[1]
         return squared, torch.addcmul(gradient, perturbation, (c * slope)[:, None])
 
-    def _note(self, original: Tensor, x: Tensor, margin: Tensor, squared: Tensor) -> None:
+    def _record(self, original: Tensor, x: Tensor, margin: Tensor, squared: Tensor) -> None:
         """Keep x [b, n] where it beats the best so far."""
         distance = torch.where(self.excess <= 0, squared.double().sqrt(), torch.inf)
         closest = self.best_distance[original]

@@ -1,9 +1,19 @@
-"""The search for the largest constant at which the minimiser of a penalised problem is read as the target.
+"""The search for the largest constant c at which the minimiser x(c) of a penalised problem is classified as the target.
 
-Along the path of the minimisers, the margin of the logits increases with log c, so the constant is a root. A solve
-serves only to find the margin at the end of it, and it is left as soon as its sign is clear. The problem then goes on
-with its next constant from where it is, with all the curvature it has learnt: of c‖r‖² only the known multiple of the
-identity changes. Each image does so by itself; none waits for another.
+The margin m(x(c)) increases with log c, so the constant is a root (`bracket`). A solve serves only to find the sign of
+the margin at its end, and is left as soon as that is clear. With the gradient ∇f at the iterate, and the step q to the
+generalised Cauchy point of the solver, the loss will change by about
+
+    Δ = ∇f · q − c ∇D · q,                                                                          (1)
+
+and the margin, where two classes count, loss = log(1 + eᵐ) and so dm = dloss/(1 − e^{−loss}), by
+
+    Δm = Δ/(1 − e^{−loss}).                                                                         (2)
+
+The sign of m is clear where |Δm| ≤ 0.3 |m|, and m + Δm is the value that the root finder gets. The problem then goes on
+with its next constant from where it is, with all the curvature that L-BFGS has learnt: a change of c changes the
+Hessian of c ‖r‖² by a known multiple of I. Each image does so by itself; none waits for another. The constant that is
+the answer is solved to 0.1 |m|; where its minimiser does not succeed, the search goes on with solves to the end.
 """
 
 from __future__ import annotations
@@ -23,10 +33,9 @@ C_RANGE = (1e-6, 1e6)
 STRIDE = 8.0
 """Largest factor between two constants in a row, until one is known to succeed and one to fail."""
 CLEAR, CLEAR_LAST = 0.3, 0.1
-"""A solve is left when the margin is expected to change by less than this share of it on the way to its end; the
-second holds for the constant that is the answer."""
+"""A solve is left when |Δm| is below this share of |m|; the second holds for the constant that is the answer."""
 VANISHED = 1e-2
-"""Where a cross entropy is below this, success is clear; how the margin depends on it no longer matters."""
+"""Lower bound of 1 − e^{−loss} in (2): where the cross entropy is so small, success is clear."""
 
 
 def search(
@@ -35,7 +44,7 @@ def search(
     """Find the largest constant that succeeds, of the images ``live`` [b].
 
     Args:
-        problems: take note of the closest success on the way.
+        problems: they record the closest success on the way.
         live: [b] int64.
         start: [b, n] in the unit box, where the first solves start.
         initial_c: the first constants, one or [b].
@@ -52,7 +61,7 @@ def search(
 
 
 def _in_rounds(problems: Problems, live: Tensor, x: Tensor, bracket: Bracket, steps: int) -> None:
-    """Solve to the end for one constant after another, each from where the last one ended: at first from x [b, n]."""
+    """Solve to the end for one constant after another, each from where the last one ended; the first from x [b, n]."""
     rows = torch.arange(len(live), device=live.device)
     for _ in range(steps):
         if not len(rows):
@@ -64,15 +73,15 @@ def _in_rounds(problems: Problems, live: Tensor, x: Tensor, bracket: Bracket, st
 
 
 class _Path:
-    """The paths of the images ``live``, followed by one run of the solver."""
+    """The paths x(c) of the images ``live`` [b], followed by one run of the solver."""
 
     def __init__(self, problems: Problems, live: Tensor, bracket: Bracket, steps: int) -> None:
         self.problems, self.live, self.bracket, self.max_constants = problems, live, bracket, steps
-        self.iterate = problems.clean.new_full((len(live), 2), torch.nan)  # loss and excess there
+        self.iterate = problems.clean.new_full((len(live), 2), torch.nan)  # loss and excess at the iterates
         self.constants = torch.ones_like(live)  # tried so far
-        self.evaluations = torch.full_like(live, -1)  # with the present constant, except the point it took over
-        self.last = torch.zeros_like(live, dtype=torch.bool)  # the constant is the answer; it is solved to the end
-        self.careful = self.last.clone()  # the answer was refuted, so every constant is solved to the end
+        self.evaluations = torch.full_like(live, -1)  # with the present constant, without the point it began with
+        self.last = torch.zeros_like(live, dtype=torch.bool)  # the present constant is the answer
+        self.careful = self.last.clone()  # an answer did not succeed, so every constant is solved to the end
 
     def revise(self, progress: lbfgsb.Progress) -> lbfgsb.Revision:
         """Give the next constant to the images whose verdict on the present one is clear."""
@@ -103,11 +112,15 @@ class _Path:
         )
 
     def _verdict(self, progress: lbfgsb.Progress, distance_slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Who is done with its constant [b] bool, the margin at its minimiser as far as can be told [b], and who is
-        done altogether, places [j].
+        """The state of the live problems.
 
-        The generalised Cauchy step tells by how much the loss will yet change, and so, as if two classes were alone,
-        the margin; ``distance_slope`` [b] is the slope of c‖r‖² along it.
+        Args:
+            progress: of the solver.
+            distance_slope: [b], c ∇D · q of (1).
+
+        Returns:
+            Which are done with their constant [b] bool, the estimated margins at its minimiser [b], and the places [j]
+            of those that have found their answer.
         """
         rows = progress.rows
         (loss, excess), last = self.iterate[rows].unbind(1), self.last[rows]
@@ -128,7 +141,7 @@ class _Path:
         return decided & (progress.status != lbfgsb.Status.NONFINITE), estimate, stop
 
     def _choose(self, rows: Tensor, estimate: Tensor) -> None:
-        """Set the next constants of ``rows`` [b], whose present ones lead to the margins ``estimate`` [b]."""
+        """Set the next constants of ``rows`` [b], for whose present ones the margins ``estimate`` [b] are."""
         bracket, present = self.bracket, self.bracket.point[rows]
         bracket.update(rows, estimate)
         point, low = bracket.point[rows], bracket.low[rows]
@@ -141,5 +154,5 @@ class _Path:
 
 
 def _tried(log_c: Tensor) -> Tensor:
-    """[b] bool: within the range of the constants."""
+    """[b] bool: the constants are within `C_RANGE`."""
     return (log_c >= math.log(C_RANGE[0])) & (log_c <= math.log(C_RANGE[1]))

@@ -1,7 +1,15 @@
 """Euclidean projections onto half-spaces intersected with a box, for a batch of independent problems.
 
-Both routines maximise the concave dual of min ½‖x − p‖² s.t. A x ≤ b, l ≤ x ≤ u, whose primal solution is
-x(λ) = clip(p − Aᵀλ, l, u): one multiplier per half-space, whatever the number of pixels.
+The problem is min ½‖x − p‖² subject to A x ≤ b and l ≤ x ≤ u. For multipliers λ ≥ 0 the Lagrangian is least at
+
+    x(λ) = clip(p − Aᵀλ, l, u),                                                                     (1)
+
+and the dual function is
+
+    q(λ) = ½‖x(λ) − p‖² + λᵀ(A x(λ) − b),   ∇q = A x(λ) − b,   ∇²q = −A_F A_Fᵀ,                     (2)
+
+with A_F the columns of the pixels that (1) does not clip. q is concave; both routines maximise it by Newton's method,
+in one unknown per half-space whatever the number of pixels.
 """
 
 from __future__ import annotations
@@ -20,16 +28,15 @@ def project_halfspace(
     iterations: int = 50,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Project onto {x : a·x ≤ b} ∩ box, by Newton's method on the dual.
+    """Project onto {x : a·x ≤ b} ∩ box, by Newton's method on the dual (2).
 
-    For points inside the box a·x(λ) − b is convex, decreasing and piecewise linear in λ, so Newton's method
-    reaches the root in finitely many steps from any start, without a line search and without sorting the
-    breakpoints.
+    For points inside the box, a·x(λ) − b is convex, decreasing and piecewise linear in λ, so Newton's method reaches
+    its root in finitely many steps from any start, without a line search and without sorting the breakpoints.
 
     Args:
-        points: [B, n], inside the box.
-        normals: [B, n].
-        offsets: [B].
+        points: [B, n], p, inside the box.
+        normals: [B, n], a.
+        offsets: [B], b.
         lower: of the box.
         upper: of the box.
         iterations: Newton steps; the default is ample for an exact root.
@@ -69,15 +76,16 @@ def project_polytope(
     iterations: int = 100,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Project onto {x : A x ≤ b} ∩ box, by projected Newton on the dual (Bertsekas 1982) with Levenberg damping.
+    """Project onto {x : A x ≤ b} ∩ box, by projected Newton on the dual (2) (Bertsekas 1982) with Levenberg damping.
 
-    The damping takes the place of a line search: it makes parallel half-spaces and images with most pixels at
-    their bounds (a singular dual Hessian) harmless, and fades once the steps are good.
+    A step is λ ← max(0, λ + (A_F A_Fᵀ + μI)⁻¹ ∇q) in the multipliers that bind. The damping μ takes the place of a line
+    search: it makes parallel half-spaces and images with most pixels at their bounds (a singular Hessian) harmless, and
+    fades once the steps are good.
 
     Args:
-        points: [B, n].
-        normals: [B, m, n]; rows of zeros with non-negative offsets are ignored.
-        offsets: [B, m]; infinite where a half-space is the whole space.
+        points: [B, n], p.
+        normals: [B, m, n], A; rows of zeros with non-negative offsets are ignored.
+        offsets: [B, m], b; infinite where a half-space is the whole space.
         lower: of the box.
         upper: of the box.
         iterations: most Newton steps; the rows are solved long before unless their polytope is empty.

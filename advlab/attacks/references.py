@@ -1,4 +1,6 @@
-"""Points that are misclassified for sure: where an attack begins if the gradient at the clean image leads nowhere.
+"""References: images that the model is known to misclassify, from which an attack starts where gradients fail.
+
+On hardened networks the gradient at a clean image leads nowhere; the boundary on the way to a reference is a start.
 
 Shapes: B images of a batch, n pixels, k classes, R references.
 """
@@ -20,17 +22,17 @@ from advlab.data import Dataset
 NEAREST = 24
 """Most references that one image starts from."""
 BLANKS, NOISES, BLOBS = (0.0, 0.5, 1.0), 8, 16
-"""Images that always are among the references: blank ones (shares of the box), white noise, and smooth noise."""
+"""Images that are always among the references: blank ones (shares of the box), white noise, and smooth noise."""
 
 BISECTIONS = 5
 """Forward passes that find the boundary on the way to a reference."""
 KNOWN, KNOWN_BYTES = 512, 2**26
-"""Most images of a data set that serve as references, and how much they weigh at most."""
+"""Most images of a data set that serve as references, and most bytes of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """R images, and by what margin each is classified as each class.
+    """R images, and the lead of each class on each.
 
     Attributes:
         images: [R, n].
@@ -43,7 +45,7 @@ class References:
     @classmethod
     @torch.no_grad()
     def of(cls, model: Classifier, images: Tensor, given: Tensor | None, bounds: tuple[float, float]) -> References:
-        """The images given [R', ...] and synthetic ones, for an attack on images [B, ...]; one forward pass of each."""
+        """The images given [R′, ...] and synthetic ones, for an attack on images [B, ...]; one forward pass of each."""
         points = synthetic(images, bounds)
         if given is not None:
             points = torch.cat([given.to(points), points])
@@ -54,7 +56,8 @@ class References:
         return cls(points.flatten(1), (logits - others).nan_to_num(0, 0, 0))
 
     def nearest(self, clean: Tensor, criterion: Criterion, rounding: Tensor) -> Tensor:
-        """The references [l, m] int64 that meet the criterion of clean images [l, n], nearest first; −1 for none."""
+        """The references [l, m] int64 that meet the criterion of clean images [l, n] by more than the ``rounding`` [l],
+        nearest first; −1 for none."""
         margins = self.margins.T[criterion.away]
         met = (margins < -rounding[:, None]) if criterion.target is None else (margins > rounding[:, None])
         distances = torch.cdist(clean, self.images).masked_fill(~met, torch.inf)
@@ -63,8 +66,12 @@ class References:
 
 
 def crossing(outside: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """Shares [l] of the way from images to references, just beyond the boundary, in the type of ``like`` [l];
-    ``outside`` says of shares [l] whether those points are still on the clean side [l] bool, by one forward pass."""
+    """Shares of the way from images to references that lie just beyond the boundary, by bisection.
+
+    Args:
+        outside: whether the points at shares [l] are still on the clean side [l] bool; takes one forward pass.
+        like: [l], gives the type of the shares.
+    """
     low, high = torch.zeros_like(like), torch.ones_like(like)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2

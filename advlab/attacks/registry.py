@@ -1,4 +1,4 @@
-"""Attacks by the name given to ``--attack``."""
+"""The registry: attacks by name."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ ATTACKS = {
 }
 
 REVISION = 5
-"""To be raised whenever a change of code changes what an attack returns: examples made before are then made again."""
+"""Raise it when a change of code changes what an attack returns: earlier examples are then computed again."""
 
 
 class Attack(Protocol):
-    """What every attack of the registry is."""
+    """The signature of every attack in the registry."""
 
     def __call__(
         self,
@@ -44,7 +44,7 @@ def register(name: str, place: str) -> None:
     """Add an attack of your own.
 
     Args:
-        name: for ``--attack``.
+        name: of the attack.
         place: where it can be imported from, ``package.module:function``; the function is an `Attack`. What it returns
             is recorded under its default arguments: give it one that changes when its code does.
 
@@ -84,7 +84,7 @@ def resolve(name: str, target: str | None = None) -> Attack:
 
 
 def takes_references(name: str) -> bool:
-    """Whether the attack ``name`` makes use of images that are known to be of other classes."""
+    """Whether the attack ``name`` takes images of other classes to start from; see `references`."""
     return "references" in inspect.signature(resolve(name)).parameters
 
 

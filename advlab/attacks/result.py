@@ -1,4 +1,4 @@
-"""The result of an attack, judged by a fresh forward pass."""
+"""The result of every attack, judged by a fresh forward pass."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from advlab.attacks.model import Classifier, Model
 
 
 class Ended(IntEnum):
-    """How the search of a row ended: where its distance may be far from the minimum, and why."""
+    """How the search of a row ended, and whether its distance may be far from the minimum."""
 
     DONE = 0
-    """The attack took its fixed course."""
+    """The attack took a fixed number of steps."""
     UNCHANGED = 1
     """The image met the criterion already."""
     CONVERGED = 2
@@ -24,8 +24,8 @@ class Ended(IntEnum):
     BUDGET = 3
     """The budget was spent; a larger one may find a closer image."""
     REFERENCE = 4
-    """Converged or not, the closest image stems from a descent that started at a reference: the gradients at the clean
-    image led elsewhere, as on hardened networks."""
+    """Converged or not, the closest image was found from a reference: the gradients at the clean image led elsewhere,
+    as on hardened networks."""
     FAILED = 5
     """Nothing that meets the criterion was found."""
 
@@ -70,11 +70,11 @@ def judge(
     *,
     batch_size: int = 1000,
 ) -> Adversarial:
-    """Measure candidates against the clean images and the criterion: nothing an attack claims is trusted.
+    """Measure candidates against the clean images and the criterion; no claim of an attack is trusted.
 
     Args:
         model: images [B, ...] → logits [B, k].
-        clean, candidates: [B, ...]; they are judged, and returned, in the type of the images that the model gets.
+        clean, candidates: [B, ...]; judged and returned in the type of the images that the model gets.
         criterion: of the B rows.
         evaluations: [B] int64.
         c: [B], if the attack has a penalty constant.

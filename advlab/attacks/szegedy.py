@@ -1,4 +1,18 @@
-"""The paper's attack: D(x, l) by box-constrained L-BFGS on a penalty, with a search over its constant (section 4.1).
+"""The attack of Szegedy et al. (2014, section 4.1): D(x, l) by box-constrained L-BFGS, with a search over a penalty.
+
+D(x, l) is the image nearest to x that the model classifies as l. The paper approximates it by the minimisers of
+
+    x(c) = argmin c ‖x′ − x‖₂² + loss(x′, l)    subject to    x′ in the box,                        (1)
+
+with the cross entropy as the loss, for the best constant c. The margin m = max_{j≠l} z_j − z_l of the minimisers
+increases with c: a large c keeps x′ near x, where the model says something else, a small one leads far beyond the
+boundary. So the best c is the root of m(x(c)) in log c. The parts:
+
+- `penalised`: the objective (1) of a batch, its gradient, and the best point that any evaluation has come across;
+- `penalty_search`: the root, without solving (1) further than the sign of m needs;
+- `bracket`: the root finder, an Illinois method;
+- `advlab.optim.lbfgsb`: the solver, which takes a new c on the way;
+- `references`: a second start where the gradient at x leads nowhere.
 
 Shapes: B images, n pixels, k classes.
 """
@@ -23,10 +37,10 @@ from advlab.attacks.result import Adversarial, judge
 LITERAL_C = 1e-4
 """The constant of ``paper_literal``: a small one, since the smallest that succeeds does not exist."""
 SECOND_SEARCHES = 2
-"""Where the search from the clean image fails: one from a misclassified image, and one from the best point of that."""
+"""After a search from the clean image has failed: one from the way to a reference, and one from the best point then."""
 DOUBTED = 0.4
-"""It has failed, too, where its best point is farther than this share of the distance to the nearest of the references
-given that would do: on normally trained networks hardly any is, on hardened ones most are."""
+"""A search counts as failed, too, when its best point is farther than this share of the distance to the nearest
+reference that the model classifies as l: on normally trained networks hardly any is, on hardened ones most are."""
 
 
 @checked
@@ -52,14 +66,14 @@ def szegedy_lbfgs(
 ) -> Adversarial:
     """Minimise c‖x' − x‖₂² + loss(x', l) over the box, for the best c of each image.
 
-    The paper asks for the *minimum* c at which the minimiser is read as l. With c multiplying the distance that
-    constant tends to zero, where the image is farthest; so this searches the *largest* such c, on a logarithmic
-    scale, separately for each image. Every solve starts where the last one ended, and the closest image that any
-    evaluation of any solve came across is returned.
+    The paper asks for the *minimum* c at which the minimiser is classified as l. But c multiplies the distance, so the
+    smaller it is, the farther is the minimiser. This searches the *largest* such c, separately for each image. Every
+    solve starts where the last one ended, and the closest image that any evaluation of any solve came across is
+    returned.
 
-    Where all that finds nothing, or nothing near beside the references given, as on hardened networks whose gradients
-    at the clean image lead nowhere, the search starts again just beyond the boundary, on the way to the nearest known
-    image that is classified as l.
+    Where that finds nothing, or nothing near compared to the references given (as on hardened networks, whose gradients
+    at the clean image lead nowhere), the search starts again just beyond the boundary, on the way to the nearest
+    reference that is classified as l.
 
     Args:
         model: images [B, ...] → logits [B, k].
@@ -70,26 +84,25 @@ def szegedy_lbfgs(
         bounds: the box.
         seed: of the ``random`` policy.
         index: [B] int64, the images' positions in the data set, for the ``random`` policy.
-        initial_c: the first constant tried, in units of 1/w² where the box has width w
-            (1/w for the plain norm).
+        initial_c: the first constant tried, in units of 1/w² where the box has width w (1/w for the plain norm).
         tolerance: the search ends when the largest constant known to succeed and the smallest known to fail are
             within a factor 1 + tolerance.
         search_steps: most constants tried per image.
-        max_iter: most L-BFGS-B iterations per penalty_search.
+        max_iter: most L-BFGS-B iterations per constant.
         history: correction pairs of L-BFGS-B.
         loss: ``cross-entropy`` (the paper's), or ``margin``, max(0, max_{j≠l} z_j − z_l) (Carlini & Wagner 2017, f₆).
-        norm: ``squared``, or ``plain`` for c‖x' − x‖₂ as printed, rounded off within ``ROUNDED`` of the image, where
-            it has no gradient.
+        norm: ``squared``, or ``plain`` for c‖x' − x‖₂ as printed, smoothed within ``ROUNDED`` of the image, where it
+            has no gradient.
         reference: ``scipy`` solves every problem by SciPy's L-BFGS-B, one image at a time: slow, to check the fast
             solver against.
-        paper_literal: take "minimum c" at its word: any constant below one that succeeds succeeds too, so solve
-            once with a small one, ``LITERAL_C``, and return that minimiser; there is no second start.
+        paper_literal: take "minimum c" literally: every constant below one that succeeds also succeeds, so solve once
+            with a small one, ``LITERAL_C``, and return that minimiser; there is no second start.
         references: [R, ...] images of other classes, for second starts; blank images and noise always serve too. The
-            model sees them only where nothing is found, or nothing near beside them.
+            model is evaluated on them only where the first search has failed.
 
     Returns:
-        Success means: read as the target (for ``nearest``: not as the label). Images read so already are returned
-        unchanged, with NaN for ``c``. Every other image succeeds for which any reference is classified as wanted.
+        Success means: classified as the target (for ``nearest``: not as the label). Images for which this holds already
+        are returned unchanged, with NaN for ``c``. All others succeed if any reference is classified so.
 
     Raises:
         UserError: images or references outside ``bounds``, an unknown policy or unusable targets.
@@ -102,7 +115,9 @@ def szegedy_lbfgs(
     penalty, solver = Penalty(loss, norm), Solver(max_iter, history, reference == "scipy")
 
     def attack(images: Tensor, criterion: Criterion, logits: Tensor, origin: Tensor) -> Problems:
-        problems = Problems(model, images, criterion, logits, bounds, penalty, solver)
+        problems = Problems(
+            model, images=images, logits=logits, criterion=criterion, bounds=bounds, penalty=penalty, solver=solver
+        )
         if paper_literal:
             problems.solve_once(LITERAL_C)
             return problems

@@ -1,4 +1,4 @@
-"""The class to aim at: the paper never says which, so the policy is a named choice."""
+"""Policies for the class to aim at: the paper does not state its own, so each has a name."""
 
 from typing import Literal, get_args
 

@@ -1,9 +1,9 @@
 """Adam with one learning rate per filter: Zhang, Chen, Li, Ding, Wu, Ye, Luo & Sun, "Adam-mini: use fewer learning
 rates to gain more" (2024), arXiv 2406.16793.
 
-Adam divides every coordinate of the step by its own root mean square. So it leaves the space that the gradients span,
-and gives weight to what the data have next to nothing of. With one divisor for all numbers of a filter it stays there,
-and keeps one number per weight instead of two.
+Adam divides every coordinate of the step by its own root mean square. So its steps leave the space that the gradients
+span, and give weight to directions in which the data hardly vary. With one divisor for all numbers of a filter the
+steps stay in that space, and one number per weight is kept instead of two.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,13 +17,13 @@ from torch.distributed.tensor import DTensor
 class AdamMini(torch.optim.Optimizer):
     """For weights whose filters lie along the last axis.
 
-    DTensors may be sharded along any other axis: every process then works on its own part, without a word to others.
+    DTensors may be sharded along any other axis: every process then works on its own part, with no communication.
 
     Args:
-        weights: what to move.
+        weights: the parameters.
         lr: the learning rate.
         betas: decay of the means of the gradient, and of a filter's mean squared gradient.
-        eps: beside the root of the latter.
+        eps: added to the root of the latter.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class AdamMini(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move all weights that have a gradient; nothing but the running means is allocated."""
+        """Update all weights that have a gradient; only the running means are allocated."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

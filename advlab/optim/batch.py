@@ -1,4 +1,4 @@
-"""The problems that are being solved: their state, and how they come and go."""
+"""The state of the live problems, and how problems enter and leave it."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ class Batch:
         lower, upper: [L, N], or [1, N] when all problems share one box.
         x, value, gradient: [L, N], [L], [L, N], the iterates; a value of infinity marks a problem that waits for
             its first evaluation.
-        downhill, free: [L, N]; −γ · gradient, and 1 where the generalised Cauchy point P(x + downhill) is not clipped.
-        direction, step: [L, N], [L]; the next trial point is P(x + step · direction).
+        downhill, free: [L, N]; −γ g, and 1 for the variables F that P(x − γ g) does not clip, else 0.
+        direction, step: [L, N], [L]; d and t: the next trial point is P(x + t d).
         trials: [L] int64, trial points refused since x was accepted.
         iterations, evaluations, status: [L] int64.
-        begun: [L] int64, the iterations when the objective was revised last.
-        curvature: of the live problems.
+        begun: [L] int64, the iterations when the objective was last revised.
+        curvature: H of the live problems.
+        shared_box: all problems share one box.
     """
 
     rows: Tensor
@@ -90,10 +91,10 @@ class Batch:
         """The next points to evaluate, [L, N], exactly within the box."""
         if compiled.fits(self.x):
             point = torch.empty_like(self.x)
-            compiled.run(kernels.trial, self.x, self.direction, self.step, self.lower, self.upper, point)
+            compiled.run(kernels.trial, self, point=point)
             return point
         point = torch.addcmul(self.x, self.direction, self.step[:, None])
-        return self.clip_(point.nan_to_num_(0))  # a direction can overflow; such a trial is refused like any bad one
+        return self.clip_(point.nan_to_num_(0))  # a direction can overflow; such a trial point will be refused
 
     def clip_(self, point: Tensor) -> Tensor:
         """P(point), the nearest point of the box, in place."""
@@ -102,10 +103,10 @@ class Batch:
     def move(self, x_trial: Tensor, gradient: Tensor, accepted: Tensor) -> None:
         """Make the trial points the iterates where ``accepted`` [L]; the others stay."""
         if compiled.fits(self.x, gradient):
-            compiled.run(kernels.move, self.x, self.gradient, x_trial, gradient, accepted)
+            compiled.run(kernels.move, self, x_trial=x_trial, gradient_trial=gradient, accepted=accepted)
             return
         refused = (~accepted).nonzero().squeeze(1)
-        # nearly all are accepted as a rule, so the few are copied and not the many; x_trial itself is the caller's
+        # as a rule nearly all are accepted, so the few others are copied; x_trial itself is the caller's
         self.x = x_trial.index_copy(0, refused, self.x.index_select(0, refused))
         gradient = gradient.nan_to_num(0, 0, 0)
         self.gradient = gradient.index_copy_(0, refused, self.gradient.index_select(0, refused))
@@ -124,7 +125,7 @@ class Batch:
         self.curvature.forget(torch.zeros_like(self.rows, dtype=torch.bool).index_fill(0, places, True))
 
     def remove(self, places: Tensor) -> None:
-        """Give up ``places`` [K]: the last problems move into the gaps, so the cost is K rows and not L."""
+        """Remove the problems at ``places`` [K]: the last ones move into the gaps, so the cost is K rows and not L."""
         num_live = len(self.rows) - len(places)
         movers, gaps = compiled.vacate(len(self.rows), places)
         self.rows = self.rows.clone()

@@ -1,21 +1,33 @@
 """A batch of limited-memory inverse Hessians in the compact form of Byrd, Nocedal & Schnabel (1994).
 
-Shapes: B problems, M slots of the circular memory, N variables. Each problem has its own memory of steps s and
-gradient changes y, the columns of S and Y::
+Each problem has its own memory of steps s and gradient changes y, the columns of S and Y, the oldest first. Then
 
-    H = (I − S Tᵀ Yᵀ) γ (I − Y T Sᵀ) + S Tᵀ D T Sᵀ,    T = R⁻¹,  R = triu(SᵀY),  D = diag(SᵀY)
+    H = (I − S Tᵀ Yᵀ) γ (I − Y T Sᵀ) + S Tᵀ D T Sᵀ,    T = R⁻¹,  R = triu(SᵀY),  D = diag(SᵀY),    (1)
 
-which is their equation (3.1) with its terms collected, the pairs in chronological order. R itself is never formed:
-appending a pair appends a column to T, forgetting the oldest one deletes the first row and column of T. So T is kept
-in the order of the slots, zero in the row and column of an empty slot, and no reordering is ever needed. Whatever
-rounding does to T, H stays positive semidefinite, and H y = s holds for the newest pair by construction.
+their equation (3.1) with its terms collected, where γ = sᵀy/yᵀy of the newest pair (Nocedal & Wright 2006, (7.20)).
 
-All problems write into the same slot at the same time, those with nothing to learn leave it empty; slots are
-therefore plain slices. A product with H reads the memory twice, and the products of the newest pair with all others
-ride along with the first pass.
+**Learning a pair.** R is never formed. With the new pair it becomes [R, Sᵀy; 0, sᵀy], and so
 
-Where σI is added to the Hessian, every pair (s, y) becomes (s, y + σs). That changes SᵀY and YᵀY by multiples of SᵀS,
-and products with Y by multiples of products with S, so the memory itself is neither read nor written.
+    T becomes [T, −T Sᵀy/sᵀy; 0, 1/sᵀy];                                                            (2)
+
+to forget the oldest pair, the first row and column of T are deleted. T is kept in the order of the slots of a circular
+memory, with zeros in the row and column of an empty slot, so nothing is ever reordered. H is positive semidefinite for
+any T, also a rounded one, and H y = s holds for the newest pair by construction. All problems write into the same slot
+at the same time, and those with nothing to learn leave it empty; slots are therefore plain slices.
+
+**A product.** With u = T Sᵀv and D from the diagonal of SᵀY, (1) is
+
+    H v = γ v − γ Y u + S Tᵀ (D u − γ Yᵀv + γ YᵀY u).                                               (3)
+
+It reads the memory twice; the products of the newest pair with all others are computed in the first pass.
+
+**A shift.** When σI is added to the Hessian, every pair (s, y) becomes (s, y + σs). So
+
+    SᵀY becomes SᵀY + σ SᵀS,    YᵀY becomes YᵀY + σ (SᵀY + YᵀS) + σ² SᵀS,                           (4)
+
+and Yᵀv becomes Yᵀv + σ Sᵀv: the memory itself is neither read nor written; T is inverted again.
+
+Shapes: B problems, M slots, N variables.
 """
 
 from __future__ import annotations
@@ -36,14 +48,15 @@ class Curvature:
     Attributes:
         pairs: [B, M, 2, N]; ``pairs[:, :, 0]`` holds the gradient changes as they were learnt, ``pairs[:, :, 1]`` the
             steps s.
-        lag: [B, M]; the gradient changes of today are y = ``pairs[:, :, 0]`` + lag · s.
+        lag: [B, M], the sum of the shifts since: y = ``pairs[:, :, 0]`` + lag · s.
         t: [B, M, M], T in the order of the slots.
-        sy, yy, ss: [B, M, M], SᵀY, YᵀY and SᵀS; of SᵀY only the diagonal is kept unless ``shiftable``, of SᵀS nothing.
-        gamma: [B], the scale γ of the initial matrix γI: sᵀy / yᵀy of the newest pair.
-        empty: [B] bool, no pair was learnt yet and H = I.
+        sy, yy, ss: [B, M, M], SᵀY, YᵀY and SᵀS. Unless ``shiftable``, only the diagonal of SᵀY is kept up to date, and
+            SᵀS not at all.
+        gamma: [B], γ.
+        empty: [B] bool, no pair is held and H = I.
         shiftable: multiples of I may be added to the Hessians.
         slot: the slot written last.
-        used: no slot from here on was ever written, so products leave them out.
+        used: the number of slots that were ever written; products leave out the others.
     """
 
     pairs: Tensor
@@ -96,7 +109,7 @@ class Curvature:
         return both[..., ::2] + self.lag[:, None, : self.used] * s_v, s_v
 
     def learn(self, which: Tensor) -> None:
-        """Take the pairs written to the newest slot into H where ``which`` [B] is true; sᵀy > 0 must hold there."""
+        """Take the pairs in the newest slot into H (2) where ``which`` [B] is true; sᵀy > 0 must hold there."""
         newest, used = self.slot, slice(self.used)
         pair = self.pairs[:, newest] if self.shiftable else self.pairs[:, newest, :1]
         on_y, on_s = self.products(pair)
@@ -118,15 +131,14 @@ class Curvature:
         self.empty = self.empty & ~which
 
     def shift(self, places: Tensor, by: Tensor) -> None:
-        """Add by[k] · I to the Hessian of the problem at places[k]; pairs that this makes concave leave H.
+        """Add by[k] · I to the Hessian of the problem at places[k] (4); pairs that this makes concave leave H.
 
         Args:
             places: [K] int64.
             by: [K], of either sign.
         """
         if compiled.fits(self.t, by):
-            memory = self.lag, self.t, self.sy, self.yy, self.ss, self.gamma, self.empty
-            compiled.run(kernels.shift, places, by, *memory, self.slot, self.used)
+            compiled.run(kernels.shift, self, places=places, by=by, newest=self.slot)
             return
         used = slice(self.used)
         sy, yy, ss = (matrix[places, used, used] for matrix in (self.sy, self.yy, self.ss))
@@ -155,7 +167,7 @@ class Curvature:
         self.empty[places] = ~some
 
     def correction(self, y_v: Tensor, s_v: Tensor) -> Tensor:
-        """(γI − H) v [B, N], from the products Yᵀv and Sᵀv [B, used]."""
+        """(γI − H) v [B, N] (3), from the products Yᵀv and Sᵀv [B, used]."""
         used = slice(self.used)
         t = self.t[:, used, used]
         u = torch.bmm(t, s_v[:, :, None])
@@ -171,5 +183,5 @@ class Curvature:
         return self.gamma[:, None] * v - self.correction(y_v[:, 0], s_v[:, 0])
 
     def _used(self) -> Tensor:
-        """[B, 2·used, N]: a view of the slots in use, y and s taking turns."""
+        """[B, 2·used, N]: a view of the slots in use, y and s in turns."""
         return self.pairs.flatten(1, 2)[:, : 2 * self.used]

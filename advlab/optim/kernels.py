@@ -1,11 +1,11 @@
-"""Loops over problems, compiled for the processor, that do what `step`, `batch` and `curvature` do with whole arrays.
+"""Compiled loops over problems: what `step`, `batch` and `curvature` compute with whole arrays, on the CPU.
 
-A problem's curvature memory is the bulk of what a round reads; a loop brings it into the cache once a round, where
-operations on whole arrays read all memories three times. What `compiled.fits` refuses takes the arrays' path; the two
-are tested against each other.
+Most of what a round reads is the problems' curvature; a loop brings it into the cache once per round, where operations
+on whole arrays read it three times. Tensors that `compiled.fits` refuses take the path of whole arrays; the two are
+tested against each other.
 
-Shapes: L live problems, M slots of the circular memory, N variables. Arguments that are called like attributes of
-`batch.Batch` and `curvature.Curvature` are these; boxes may have one row for all problems.
+Shapes: L live problems, M slots of the circular memory, N variables. Arguments that have the names of attributes of
+`batch.Batch` or `curvature.Curvature` are these; boxes may have one row for all problems.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def compare(
     x: Array, gradient: Array, x_trial: Array, gradient_trial: Array, pairs: Array, slot: int, slope: Array,
     s_y: Array, y_y: Array, total: Array,
 ) -> None:  # fmt: skip
-    """The newest pair of every problem and its products; see `step.judge`. ``total`` sums up the new gradients."""
+    """The newest pair of every problem, and its products; see `step.Products`."""
     zero = x.dtype.type(0)
     for row in range(len(x)):
         along, both, square, everything = zero, zero, zero, zero
         y, s = pairs[row, slot, 0], pairs[row, slot, 1]
-        # Written here, summed below: a loop that does both is vectorised only where the arrays of all rows lie apart,
-        # which hangs on how many rows there are, and so would the rounding of the sums.
+        # Written here, summed below: a loop that does both is vectorised only where the arrays of all rows lie apart.
+        # That depends on the number of rows, and so would the rounding of the sums.
         for i in range(x.shape[1]):
             step = x_trial[row, i] - x[row, i]
             change = gradient_trial[row, i] - gradient[row, i]
@@ -67,7 +67,7 @@ def move(x: Array, gradient: Array, x_trial: Array, gradient_trial: Array, accep
 
 @helper
 def _aim(at: Array, slope: Array, scale: float, low: Array, high: Array, downhill: Array, free: Array) -> float:
-    """Write one problem's step downhill and who is free; ‖P(x − g) − x‖_∞."""
+    """Write −γ g and the free variables of one problem; returns ‖P(x − g) − x‖_∞."""
     zero, one = at.dtype.type(0), at.dtype.type(1)
     largest = zero
     for i in range(len(at)):
@@ -83,7 +83,7 @@ def _aim(at: Array, slope: Array, scale: float, low: Array, high: Array, downhil
 def cauchy(
     x: Array, gradient: Array, gamma: Array, lower: Array, upper: Array, downhill: Array, free: Array, residual: Array
 ) -> None:
-    """Steps downhill, who is free, and ‖P(x − g) − x‖_∞; see `step.cauchy`."""
+    """−γ g, the free variables, and ‖P(x − g) − x‖_∞; see `step.cauchy`."""
     for row in range(len(x)):
         low, high = lower[min(row, len(lower) - 1)], upper[min(row, len(upper) - 1)]
         residual[row] = _aim(x[row], gradient[row], gamma[row], low, high, downhill[row], free[row])
@@ -94,7 +94,7 @@ def direct(
     learnt: Array, gradient: Array, downhill: Array, free: Array, pairs: Array, lag: Array, t: Array, sy: Array,
     yy: Array, ss: Array, gamma: Array, empty: Array, shiftable: bool, newest: int, used: int, direction: Array,
 ) -> None:  # fmt: skip
-    """Learn the newest pairs and choose the next directions; see `step.direct`."""
+    """Learn the newest pairs and choose the next directions; see `step.direct` and `Curvature.learn`, `correction`."""
     kind = gradient.dtype.type
     zero, one, n = kind(0), kind(1), gradient.shape[1]
     y_y, s_y = np.empty(used, gradient.dtype), np.empty(used, gradient.dtype)
@@ -107,29 +107,29 @@ def direct(
         y, s, own = pairs[row, newest, 0], pairs[row, newest, 1], lag[row, newest]
         for slot in range(used):
             past_y, past_s = pairs[row, slot, 0], pairs[row, slot, 1]
-            a, b, c, d, e, f = zero, zero, zero, zero, zero, zero
+            y_y_past, y_s_past, s_y_past, s_s_past, g_y_past, g_s_past = zero, zero, zero, zero, zero, zero
             for i in range(n):
-                a += y[i] * past_y[i]
-                b += y[i] * past_s[i]
-                c += s[i] * past_y[i]
-                d += s[i] * past_s[i]
-                e += pulled[i] * past_y[i]
-                f += pulled[i] * past_s[i]
+                y_y_past += y[i] * past_y[i]
+                y_s_past += y[i] * past_s[i]
+                s_y_past += s[i] * past_y[i]
+                s_s_past += s[i] * past_s[i]
+                g_y_past += pulled[i] * past_y[i]
+                g_s_past += pulled[i] * past_s[i]
             # an empty slot may hold anything
-            a = a if math.isfinite(a) else zero
-            b = b if math.isfinite(b) else zero
-            c = c if math.isfinite(c) else zero
-            d = d if math.isfinite(d) else zero
-            e = e if math.isfinite(e) else zero
-            f = f if math.isfinite(f) else zero
-            y_y[slot], s_y[slot] = a + lag[row, slot] * b, b
+            y_y_past = y_y_past if math.isfinite(y_y_past) else zero
+            y_s_past = y_s_past if math.isfinite(y_s_past) else zero
+            s_y_past = s_y_past if math.isfinite(s_y_past) else zero
+            s_s_past = s_s_past if math.isfinite(s_s_past) else zero
+            g_y_past = g_y_past if math.isfinite(g_y_past) else zero
+            g_s_past = g_s_past if math.isfinite(g_s_past) else zero
+            y_y[slot], s_y[slot] = y_y_past + lag[row, slot] * y_s_past, y_s_past
             if shiftable:
-                crossed = c + lag[row, slot] * d
+                crossed = s_y_past + lag[row, slot] * s_s_past
                 y_y[slot] += own * crossed
-                s_y[slot] += own * d
+                s_y[slot] += own * s_s_past
                 sy[row, newest, slot] = crossed
-                ss[row, newest, slot] = ss[row, slot, newest] = d
-            y_g[slot], s_g[slot] = e + lag[row, slot] * f, f
+                ss[row, newest, slot] = ss[row, slot, newest] = s_s_past
+            y_g[slot], s_g[slot] = g_y_past + lag[row, slot] * g_s_past, g_s_past
         for slot in range(used):
             sy[row, slot, newest] = s_y[slot]
             yy[row, newest, slot] = yy[row, slot, newest] = y_y[slot]
@@ -215,10 +215,10 @@ def shift(
 
 @loop
 def revise(
-    places: Array, by: Array, fresh: Array, learnt: Array, x: Array, gradient: Array, downhill: Array, free: Array,
-    lower: Array, upper: Array, pairs: Array, slot: int, gamma: Array, residual: Array,
+    places: Array, by: Array, new_gradient: Array, learnt: Array, x: Array, gradient: Array, downhill: Array,
+    free: Array, lower: Array, upper: Array, pairs: Array, slot: int, gamma: Array, residual: Array,
 ) -> None:  # fmt: skip
-    """Take over new gradients [K, N] and what follows from them; see `step.revise`. ``learnt`` [L] is corrected."""
+    """Take over ``new_gradient`` [K, N] and what follows from it; see `step.revise`. ``learnt`` [L] is corrected."""
     kind = x.dtype.type
     zero, eps = kind(0), kind(np.finfo(x.dtype).eps)
     for place in range(len(places)):
@@ -235,5 +235,5 @@ def revise(
         learnt[row] = learnt[row] and s_y > eps * s_s
         if learnt[row]:
             gamma[row] = s_y / y_y
-        gradient[row] = fresh[place]
-        residual[place] = _aim(x[row], fresh[place], gamma[row], low, high, downhill[row], free[row])
+        gradient[row] = new_gradient[place]
+        residual[place] = _aim(x[row], new_gradient[place], gamma[row], low, high, downhill[row], free[row])

@@ -1,13 +1,23 @@
 """Box-constrained L-BFGS for a batch of independent problems: min f_b(x) subject to lower ≤ x ≤ upper.
 
-A two-metric projection method (Bertsekas 1982; with limited memory: Schmidt, Kim & Sra 2011): the variables that the
-generalised Cauchy point of the scaled identity leaves at a bound take a gradient step towards it, the others a step
-with the L-BFGS inverse Hessian restricted to them, and the trial point is projected on the box. Curvature is learnt
-on the variables that moved, so on a settled active set the iteration is L-BFGS on the free variables.
+A two-metric projection method (Bertsekas 1982; with limited memory: Schmidt, Kim & Sra 2011). P is the projection on
+the box, g the gradient at the iterate x, H the L-BFGS inverse Hessian (`curvature`) and γ its scale.
 
-There is no inner line search. Every round evaluates one trial point of every live problem, whichever of its
-iterations or refused steps that problem is at; a problem that stops makes room for one that waits. A round costs one
-batched evaluation and two host synchronisations, and a problem never waits for another.
+1. Free variables: F = {i : P(x − γ g)_i = x_i − γ g_i}, those that the generalised Cauchy point of a model of curvature
+   1/γ does not put at a bound (`step.cauchy`).
+2. Direction: d_F = −(H g_F)_F, and d_i = −γ g_i for i ∉ F, which leads to the bound (`step.direct`).
+3. Trial point: x⁺ = P(x + t d), with t = 1 at first (`batch.Batch.trial`).
+4. It is accepted (`step.judge`) on Armijo's condition along the projected arc, f(x) − f(x⁺) ≥ −10⁻⁴ sᵀg with
+   s = x⁺ − x; or, where that difference is within the rounding of f, on the slopes: (2 · 10⁻⁴ − 1) sᵀg ≥ sᵀg⁺, an
+   approximate Wolfe condition (Hager & Zhang 2005, (4.1)).
+5. The pair s, y = g⁺ − g is learnt if sᵀy > 0, also from a refused point; y is zero where s is, so that on a settled
+   active set H is the inverse Hessian of the face. The next trial has t = 1 if a pair was learnt, and 4 t if the point
+   was accepted without; after a second refused point in a row, t/2.
+6. A problem has converged when ‖P(x − g) − x‖_∞ ≤ gtol, or when a step changes f too little.
+
+There is no inner line search. Every round evaluates one trial point of every live problem, whether it is the first of
+an iteration or follows a refused one; a problem that stops makes room for one that waits. A round costs one batched
+evaluation and two host synchronisations, and a problem never waits for another.
 """
 
 from __future__ import annotations
@@ -27,7 +37,7 @@ __all__ = ["Objective", "Progress", "Result", "Revise", "Revision", "Status", "m
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``fun(x [b, n], rows LongTensor [b]) -> (values [b], gradients [b, n])``: x[i] is a point of problem rows[i]."""
 _HISTORY_BYTES = {"cpu": 16 * 2**20}
-"""Size of the curvature memory by device; on the CPU half of what a last-level cache holds, elsewhere:"""
+"""Size of the curvature memory on the CPU, half of a last-level cache; on other devices:"""
 _HISTORY_BYTES_ELSEWHERE = 4 * 2**30
 _LEAST_LIVE = 64
 
@@ -36,7 +46,7 @@ _LEAST_LIVE = 64
 class Result:
     """The answers, row b for problem b; each row depends on its own problem alone.
 
-    On the CPU this holds to the bit where the objective's rows do so too and all problems are live from the start,
+    On the CPU this holds to the bit if it does for the rows of the objective and all problems are live from the start,
     elsewhere up to rounding.
 
     Attributes:
@@ -72,8 +82,7 @@ class Progress:
         accepted: [b] bool, the point evaluated last is the iterate.
         learnt: [b] bool, the memory holds curvature.
         x, value, gradient: [b, n], [b], [b, n], at the iterate.
-        cauchy: [b, n], the step to the generalised Cauchy point: P(x − γ · gradient) − x with γ the scale of H, a
-            measure of what is left to do.
+        cauchy: [b, n], the step P(x − γ g) − x to the generalised Cauchy point, a measure of what is left to do.
         status: [b] int64; a problem that is not RUNNING stops unless it is revised.
     """
 
@@ -89,14 +98,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """Problems that go on with another objective, which ``fun`` answers for from now on.
+    """Problems that go on with another objective, which ``fun`` evaluates from now on.
 
     Attributes:
         places: [k] int64, positions in the rows of :class:`Progress`.
         value, gradient: [k], [k, n], the new objective at the iterates.
-        shift: [k], its Hessian less that of the old objective, as a multiple of the identity. All the problem has
-            learnt is corrected by it. Where the difference is not a multiple of I, any shift is safe, for only the
-            speed depends on it.
+        shift: [k], its Hessian minus that of the old objective, as a multiple of I, by which the curvature is
+            corrected. If the difference is not a multiple of I, any shift is safe: only the speed depends on it.
         stop: [j] int64, positions of problems that end here, with status STOPPED.
     """
 
@@ -133,14 +141,14 @@ def minimize(
         x0: float32 or float64, the starts; its dtype and device are those of the computation.
         lower, upper: bounds, infinite where there is none. ``x0``, ``lower`` and ``upper`` broadcast to [B, n].
         history: curvature pairs kept per problem; 3 to 5 cost less and need hardly more evaluations than 10.
-        max_iter: accepted steps per problem, counted again after a revision.
+        max_iter: accepted steps per problem, counted from zero after a revision.
         gtol: a problem has converged when ‖P(x − g) − x‖_∞ ≤ gtol.
         ftol: … or when a step decreases f by at most ftol · max(|f|, |f'|, 1), or by less than the rounding of f.
         max_evaluations: per problem; None means no limit.
-        max_line_search: refused trial points in a row that end a problem; after half of them its memory is dropped.
+        max_line_search: so many refused trial points in a row end a problem; after half of them H = I again.
         max_live: problems solved at the same time, which bounds the memory: 2 · history · n numbers each, and a dozen
             vectors. The default keeps the curvature memory within 16 MiB on the CPU and 4 GiB elsewhere.
-        revise_objective: called after every round; problems may go on with another objective from where they are,
+        revise_objective: called after every round; problems may go on with another objective from their iterates,
             with all their curvature and without a new evaluation: weights of a penalty or of a proximal term,
             regularisation paths.
 
@@ -150,8 +158,7 @@ def minimize(
 
     Raises:
         UserError: shapes that do not broadcast to [B, n], bounds that cross, NaN in x0 or the bounds, a limit out of
-            range, an objective that returns other shapes than it should, or one that changes the iterates as it is
-            revised.
+            range, an objective that returns wrong shapes, or a ``revise_objective`` that writes into the iterates.
     """
     start, lower, upper = _feasible_start(x0, lower, upper)
     limits = _limits(history, max_iter, max_evaluations, max_line_search, gtol, ftol)
@@ -251,13 +258,13 @@ def _limits(
 
 
 def _live(history: int, num_variables: int, like: Tensor) -> int:
-    """How many problems' curvature fits in the memory that the device is given."""
+    """The number of problems whose curvature fits in the memory that is meant for it on the device."""
     size = _HISTORY_BYTES.get(like.device.type, _HISTORY_BYTES_ELSEWHERE)
     return max(_LEAST_LIVE, size // max(1, 2 * history * num_variables * like.element_size()))
 
 
 def _evaluate(fun: Objective, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    value, gradient = fun(x.clone(), rows)  # which may write into what it is given
+    value, gradient = fun(x.clone(), rows)  # a copy: fun may write into its argument
     if value.shape != x.shape[:1] or gradient.shape != x.shape:
         raise UserError(
             f"fun returned shapes {tuple(value.shape)} and {tuple(gradient.shape)} for x {tuple(x.shape)}; "

@@ -1,4 +1,4 @@
-"""The contract of ``lbfgsb.minimize``, met by SciPy one problem at a time: slow, and trusted."""
+"""`lbfgsb.minimize` by SciPy, one problem at a time: slow, to check the batched solver against."""
 
 import numpy as np
 import scipy.optimize

@@ -1,12 +1,18 @@
-"""One step of every live problem: judge the trial points, learn from them, choose the next ones.
+"""One round of every live problem, in three functions; the steps are those of `lbfgsb`.
 
-Tensor functions without a host synchronisation. Passes over [L, N] are what a step costs; on the CPU loops make them
-(`kernels`), elsewhere masks of that shape are 0/1 in the problem's own dtype, which vectorises where bool does not.
+- `judge`: is the trial point accepted (4), and does its pair s, y have positive curvature (5)?
+- `settle`: count, choose t and the free variables F (1), and end the problems that are done (6).
+- `direct`: learn the pairs, and choose the directions d (2).
+
+`revise` goes between the last two, for problems that go on with another objective. They are tensor functions without a
+host synchronisation. The cost of a round is its passes over [L, N]; on the CPU they are compiled loops (`kernels`).
+Elsewhere masks of that shape are 0/1 in the problem's own dtype, which is vectorised where bool is not.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +23,11 @@ from advlab.optim import kernels
 from advlab.optim.batch import Batch, Status
 
 ARMIJO = 1e-4
-"""Least decrease of an accepted step, as a share of what the slope promises (Armijo 1966; SciPy's value)."""
+"""Least decrease of an accepted step, as a share of −sᵀg (Armijo 1966; SciPy's value)."""
 NOISE = 4.0
-"""Differences of the objective below this many units in the last place say nothing."""
+"""Differences of the objective below so many units in the last place are taken to be rounding."""
 LENGTHEN = 4.0
-"""Growth of the step after one along which the objective was not convex, so that no curvature was learnt."""
+"""Growth of t after a step along which the objective was not convex, so that no pair was learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +43,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the evaluation of the trial points says.
+    """The verdict on the trial points.
 
     Attributes:
-        new: [L] bool, it was the problem's first.
+        new: [L] bool, the evaluation was the problem's first.
         accepted: [L] bool, the trial point is the next iterate.
         learnt: [L] bool, the pair in the newest slot has positive curvature.
         resolved: [L] bool, f changed by more than tolerance and rounding.
-        finite: [L] bool, so were objective and gradient.
+        finite: [L] bool, objective and gradient are finite.
         s_y, y_y: [L], sᵀy and yᵀy of the newest pair.
     """
 
@@ -55,6 +61,21 @@ class Judgement:
     finite: Tensor
     s_y: Tensor
     y_y: Tensor
+
+
+class Products(NamedTuple):
+    """Products of the newest pairs s = x⁺ − x, y = g⁺ − g.
+
+    Attributes:
+        slope: [L], sᵀg.
+        s_y, y_y: [L], sᵀy and yᵀy.
+        total: [L], the sum of g⁺; not finite if any of its entries is not.
+    """
+
+    slope: Tensor
+    s_y: Tensor
+    y_y: Tensor
+    total: Tensor
 
 
 def judge(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits: Limits) -> Judgement:
@@ -72,7 +93,7 @@ def judge(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits
     finite = value.isfinite() & total.isfinite()
     accepted, decrease, noise = _sufficient(batch, value, slope, s_y)
     accepted = finite & (new | accepted)
-    # The curvature between x and a refused point is as true as that between two iterates.
+    # the curvature between x and a refused point is as true as that between two iterates
     positive = (s_y > dtype.tiny + dtype.eps * slope.abs()) & (y_y > dtype.tiny**0.5 * s_y + dtype.tiny)
     magnitude = torch.maximum(batch.value.abs(), value.abs()).clamp(min=1)
     large = decrease > torch.maximum(limits.ftol * magnitude, noise)
@@ -87,27 +108,25 @@ def judge(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits
     )
 
 
-def _compare(batch: Batch, x_trial: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Write the newest pairs; sᵀ times the old gradient, sᵀy, yᵀy, and the sum of the new gradient, [L] each."""
+def _compare(batch: Batch, x_trial: Tensor, gradient: Tensor) -> Products:
+    """Write the newest pairs into the memory; y is zero where s is, as the variable did not leave its face."""
     curvature = batch.curvature
-    pair = curvature.next_slot()
+    y, s = curvature.next_slot().unbind(1)
     if compiled.fits(batch.x, x_trial, gradient):
-        slope, s_y, y_y, total = batch.x.new_empty(4, len(x_trial)).unbind()
-        trial = batch.x, batch.gradient, x_trial, gradient
-        compiled.run(kernels.compare, *trial, curvature.pairs, curvature.slot, slope, s_y, y_y, total)
-        return slope, s_y, y_y, total
-    y, s = pair.unbind(1)
+        found = Products(*batch.x.new_empty(4, len(x_trial)).unbind())
+        compiled.run(kernels.compare, batch, curvature, found, x_trial=x_trial, gradient_trial=gradient)
+        return found
     s.copy_(x_trial).sub_(batch.x)
     y.copy_(gradient).sub_(batch.gradient)
-    y.mul_(torch.ne(s, 0, out=torch.empty_like(x_trial)))  # a variable that stayed says nothing about this face
+    y.mul_(torch.ne(s, 0, out=torch.empty_like(x_trial)))
     y.nan_to_num_(0, 0, 0)
-    return vecdot(s, batch.gradient), vecdot(s, y), vecdot(y, y), gradient.sum(1)
+    return Products(slope=vecdot(s, batch.gradient), s_y=vecdot(s, y), y_y=vecdot(y, y), total=gradient.sum(1))
 
 
 def settle(batch: Batch, value: Tensor, judged: Judgement, limits: Limits) -> Tensor:
-    """Count, choose the next step length and active set, and say who stops; the iterates have moved already.
+    """Count, choose t and the free variables, and end the problems that are done; the iterates have moved already.
 
-    Halfway to a failed search the memory is dropped, for a fresh start downhill.
+    Halfway to a failed search the memory is dropped, for a new start along −γ g.
 
     Returns:
         [L] bool, the problems whose newest pair is to be learnt.
@@ -120,7 +139,7 @@ def settle(batch: Batch, value: Tensor, judged: Judgement, limits: Limits) -> Te
     batch.value = torch.where(accepted | new, value, batch.value)
     batch.evaluations = batch.evaluations + 1
     batch.iterations = batch.iterations + moved
-    retry = learnt & ((batch.trials == 0) | ~settled)  # the step is in units of the new H
+    retry = learnt & ((batch.trials == 0) | ~settled)  # t is in units of the new H
     batch.trials = torch.where(accepted, 0, batch.trials + 1)
     restart = batch.trials == (limits.max_line_search + 1) // 2
 
@@ -156,7 +175,7 @@ def revise(batch: Batch, learnt: Tensor, places: Tensor, value: Tensor, gradient
         learnt: [L] bool, from :func:`settle`.
         places: [K] int64.
         value, gradient: [K], [K, N], the new objective at their iterates.
-        shift: [K], its Hessian less that of the old one, as a multiple of I.
+        shift: [K], its Hessian minus that of the old one, as a multiple of I.
 
     Returns:
         ``learnt``, without the pairs that the shift makes concave.
@@ -174,13 +193,12 @@ def revise(batch: Batch, learnt: Tensor, places: Tensor, value: Tensor, gradient
 
 
 def _take_over(batch: Batch, learnt: Tensor, places: Tensor, gradient: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Correct the newest pairs, γ and the active sets; ``learnt`` [L] of :func:`revise`, and ‖P(x − g) − x‖_∞ [K]."""
+    """Correct the newest pairs, γ and F; returns ``learnt`` [L] of :func:`revise`, and ‖P(x − g) − x‖_∞ [K]."""
     curvature = batch.curvature
     if compiled.fits(batch.x, gradient, shift):
         learnt, residual = learnt.clone(), torch.empty_like(shift)
-        state = batch.x, batch.gradient, batch.downhill, batch.free, batch.lower, batch.upper
-        memory = curvature.pairs, curvature.slot, curvature.gamma
-        compiled.run(kernels.revise, places, shift, gradient, learnt, *state, *memory, residual)
+        revised = {"places": places, "by": shift, "new_gradient": gradient}
+        compiled.run(kernels.revise, batch, curvature, **revised, learnt=learnt, residual=residual)
         return learnt, residual
     y, s = curvature.pairs[places, curvature.slot].unbind(1)
     s_s, s_y = vecdot(s, s), vecdot(s, y)
@@ -199,13 +217,10 @@ def _take_over(batch: Batch, learnt: Tensor, places: Tensor, gradient: Tensor, s
 
 
 def direct(batch: Batch, learnt: Tensor) -> None:
-    """Learn the newest pairs where ``learnt`` [L] and choose the next directions: −(H g_F)_F, and −γg off F."""
+    """Learn the newest pairs where ``learnt`` [L] and choose the next directions: −(H g_F)_F, and −γ g off F."""
     curvature = batch.curvature
     if compiled.fits(batch.gradient):
-        memory = curvature.pairs, curvature.lag, curvature.t, curvature.sy, curvature.yy, curvature.ss
-        state = curvature.gamma, curvature.empty, curvature.shiftable, curvature.slot, curvature.used
-        here = learnt, batch.gradient, batch.downhill, batch.free
-        compiled.run(kernels.direct, *here, *memory, *state, batch.direction)
+        compiled.run(kernels.direct, batch, curvature, learnt=learnt, newest=curvature.slot)
         return
     curvature.learn(learnt)
     y_g, s_g = curvature.products((batch.gradient * batch.free)[:, None])
@@ -214,13 +229,16 @@ def direct(batch: Batch, learnt: Tensor) -> None:
 
 
 def cauchy(x: Tensor, gradient: Tensor, gamma: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """−γ · gradient, 1 where x − γ · gradient lies within the box, both [L, N], and ‖P(x − gradient) − x‖_∞ [L].
+    """−γ g [L, N], 1 where x − γ g lies within the box [L, N], and ‖P(x − g) − x‖_∞ [L].
 
-    On a model of curvature 1/γ the generalised Cauchy point is P(x − γg); the variables it clips are not free.
+    On a model of curvature 1/γ the generalised Cauchy point is P(x − γ g); the variables that it clips are not free.
     """
     if compiled.fits(x, gradient, gamma):
         downhill, free, residual = torch.empty_like(x), torch.empty_like(x), torch.empty_like(gamma)
-        compiled.run(kernels.cauchy, x, gradient, gamma, lower, upper, downhill, free, residual)
+        compiled.run(
+            kernels.cauchy, x=x, gradient=gradient, gamma=gamma, lower=lower, upper=upper, downhill=downhill, free=free,
+            residual=residual,
+        )  # fmt: skip
         return downhill, free, residual
     downhill = gradient * -gamma[:, None]
     point = x + downhill
@@ -230,10 +248,10 @@ def cauchy(x: Tensor, gradient: Tensor, gamma: Tensor, lower: Tensor, upper: Ten
 
 
 def _sufficient(batch: Batch, value: Tensor, slope: Tensor, s_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Does the trial point decrease the objective enough? [L] bool, with the decrease and its rounding noise [L]."""
+    """Whether the trial point decreases the objective enough [L] bool, the decrease [L] and its rounding [L]."""
     noise = torch.finfo(value.dtype).eps * torch.maximum(batch.value.abs(), value.abs())
     decrease = batch.value - value
     sufficient = decrease >= -ARMIJO * slope
-    # within the noise the slopes decide, so that float32 searches end at the bottom (Hager & Zhang 2005, equation 4.1)
+    # within the noise the slopes decide, so that float32 searches end at the bottom (Hager & Zhang 2005, (4.1))
     indistinct = (decrease >= -NOISE * noise) & (slope + s_y <= (2 * ARMIJO - 1) * slope)
     return (slope < 0) & (sufficient | indistinct), decrease, noise

@@ -372,8 +372,8 @@ def lanes_of(rows: Tensor, pixels: Tensor) -> Lanes:
     rays = Rays.unknown(pixels.clone())
     lengths, numbers = torch.rand(count), torch.arange(count)
     lanes = Lanes.start(
-        rays, rows.clone(), numbers, rows[:, None].clone(), pixels.clone(), lengths, torch.zeros(count, 0, size),
-        torch.rand(count, 1), torch.rand(count),
+        rays, row=rows.clone(), place=numbers, rivals=rows[:, None].clone(), x=pixels.clone(), length=lengths,
+        normals=torch.zeros(count, 0, size), multipliers=torch.rand(count, 1), cap=torch.rand(count),
     )  # fmt: skip
     lanes.velocity.copy_(torch.rand(count, size))
     return lanes
@@ -420,11 +420,13 @@ def test_a_compiled_step_is_the_step_of_arrays(seed, dtype):
     gradient[0], gradient[1, 3], margins[2], gradient[3] = 0, torch.nan, torch.inf, 1e30
     x = (images[rows] + 0.3 * (draw(count, size) - 0.5)).clamp(0, 1)
     x[4] = images[rows[4]]
-    start = x, (x - images[rows]).norm(dim=1), x.new_empty(count, 0, size), draw(count, 1), draw(count)
+    start = {"x": x, "length": (x - images[rows]).norm(dim=1), "multipliers": draw(count, 1), "cap": draw(count)}
+    start |= {"rivals": rows[:, None], "normals": x.new_empty(count, 0, size)}
     both = []
     for fits in (True, False):
         rays = Rays.unknown(images)
-        lanes = Lanes.start(rays, rows, torch.arange(count), rows[:, None], *(part.clone() for part in start))
+        copies = {name: part.clone() for name, part in start.items()}
+        lanes = Lanes.start(rays, row=rows, place=torch.arange(count), **copies)
         lanes.velocity.zero_()
         with pytest.MonkeyPatch.context() as patch:
             if not fits:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from advlab.attacks import minimum_norm
 from advlab.attacks.criterion import Criterion
-from advlab.attacks.minimum_norm.restarts import CYCLE, PATIENCE, REFERENCE, SHAKEN, Restarts, displacement
+from advlab.attacks.minimum_norm.restarts import CYCLE, DISPLACED, PATIENCE, REFERENCE, Restarts, displacement
 from advlab.attacks.model import PROBED, Classifier
 from advlab.attacks.references import BLANKS, BLOBS, NOISES, References, synthetic
 from advlab.attacks.result import Ended
@@ -182,10 +182,10 @@ def test_rounds_take_turns_and_stop_when_they_no_longer_pay() -> None:
         if turn == 0:
             assert tried.by_reference.all()
     assert [first for first, _ in starts[:5]] == list(range(len(CYCLE)))
-    assert [second for _, second in starts[:3]] == [REFERENCE, SHAKEN, SHAKEN]
-    assert starts[5][0] == SHAKEN  # both references are used up
+    assert [second for _, second in starts[:3]] == [REFERENCE, DISPLACED, DISPLACED]
+    assert starts[5][0] == DISPLACED  # both references are used up
     assert tried.going(row).all()
-    tried.note(row, CYCLE[SHAKEN], torch.ones(2), torch.ones(2))
+    tried.note(row, CYCLE[DISPLACED], torch.ones(2), torch.ones(2))
     assert not tried.going(row).any()
 
 

@@ -1,4 +1,4 @@
-"""The attack as it is called: batches, targets, and the verdict."""
+"""`minimum_norm` as it is called: arguments, batches, and the verdict."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def minimum_norm(
 ) -> Adversarial:
     """Find the nearest image that the model misclassifies (or classifies as ``target``).
 
-    The first 96 evaluations go to descents that start on the boundaries linearised at the image; what the budget has
-    beyond them goes to rounds that start at misclassified images, and at the best point so far, displaced. The overview
-    is in `advlab.attacks.minimum_norm`. Gradients are taken with respect to the images alone; the model's parameters
-    and their ``grad`` are left as they are.
+    The first 96 evaluations go to descents that start on the boundaries linearised at the image; the rest of the budget
+    goes to rounds that start at misclassified images, and at the best point so far, displaced. The mathematics is in
+    `advlab.attacks.minimum_norm`. Gradients are taken with respect to the images alone; the model's parameters and
+    their ``grad`` are left as they are.
 
     Args:
         model: images [B, ...] → logits [B, k], differentiable.
@@ -51,15 +51,14 @@ def minimum_norm(
             gradients of R rivals at the clean image count as R. The final verdict, and one forward pass of every
             reference per call, are not counted. Of two budgets from 96 on, the larger one is never worse.
         references: [R, ...], images to start from where the model misclassifies them (or classifies them as the
-            target): some hundreds from the training set will do. Blank images and noise are always among them. Within
-            96 evaluations the second descent of images whose perturbation is long beside the nearest of those given
-            starts there.
+            target): some hundreds of the training set will do. Blank images and noise are always among them.
         batch_size: images searched at once, which bounds the memory (default: 1.5 MiB of them on the CPU, for its
             cache, and 64 MiB elsewhere).
 
     Returns:
-        Images that meet the criterion already are returned unchanged at distance 0, and so are, without success, those
-        for which the budget found no point across the boundary. ``ended`` says how the search of each ended.
+        Images that are misclassified (or classified as ``target``) already are returned unchanged, with success at
+        distance 0; those for which no point across the boundary was found, unchanged without success. ``ended`` says
+        how the search of each ended.
 
     Raises:
         UserError: images or references outside ``bounds``, a budget below 1, an unknown policy or unusable targets.

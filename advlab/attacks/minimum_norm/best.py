@@ -10,19 +10,19 @@ from advlab.attacks.criterion import Criterion
 from advlab.attacks.minimum_norm import kernels
 
 SAFETY = 1.1
-"""Iterates aim at this multiple of the rounding margin beyond the boundary."""
+"""Iterates aim at margins of minus this multiple of ρ."""
 
 
 @dataclass(slots=True)
 class BestSoFar:
-    """A record of B images with n pixels.
+    """The closest points of B images of n pixels.
 
     Attributes:
         criterion: of the B images.
         x: [B, n], the closest point that met it robustly; the clean image before the first.
         l2: [B], its distance; infinite before the first.
-        evaluations: [B] int64.
-        rounding: [B], the allowance for it in the margins.
+        evaluations: [B] int64, spent so far.
+        rounding: [B], ρ, by which a margin has to be below zero.
     """
 
     criterion: Criterion
@@ -32,7 +32,7 @@ class BestSoFar:
     rounding: Tensor
 
     def update(self, row: Tensor, x: Tensor, l2: Tensor, logits: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor]:
-        """Count and judge evaluated points, and keep those that are closer than what is known.
+        """Count and judge evaluated points, and keep those that are closer than the best so far.
 
         Args:
             row: [L] int64, the images that the points belong to; an image may have several.
@@ -42,16 +42,18 @@ class BestSoFar:
             rivals: [L, m] int64, the classes whose margins are asked for; with m = 0, the strongest of each point.
 
         Returns:
-            The margins [L, m], positive on the clean side, `SAFETY` times the rounding allowance beyond the boundary;
-            and the weights [L, k] of the logits in the largest of a point's margins.
+            The margins [L, m] plus `SAFETY` · ρ, positive on the clean side; and the weights [L, k] of the logits in
+            the largest margin of each point.
         """
         away = self.criterion.away
         targeted = self.criterion.target is not None
         if compiled.fits(x, l2, logits, self.x, self.rounding):
             margins, weights = x.new_empty(len(row), max(1, rivals.shape[1])), torch.empty_like(logits)
-            known = self.x, self.l2, self.evaluations
-            judged = logits, away, targeted, self.rounding
-            compiled.run(kernels.update, *judged, row, rivals.contiguous(), x, l2, SAFETY, *known, margins, weights)
+            compiled.run(
+                kernels.update, logits=logits, away=away, targeted=targeted, rounding=self.rounding, row=row,
+                rivals=rivals.contiguous(), x=x, l2=l2, safety=SAFETY, best_x=self.x, best_l2=self.l2,
+                evaluations=self.evaluations, margins=margins, weights=weights,
+            )  # fmt: skip
             return margins, weights
         criterion, rounding = self.criterion.rows(row), self.rounding[row]
         self.evaluations.index_add_(0, row, torch.ones_like(row))

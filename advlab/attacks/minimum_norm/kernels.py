@@ -1,11 +1,11 @@
-"""Loops over lanes, compiled for the processor, that do what `lanes`, `best` and `rays` do.
+"""Compiled loops over lanes: what `lanes`, `best` and `rays` compute with whole arrays, on the CPU.
 
-One lane's image, gradient and averages fit the processor's first cache, so a lane is read and written once a step
-where operations on whole arrays pass over all lanes some twenty times. What `compiled.fits` refuses takes the
-arrays' path; the two are tested against each other.
+One lane's image, gradient and averages fit the processor's first cache, so a lane is read and written once per step,
+where operations on whole arrays pass over all lanes some twenty times. Tensors that `compiled.fits` refuses take the
+path of whole arrays; the two are tested against each other.
 
-Shapes: B images of a batch, n pixels, k classes, L lanes. Arguments that are called like attributes of
-`lanes.Lanes` and `rays.Rays` are these.
+Shapes: B images of a batch, n pixels, k classes, L lanes. Arguments that have the names of attributes of `lanes.Lanes`,
+`rays.Rays` or `best.BestSoFar` are these; numbers in brackets are the equations of the package's overview.
 """
 
 from __future__ import annotations
@@ -18,53 +18,42 @@ from advlab.compiled import Array, helper, loop
 
 
 @helper
-def _projected(clean: float, shift: float, normal: float, lower: float, upper: float) -> float:
-    """A pixel of the clean image's projection: clip(clean − shift · normal)."""
-    return min(max(clean - shift * normal, lower), upper)
+def _projected(clean: float, multiplier: float, gradient: float, lower: float, upper: float) -> float:
+    """A pixel of the clean image's projection: clip(x − λ g)."""
+    return min(max(clean - multiplier * gradient, lower), upper)
+
+
+@helper
+def _slopes(gradient: Array, clean: Array, x: Array) -> tuple[float, float]:
+    """‖g‖² and g · (clean − x)."""
+    squared, descent = x.dtype.type(0), x.dtype.type(0)
+    for i in range(len(x)):
+        squared += gradient[i] * gradient[i]
+        descent += gradient[i] * (clean[i] - x[i])
+    return squared, descent
 
 
 @loop
 def advance(
-    images: Array,
-    ends: Array,
-    crossing: Array,
-    doubt: Array,
-    best: Array,
-    row: Array,
-    x: Array,
-    length: Array,
-    velocity: Array,
-    weight: Array,
-    cap: Array,
-    slope: Array,
-    curved: Array,
-    multipliers: Array,
-    merit: Array,
-    residual: Array,
-    margins: Array,
-    gradient: Array,
-    step: float,
-    momentum: float,
-    lower: float,
-    upper: float,
-    return_gain: float,
-    near_within: float,
-    doubt_weight: float,
-    bend_from: float,
-    bend_to: float,
-    min_share: float,
-) -> None:
-    """One step of every lane that has one rival; see `lanes.Lanes.advance`."""
+    images: Array, ends: Array, crossing: Array, doubt: Array, best: Array, row: Array, x: Array, length: Array,
+    velocity: Array, weight: Array, cap: Array, slope: Array, curved: Array, multipliers: Array, merit: Array,
+    residual: Array, margins: Array, gradient: Array, step: float, momentum: float, lower: float, upper: float,
+    return_gain: float, near_within: float, doubt_weight: float, bend_from: float, bend_to: float, min_share: float,
+) -> None:  # fmt: skip
+    """One step of every lane that has one rival; see `lanes.Lanes.advance`. ``best`` is the merit of the rays."""
     kind = x.dtype.type
     zero, one, infinite, tiny = kind(0), kind(1), kind(np.inf), kind(np.finfo(x.dtype).tiny)
     step, momentum, lower, upper = kind(step), kind(momentum), kind(lower), kind(upper)
     n = x.shape[1]
+    finite = np.empty(n, x.dtype)
     for lane in range(len(row)):
         at, normal, clean, average = x[lane], gradient[lane], images[row[lane]], velocity[lane]
-        squared, descent = zero, zero
-        for i in range(n):
-            squared += normal[i] * normal[i]
-            descent += normal[i] * (clean[i] - at[i])
+        squared, descent = _slopes(normal, clean, at)
+        if not math.isfinite(squared):
+            for i in range(n):
+                finite[i] = normal[i] if math.isfinite(normal[i]) else zero
+            normal = finite
+            squared, descent = _slopes(normal, clean, at)
         steep, margin, before = kind(math.sqrt(squared)), margins[lane, 0], slope[lane]
         slope[lane], residual[lane], curved[lane] = steep, infinite, False
         if not (steep > zero and math.isfinite(steep) and math.isfinite(margin)):
@@ -75,19 +64,20 @@ def advance(
         unit = one / steep
         excess = margin * unit
         descent *= unit
-        across = one + excess / max(descent, tiny)
-        off = abs(across - one) if descent > zero else infinite
+
+        tau = one + excess / max(descent, tiny)  # (4)
+        off = abs(tau - one) if descent > zero else infinite
         near = off < kind(near_within)
         if near:
             enlarged = one + kind(doubt_weight) * off * off
-            reached = across * length[lane] * enlarged
+            reached = tau * length[lane] * enlarged  # (5)
             merit[lane] = min(merit[lane], reached)
             if reached < best[row[lane]]:
-                best[row[lane]], crossing[row[lane]], doubt[row[lane]] = reached, across, enlarged
+                best[row[lane]], crossing[row[lane]], doubt[row[lane]] = reached, tau, enlarged
                 for i in range(n):
                     ends[row[lane], i] = at[i]
 
-        multiplier = multipliers[lane, 0]
+        multiplier = multipliers[lane, 0]  # (2), λ‖g‖
         shift, along = multiplier * unit, zero
         for i in range(n):
             along += normal[i] * (_projected(clean[i], shift, normal[i], lower, upper) - at[i])
@@ -100,7 +90,7 @@ def advance(
         shift = multiplier * unit
 
         moved, far = zero, zero
-        if near:
+        if near:  # (3)
             total = momentum * weight[lane] + one - momentum
             fresh = (one - momentum) / total
             if not weight[lane] > zero:
@@ -130,21 +120,9 @@ def advance(
 
 @loop
 def update(
-    logits: Array,
-    away: Array,
-    targeted: bool,
-    allowance: Array,
-    row: Array,
-    rivals: Array,
-    x: Array,
-    l2: Array,
-    safety: float,
-    closest: Array,
-    closest_l2: Array,
-    evaluations: Array,
-    margins: Array,
-    weights: Array,
-) -> None:
+    logits: Array, away: Array, targeted: bool, rounding: Array, row: Array, rivals: Array, x: Array, l2: Array,
+    safety: float, best_x: Array, best_l2: Array, evaluations: Array, margins: Array, weights: Array,
+) -> None:  # fmt: skip
     """Judge evaluated points and keep the closest; see `best.BestSoFar.update`. No rivals stand for the strongest."""
     kind = logits.dtype.type
     classes, given = logits.shape[1], rivals.shape[1]
@@ -158,20 +136,20 @@ def update(
             weights[lane, j] = kind(0)
             if j != own and (strongest < 0 or z[j] > z[strongest]):
                 strongest = j
-        rounding = allowance[image] if sound else kind(np.nan)
+        allowance = rounding[image] if sound else kind(np.nan)
         evaluations[image] += 1
-        met = strongest >= 0 and sign * (z[own] - z[strongest]) <= -rounding
-        if met and l2[lane] < closest_l2[image]:
-            closest_l2[image] = l2[lane]
+        met = strongest >= 0 and sign * (z[own] - z[strongest]) <= -allowance
+        if met and l2[lane] < best_l2[image]:
+            best_l2[image] = l2[lane]
             for i in range(x.shape[1]):
-                closest[image, i] = x[lane, i]
+                best_x[image, i] = x[lane, i]
         first = 0
         for j in range(given):
-            margins[lane, j] = sign * (z[own] - z[rivals[lane, j]]) + kind(safety) * rounding
+            margins[lane, j] = sign * (z[own] - z[rivals[lane, j]]) + kind(safety) * allowance
             if not margins[lane, j] <= margins[lane, first]:
                 first = j
         if not given:
-            margins[lane, 0] = sign * (z[own] - z[strongest]) + kind(safety) * rounding
+            margins[lane, 0] = sign * (z[own] - z[strongest]) + kind(safety) * allowance
         rival = rivals[lane, first] if given else strongest
         weights[lane, own] += sign
         weights[lane, rival] -= sign
@@ -179,66 +157,49 @@ def update(
 
 @loop
 def reach(
-    images: Array,
-    row: Array,
-    normals: Array,
-    gaps: Array,
-    lower: float,
-    upper: float,
-    newton_steps: int,
-    multipliers: Array,
-    slopes: Array,
-    lengths: Array,
-    gains: Array,
-) -> None:
+    images: Array, row: Array, normals: Array, gaps: Array, lower: float, upper: float, newton_steps: int,
+    multiplier: Array, slope: Array, distance: Array, gain: Array,
+) -> None:  # fmt: skip
     """How far the linearised boundaries are within the box; see `rays.reach`."""
     kind = images.dtype.type
     zero, lower, upper = kind(0), kind(lower), kind(upper)
     n = images.shape[1]
     for place in range(len(row)):
         clean, normal, gap = images[row[place]], normals[row[place]], gaps[place]
-        slope = zero
+        steep = zero
         for i in range(n):
-            slope += normal[i] * normal[i]
-        multipliers[place], slopes[place], lengths[place], gains[place] = zero, zero, kind(np.inf), zero
-        if not (slope > zero and math.isfinite(slope) and math.isfinite(gap)):
+            steep += normal[i] * normal[i]
+        multiplier[place], slope[place], distance[place], gain[place] = zero, zero, kind(np.inf), zero
+        if not (steep > zero and math.isfinite(steep) and math.isfinite(gap)):
             continue
-        slopes[place], dual = math.sqrt(slope), max(gap / slope, zero)
+        slope[place], dual = math.sqrt(steep), max(gap / steep, zero)
         for _ in range(newton_steps):
-            gain, slope = zero, zero
+            gained, steep = zero, zero
             for i in range(n):
                 boxed = _projected(clean[i], dual, normal[i], lower, upper)
-                gain += normal[i] * (boxed - clean[i])
-                slope += normal[i] * normal[i] if boxed == clean[i] - dual * normal[i] else zero
-            if slope > zero:
-                dual = max(dual + (gap + gain) / slope, zero)
-        gain, squared = zero, zero
+                gained += normal[i] * (boxed - clean[i])
+                steep += normal[i] * normal[i] if boxed == clean[i] - dual * normal[i] else zero
+            if steep > zero:
+                dual = max(dual + (gap + gained) / steep, zero)
+        gained, squared = zero, zero
         for i in range(n):
             move = _projected(clean[i], dual, normal[i], lower, upper) - clean[i]
-            gain += normal[i] * move
+            gained += normal[i] * move
             squared += move * move
-        multipliers[place], lengths[place], gains[place] = dual, math.sqrt(squared), gain
+        multiplier[place], distance[place], gain[place] = dual, math.sqrt(squared), gained
 
 
 @loop
 def toward(
-    images: Array,
-    row: Array,
-    lanes: Array,
-    normals: Array,
-    multiplier: Array,
-    share: Array,
-    lower: float,
-    upper: float,
-    x: Array,
-    length: Array,
-) -> None:
+    images: Array, row: Array, lanes: Array, normals: Array, multipliers: Array, shares: Array, lower: float,
+    upper: float, x: Array, length: Array,
+) -> None:  # fmt: skip
     """Points on the way to the clean images' projections; see `rays.toward`."""
     kind = images.dtype.type
     lower, upper = kind(lower), kind(upper)
     for lane in lanes:
         clean, normal, at, far = images[row[lane]], normals[row[lane]], x[lane], kind(0)
-        dual, part = multiplier[lane], share[lane]
+        dual, part = multipliers[lane], shares[lane]
         for i in range(images.shape[1]):
             move = _projected(clean[i], dual, normal[i], lower, upper) - clean[i] if dual > kind(0) else kind(0)
             at[i] = min(max(clean[i] + part * move, lower), upper)

@@ -1,8 +1,12 @@
-"""Points on rays from clean images, and how far linearised boundaries are from them within the box."""
+"""Rays from clean images: where they cross the boundary, and how far linearised boundaries are within the box.
+
+Shapes: B images of a batch, n pixels, L lanes. Numbers in brackets are the equations of the package's overview.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,19 +16,19 @@ from advlab.attacks.minimum_norm import kernels
 from advlab.attacks.projection import project_halfspace
 
 NEWTON_STEPS = 3
-"""Of the projections that `reach` makes: the next linearisation corrects what they leave."""
+"""Newton steps of the projections in `reach`: the next linearisation corrects what is left of their error."""
 
 
 @dataclass(slots=True)
 class Rays:
-    """From each of B images, the ray that crosses the boundary closest to it of all that lanes have met.
+    """From each of B images, the ray that crosses the boundary closest to it, of all that its lanes have met.
 
     Attributes:
-        images: [B, n], the clean images.
-        ends: [B, n], the iterate on the ray.
-        crossing: [B], where the ray crosses, in lengths of that iterate's perturbation, to first order.
-        doubt: [B], by which that is to be enlarged: the farther from the iterate, the more.
-        merit: [B], the distance of the crossing, enlarged; infinite before the first.
+        images: [B, n], the clean images x.
+        ends: [B, n], the iterate x_t on the ray.
+        crossing: [B], τ (4): the ray crosses at x + τ (x_t − x), to first order.
+        doubt: [B], 1 + 4 (τ − 1)²: the factor of (5), the larger the farther the crossing is from the iterate.
+        merit: [B], τ ‖x_t − x‖ times the doubt (5); infinite before the first.
     """
 
     images: Tensor
@@ -40,39 +44,57 @@ class Rays:
         return cls(images, images.clone(), one, one.clone(), torch.full_like(one, torch.inf))
 
     def restart(self, row: Tensor, ends: Tensor) -> None:
-        """Forget the rays of ``row`` [l] except those through ``ends`` [B, n], which are known to cross there."""
+        """Replace the rays of ``row`` [l] by those through ``ends`` [B, n], points that are known to lie beyond."""
         self.ends[row] = ends[row]
         self.crossing[row] = self.doubt[row] = 1
         self.merit[row] = torch.inf
 
 
-def reach(
-    images: Tensor, row: Tensor, normals: Tensor, gaps: Tensor, lower: float, upper: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Project images onto {x: gap + a·(x − image) ≤ 0} and the box.
+class Reach(NamedTuple):
+    """Projections of images onto linearised boundaries.
+
+    Attributes:
+        multiplier: λ of clip(x − λ a).
+        slope: ‖a‖.
+        distance: ‖clip(x − λ a) − x‖; infinite where a is zero or not finite.
+        gain: a · (clip(x − λ a) − x), by how much the margin changes on the way; −gap where the boundary is reached.
+    """
+
+    multiplier: Tensor
+    slope: Tensor
+    distance: Tensor
+    gain: Tensor
+
+
+def reach(images: Tensor, row: Tensor, normals: Tensor, gaps: Tensor, lower: float, upper: float) -> Reach:
+    """Project images x onto {x′: gap + a · (x′ − x) ≤ 0} and the box.
 
     Args:
         images: [B, n], within the box.
         row: [l] int64, the images asked about.
-        normals: [B, n], a; boundaries whose normal is zero or not finite are infinitely far.
+        normals: [B, n], a.
         gaps: [l].
         lower, upper: of the box.
 
     Returns:
-        Multipliers, lengths of the normals, lengths of the moves, and what they gain along the normal, each [l].
+        Fields of shape [l].
     """
     if compiled.fits(images, normals, gaps):
-        found = torch.empty_like(gaps), torch.empty_like(gaps), torch.empty_like(gaps), torch.empty_like(gaps)
-        compiled.run(kernels.reach, images, row, normals, gaps, lower, upper, NEWTON_STEPS, *found)
+        found = Reach(*(torch.empty_like(gaps) for _ in Reach._fields))
+        compiled.run(
+            kernels.reach, found, images=images, row=row, normals=normals, gaps=gaps, lower=lower, upper=upper,
+            newton_steps=NEWTON_STEPS,
+        )  # fmt: skip
         return found
     clean, normal = images[row], normals[row]
     usable = normal.isfinite().all(1) & gaps.isfinite() & (normal != 0).any(1)
     normal, gaps = torch.where(usable[:, None], normal, 0), torch.where(usable, gaps, 0)
     offsets = torch.linalg.vecdot(normal, clean) - gaps
-    goals, multipliers = project_halfspace(clean, normal, offsets, lower, upper, iterations=NEWTON_STEPS)
+    goals, multiplier = project_halfspace(clean, normal, offsets, lower, upper, iterations=NEWTON_STEPS)
     move = goals - clean
-    lengths = torch.where(usable, move.norm(dim=1), torch.inf)
-    return multipliers, normal.norm(dim=1), lengths, torch.linalg.vecdot(normal, move)
+    distance = torch.where(usable, move.norm(dim=1), torch.inf)
+    gain = torch.linalg.vecdot(normal, move)
+    return Reach(multiplier=multiplier, slope=normal.norm(dim=1), distance=distance, gain=gain)
 
 
 def toward(
@@ -103,7 +125,10 @@ def toward(
     for j, normal in enumerate(normals):
         lanes = (choice == j).nonzero().squeeze(1)
         if compiled.fits(images, normal, multipliers):
-            compiled.run(kernels.toward, images, row, lanes, normal, multipliers, shares, lower, upper, x, length)
+            compiled.run(
+                kernels.toward, images=images, row=row, lanes=lanes, normals=normal, multipliers=multipliers,
+                shares=shares, lower=lower, upper=upper, x=x, length=length,
+            )  # fmt: skip
             continue
         some = row[lanes]
         clean, dual = images[some], multipliers[lanes, None]
@@ -130,7 +155,9 @@ def along(
     """
     if compiled.fits(images, ends, scale):
         x, length = torch.empty_like(ends), torch.empty_like(scale)
-        compiled.run(kernels.along, images, row, ends, scale, lower, upper, x, length)
+        compiled.run(
+            kernels.along, images=images, row=row, ends=ends, scale=scale, lower=lower, upper=upper, x=x, length=length
+        )
         return x, length
     clean = images[row]
     x = torch.addcmul(clean, scale[:, None], ends - clean).clamp_(lower, upper)

@@ -1,6 +1,8 @@
-"""The search of one batch: descents near the clean images, then rounds from elsewhere, within one budget.
+"""The search of one batch: descents near the clean images, then rounds from other starts, within one budget.
 
-Shapes: B images of a batch, n pixels, k classes, R rivals per image, L lanes.
+`Search.run` is the plan: `_near_the_image` has parts 1 and 2 of the package's overview, `_elsewhere` part 3.
+
+Shapes: B images of a batch, n pixels, k classes, R rivals per image, L lanes, l images or lanes of a subset.
 """
 
 from __future__ import annotations
@@ -17,48 +19,53 @@ from advlab.attacks.minimum_norm.best import SAFETY, BestSoFar
 from advlab.attacks.minimum_norm.lanes import Lanes
 from advlab.attacks.minimum_norm.rays import Rays, along
 from advlab.attacks.minimum_norm.restarts import Restarts, Start, displacement
-from advlab.attacks.model import Classifier, gradient
+from advlab.attacks.model import Classifier, finite, gradient
 from advlab.attacks.references import BISECTIONS, NEAREST, References, crossing
 from advlab.attacks.result import Ended
 
-UNEVEN = 3
-"""Evaluations that may be left when the descents near the clean image have taken all of theirs."""
-DOUBTED = 0.25
-"""A perturbation is doubted beyond this share of the distance to the nearest misclassified reference: 2% of those on
-normally trained networks are so long, three quarters on hardened ones."""
 FIRST = 96
-"""Evaluations for the descents near the clean image; what the budget has beyond them goes to rounds from elsewhere."""
+"""Evaluations for the descents near the clean image; what the budget has beyond them goes to rounds."""
+UNEVEN = 3
+"""Evaluations that rounding may leave when the descents near the clean image have taken all of theirs."""
 MAX_RIVALS = 9
 """Most classes whose boundaries are linearised at the clean image: those that may overtake the label, or those that a
 target has to overtake."""
-LOOKS, MISSED = 2, 0.05
-"""So many of them may fall short on a ray that promised to cross, where a closest point is known already; and the share
-of the clean image's margin that may be left then."""
-FIRST_STEP, LAST_STEP = 1.0, 0.03
-"""The step decays geometrically between these over a descent."""
-HOPE = 1.05
-"""A lane goes on while its merit is below this multiple of the best converged one of its image."""
-MEMORY = 1 / 8
-"""Share of a lane's steps over which moves are averaged: long searches can afford to smooth more."""
-CONVERGED = 5e-3
-"""Lanes whose residual is below this stop; the distance is then within about its square of a local optimum."""
 ROUNDS = ((4, 0.6), (2, 0.4))
-"""(lanes per image, share of the exploration's budget); the best lane gets what is left."""
+"""First descent: (lanes per image, share of the exploration's budget); then the best lane gets what is left."""
 LONGEST_POLISH = 40
 """Steps after which following one lane no longer pays; a larger budget explores more."""
-RETREAT = 2.0
-"""Multiple of the best perturbation found at which the second descent starts."""
-RETREAT_SHARE = 0.5
-"""Share of the budget that the second descent gets: it comes from beyond the boundary and ends in other, mostly
-better, minima of piecewise linear networks."""
+FIRST_STEP, LAST_STEP = 1.0, 0.03
+"""The step s decays geometrically between these over a descent."""
+MEMORY = 1 / 8
+"""Share of a descent's steps that the averages reach over: long descents can afford to smooth more."""
+HOPE = 1.05
+"""A lane goes on while its merit is below this multiple of the best converged one of its image."""
+CONVERGED = 5e-3
+"""Lanes whose residual is below this stop; the relative error of the distance is then about its square."""
+RETREAT, RETREAT_SHARE = 2.0, 0.5
+"""The second descent starts at this multiple of the best perturbation, and gets this share of the budget: it comes from
+beyond the boundary and ends in other, mostly better, minima of piecewise linear networks."""
+DOUBTED = 0.25
+"""A perturbation is doubted when it is longer than this share of the distance to the nearest reference that meets the
+criterion: 2% of those on normally trained networks are, three quarters on hardened ones."""
 OVERSHOOT = 1.5
 """Multiple of the linearised distance to the boundary that a step covers where all lanes have missed it."""
 BEND_FIRST_STEP, BEND_RETREAT = 0.2, 1.1
 """First step and start of the descent that follows: gradients turn too fast there for long moves."""
+LOOKS, MISSED = 2, 0.05
+"""A ray that has not crossed the boundary after so many forward passes of the final secant is given up, where a closest
+point is known and more than this share of the clean image's margin is left."""
 
 
 class Search:
-    """One batch: the budget and the best point of every image."""
+    """One batch, and what is known of it.
+
+    Attributes:
+        best: the closest point of every image, and what its search has spent.
+        rays: the best crossing of every image.
+        by_reference: [B] bool, the best point stems from a reference.
+        used: [B] int64, references that the second descents have started from.
+    """
 
     def __init__(
         self, model: Classifier, images: Tensor, labels: Tensor, bounds: tuple[float, float], max_evaluations: int
@@ -78,8 +85,9 @@ class Search:
 
         Args:
             criterion: of the B images.
-            references: asked for where the user has given some, the budget is large, or an image resists.
-            given: whether the user has.
+            references: is called where the user has given some, the budget is above `FIRST`, or nothing else leads
+                across the boundary.
+            given: whether the user has given some.
         """
         count, far = torch.ones_like(self.labels), torch.full_like(self.clean[:, 0], torch.inf)
         rounding = rounding_margin(self.logits, self.model.precision)
@@ -101,7 +109,7 @@ class Search:
         return torch.where(self.by_reference, Ended.REFERENCE, ended)
 
     def _near_the_image(self, live: Tensor, references: Callable[[], References], given: bool) -> None:
-        """Two descents that start on the boundaries linearised at the clean images; the second where that helps."""
+        """Two descents: from the boundaries linearised at the clean images, and from beyond the point found so."""
         lanes = self._start(live)
         budget = min(self.max_evaluations, FIRST) - int(self.best.evaluations.max()) - restarts.SECANT_STEPS
         second = int(RETREAT_SHARE * budget)
@@ -121,11 +129,8 @@ class Search:
         self._finish(live)
 
     def _from_references(self, row: Tensor, references: References, steps: int) -> Tensor:
-        """Let the second descent of some images of ``row`` [l] start at the nearest reference; which [l] bool.
-
-        Images whose best point is far, measured by how far that reference is: on hardened networks the gradients at
-        the clean image say nothing about where the boundary is.
-        """
+        """Let the second descent start on the way to the nearest reference, for those of ``row`` [l] whose perturbation
+        is doubted; returns which [l] bool."""
         nearest = self._nearest(row, references)[:, 0]
         distance = (references.images[nearest] - self.clean[row]).norm(dim=1)
         doubted = (nearest >= 0) & (self.best.l2[row] > DOUBTED * distance)
@@ -138,7 +143,7 @@ class Search:
         return doubted
 
     def _rescue(self, row: Tensor, references: Callable[[], References]) -> None:
-        """Put images that no step has carried across the boundary on the way to the nearest reference."""
+        """For images without a point across the boundary, take the one on the way to the nearest reference."""
         row = row[~self.best.l2[row].isfinite()]
         row = row[self.best.evaluations[row] + BISECTIONS + restarts.SECANT_STEPS <= self.max_evaluations]
         if not len(row):
@@ -151,11 +156,11 @@ class Search:
             self.by_reference[row] = True
 
     def _nearest(self, row: Tensor, references: References) -> Tensor:
-        """[l, m] int64: references that meet the criterion of ``row`` [l], nearest first, −1 for none."""
+        """References [l, m] int64 that meet the criterion of ``row`` [l], nearest first; −1 for none."""
         return references.nearest(self.clean[row], self.best.criterion.rows(row), self.best.rounding[row])
 
     def _elsewhere(self, live: Tensor, references: References) -> None:
-        """Rounds of one descent each, from references and from the best points, while they pay and the budget lasts."""
+        """Rounds of one descent each, as `restarts` plans them, while they pay and the budget lasts."""
         best = self.best
         nearest = live.new_full((len(self.clean), min(NEAREST, len(references.images))), -1)
         nearest[live] = self._nearest(live, references)
@@ -174,11 +179,11 @@ class Search:
         self.by_reference |= tried.by_reference
 
     def _round(self, row: Tensor, start: Start, tried: Restarts, references: Tensor) -> None:
-        """One descent of every image of ``row`` [l] from a new start, and its end put on the boundary."""
+        """One descent of every image of ``row`` [l] from a new start, and the secant at its end."""
         if start.reference:
             x, length = self._on_the_way(row, references[tried.next_reference(row)])
         elif start.displaced:
-            x, length = self._shaken(row, start, tried.rounds[row])
+            x, length = self._displaced(row, start, tried.rounds[row])
         else:
             x, length = self.best.x[row], self.best.l2[row]
         self.rays.restart(row, self.best.x)
@@ -193,8 +198,11 @@ class Search:
 
         return point(crossing(lambda share: self._look(row, *point(share)) > 0, self.best.l2[row]))
 
-    def _shaken(self, row: Tensor, start: Start, turns: Tensor) -> tuple[Tensor, Tensor]:
-        """The best points, enlarged and displaced [l, n], and their distances [l]; farther each turn while unknown."""
+    def _displaced(self, row: Tensor, start: Start, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """The best points, enlarged and displaced [l, n], and their distances [l].
+
+        An image without such a point is displaced itself, farther in every turn.
+        """
         known, clean = self.best.l2[row], self.clean[row]
         lower, upper = self.bounds
         perturbation = self.best.x[row] - clean
@@ -230,13 +238,13 @@ class Search:
         step_to: float = LAST_STEP,
         momentum: float | None = None,
     ) -> None:
-        """Move the lanes, retiring those that converge or fall behind; in the end all may move again.
+        """Move the lanes, and retire those that converge or fall behind; at the end all may move again.
 
         Args:
             lanes: any number per image.
             plan: (lanes per image that go on, steps).
-            step_from, step_to: shares of the way that the first and the last step go.
-            momentum: None for one that suits the number of steps.
+            step_from, step_to: s of the first and of the last step.
+            momentum: β; None for one that suits the number of steps (`MEMORY`).
         """
         settled = torch.full_like(self.rays.merit, torch.inf)
         total = sum(steps for _, steps in plan)
@@ -266,7 +274,7 @@ class Search:
         lanes.moving = len(lanes)
 
     def _probe(self, row: Tensor) -> Tensor:
-        """Whether [l] a point beyond the boundary is known of the images: found on the way, or now on their rays."""
+        """Whether a point across the boundary is known of each image [l] bool; where not, one on its ray is tried."""
         missed = (~self.best.l2[row].isfinite()).nonzero().squeeze(1)
         if len(missed):
             self._look(row[missed], *self._beyond(row[missed]))
@@ -277,9 +285,9 @@ class Search:
         return along(self.clean, row, self.rays.ends[row], RETREAT * self.rays.crossing[row], *self.bounds)
 
     def _retreat(self, lanes: Lanes, best: Tensor) -> Lanes:
-        """Fresh lanes, beyond the boundary on the rays of the images that the lanes ``best`` [l] belong to.
+        """New lanes, beyond the boundary on the rays of the images that the lanes ``best`` [l] belong to.
 
-        Where the boundary is smooth there, and the lane had converged, it would come back to the same point.
+        Lanes that have converged on a smooth boundary get none: it would come back to the same point.
         """
         best = best[~(lanes.curved & (lanes.residual <= CONVERGED))[best]]
         row = lanes.row[best]
@@ -289,16 +297,16 @@ class Search:
     def _break_through(self, missed: Lanes, most: int) -> Iterator[tuple[Lanes, int]]:
         """Go beyond the boundary from the clean images by steps that add up.
 
-        A lane's every step starts at the clean image again: on a deep network, whose gradient turns on the way, it may
-        circle about the image for good without ever reaching the boundary. These steps are DeepFool's (Moosavi-Dezfooli
-        et al. 2016), each towards the class that is nearest by then.
+        Every step of a lane projects the clean image again: on a deep network, whose gradient turns on the way, the
+        iterates may circle about the image without ever reaching the boundary. These steps are DeepFool's
+        (Moosavi-Dezfooli et al. 2016, algorithm 2), but towards the strongest class: x ← x − 1.5 (m/‖g‖²) g.
 
         Args:
             missed: a lane for each image for which no point beyond the boundary is known.
             most: steps.
 
         Yields:
-            Fresh lanes, somewhat beyond the points found, and the number of steps that took.
+            New lanes, somewhat beyond the points found, and the number of steps taken so far.
         """
         x, length = self.clean[missed.row], torch.zeros_like(missed.length)
         for steps in range(1, most + 1):
@@ -315,7 +323,7 @@ class Search:
             left = (~reached).nonzero().squeeze(1)
             if not len(left):
                 break
-            missed, x, margins, normal = missed.keep(left), x[left], margins[left], normal[left]
+            missed, x, margins, normal = missed.keep(left), x[left], margins[left], finite(normal[left])
             squared = torch.linalg.vecdot(normal, normal).clamp_min(torch.finfo(x.dtype).tiny)
             step = OVERSHOOT * margins / squared[:, None]
             x = torch.addcmul(x, step, normal, value=-1).nan_to_num(0).clamp_(*self.bounds)
@@ -328,7 +336,7 @@ class Search:
         rivals = criterion.others(self.logits).topk(count, dim=1).indices
         gaps = criterion.gaps(self.logits, rivals) + SAFETY * self.best.rounding[:, None]
         normals = [
-            gradient(self.graph, self.leaf, criterion.weights(self.logits, rivals[:, j]), retain=j < count - 1)
+            finite(gradient(self.graph, self.leaf, criterion.weights(self.logits, rivals[:, j]), retain=j < count - 1))
             for j in range(count)
         ]
         self.best.evaluations[live] = count
@@ -338,7 +346,11 @@ class Search:
         return lanes
 
     def _evaluate(self, row: Tensor, x: Tensor, l2: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Margins [L, m] to the rivals (none: the strongest), the gradient [L, n] of the largest, and the logits."""
+        """The margins [L, m] to the rivals, the gradient [L, n] of the largest, and the logits [L, k], in one pass.
+
+        The points [L, n] of the images ``row`` [L] are judged, and counted as one evaluation each. Without rivals
+        (m = 0), the margin is that to the strongest class.
+        """
         leaf = x.detach().requires_grad_()
         graph = self._logits(leaf)
         logits = graph.detach().contiguous()
@@ -346,7 +358,7 @@ class Search:
         return margins, gradient(graph, leaf, weights), logits
 
     def _look(self, row: Tensor, x: Tensor, l2: Tensor) -> Tensor:
-        """Margins [L] at the points, by a forward pass alone."""
+        """The margins [L] at points [L, n] of the images ``row`` [L], by a forward pass alone; judged and counted."""
         with torch.no_grad():
             logits = self._logits(x).detach().contiguous()
         return self.best.update(row, x, l2, logits, row.new_empty(len(row), 0))[0].squeeze(1)
@@ -356,10 +368,11 @@ class Search:
         return self.model(x.view(-1, *self.shape))
 
     def _finish(self, row: Tensor) -> None:
-        """Put the best candidate of every image on the boundary, along its ray, by a safeguarded secant.
+        """Find the boundary along the best ray of every image of ``row`` [l], by a safeguarded secant.
 
-        A ray that was promising to first order may cross later or not at all. Where a closest point is known, and the
-        ray has no hope of less, the search goes on along the ray of that point.
+        The points are x + σ τ (end − x); the first σ is the doubt, and ``low`` and ``high`` bracket the root of the
+        margin. A ray may cross later than linearised, or not at all: where a closest point is known, and the ray
+        promises nothing closer (`LOOKS`, `MISSED`), the secant starts again along the ray of that point.
         """
         steps = min(restarts.SECANT_STEPS, self.max_evaluations - int(self.best.evaluations[row].max()))
         ends, crossing = self.rays.ends.index_select(0, row), self.rays.crossing[row]
@@ -380,7 +393,7 @@ class Search:
             previous, previous_margin = scale, margin
             scale = torch.where((guess > low) & (guess < high), guess, middle)
             if step < LOOKS:
-                ahead = scale * length / previous  # of the next look
+                ahead = scale * length / previous  # the distance of the next point
                 given_up = (margin > MISSED * start) if step + 1 == LOOKS else torch.zeros_like(outside)
                 missed = distance.isfinite() & high.isinf() & (given_up | ~(ahead < distance))
                 ends, distance = torch.where(missed[:, None], known, ends), distance.masked_fill(missed, torch.inf)

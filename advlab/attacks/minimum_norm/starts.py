@@ -1,6 +1,6 @@
-"""The first points of the lanes of `minimum_norm`: on the boundaries linearised at the clean images.
+"""The first points of lanes: on the boundaries linearised at the clean images, or wherever a later descent starts.
 
-Shapes: B images of a batch, n pixels, R rivals per image, of which l images are still to be misclassified.
+Shapes: B images of a batch, n pixels, R rivals per image; l of the images are not misclassified to begin with.
 """
 
 from __future__ import annotations
@@ -12,30 +12,39 @@ from torch import Tensor
 
 from advlab.attacks.chunks import blocks
 from advlab.attacks.minimum_norm.lanes import Lanes
-from advlab.attacks.minimum_norm.rays import Rays, along, reach, toward
+from advlab.attacks.minimum_norm.rays import Rays, Reach, along, reach, toward
 from advlab.attacks.projection import project_polytope
 
 STARTS = ((0, math.inf), (1, math.inf), (0, 0.4), (2, math.inf))
-"""The lanes of an image, most promising first: (rank of the rival, cap of the first steps in clean distances)."""
+"""The lanes of an image, most promising first: (rank of the rival, cap c in distances of the nearest boundary)."""
 STRONGEST, HANDICAP = 6, 1.1
-"""Rivals other than the strongest must be nearer by this factor to rank before them: linearisations far from a network
-with kinks say less than the logits."""
+"""Rivals other than so many with the largest logits must be nearer by this factor to rank before these: on networks
+with kinks, linearisations of far boundaries say less than the logits."""
 TARGETED_STARTS = (math.inf, 0.4)
-"""The same for a given target: the caps alone."""
+"""The same for a target: the caps, in distances of its linearised region."""
 
 
 def rest(
     rays: Rays, row: Tensor, rivals: Tensor, x: Tensor, length: Tensor, normals: Tensor, multipliers: Tensor
 ) -> Lanes:
     """One lane per image, at x [l, n], free to take steps of any length."""
-    cap = torch.full_like(length, torch.inf)
-    return Lanes.start(rays, row, torch.zeros_like(row), rivals, x, length, normals, multipliers, cap)
+    return Lanes.start(
+        rays,
+        row=row,
+        place=torch.zeros_like(row),
+        rivals=rivals,
+        x=x,
+        length=length,
+        normals=normals,
+        multipliers=multipliers,
+        cap=torch.full_like(length, torch.inf),
+    )
 
 
 def free(rays: Rays, row: Tensor, x: Tensor, length: Tensor) -> Lanes:
     """One lane per image at x [l, n], whose rival is the strongest class wherever it is."""
-    none = x.new_empty(len(row), 0, x.shape[1])
-    return rest(rays, row, row.new_empty(len(row), 0), x, length, none, torch.zeros_like(length)[:, None])
+    none = {"rivals": row.new_empty(len(row), 0), "normals": x.new_empty(len(row), 0, x.shape[1])}
+    return rest(rays, row, x=x, length=length, multipliers=torch.zeros_like(length)[:, None], **none)
 
 
 def towards_nearest(
@@ -47,31 +56,38 @@ def towards_nearest(
         rays: from the B images.
         row: [l] int64, the images to start from.
         rivals: [l, R] int64, the strongest first.
-        normals: R gradients [B, n] of the margins.
+        normals: gradients of the margins at the images, [B, n] for each of R rivals.
         gaps: [l, R], the margins.
         lower, upper: of the box.
     """
     images = rays.images
-    met = [
+    each = [
         reach(images, row, normal, gap.contiguous(), lower, upper) for normal, gap in zip(normals, gaps.T, strict=True)
     ]
-    multipliers, slopes, distances, gains = (torch.stack(parts, 1) for parts in zip(*met, strict=True))
-    missed = ~(gains < -0.5 * gaps)  # the box ends before that boundary
+    met = Reach(*(torch.stack(parts, 1) for parts in zip(*each, strict=True)))
+    missed = ~(met.gain < -0.5 * gaps)  # the box ends before that boundary
     far = images.shape[1] ** 0.5 * (upper - lower)
     handicap = torch.where(torch.arange(len(normals), device=row.device) < STRONGEST, 1.0, HANDICAP)
-    order = (handicap * torch.where(missed, far + distances, distances)).argsort(1)
-    shortest = distances.gather(1, order[:, :1]).squeeze(1)
+    order = (handicap * torch.where(missed, far + met.distance, met.distance)).argsort(1)
+    shortest = met.distance.gather(1, order[:, :1]).squeeze(1)
     chosen = [(order[:, rank], cap * shortest) for rank, cap in STARTS if rank < len(normals)]
     choice, cap = torch.cat([j for j, _ in chosen]), torch.cat([cap for _, cap in chosen])
     lanes = torch.arange(len(row), device=row.device).repeat(len(chosen))
-    place = torch.arange(len(chosen), device=row.device).repeat_interleave(len(row))
     tiny = torch.finfo(gaps.dtype).tiny
-    share = (cap / distances[lanes, choice].clamp_min(tiny)).nan_to_num(1).clamp_max(1)
-    dual = multipliers[lanes, choice]
+    share = (cap / met.distance[lanes, choice].clamp_min(tiny)).nan_to_num(1).clamp_max(1)
+    dual = met.multiplier[lanes, choice]
     x, length = toward(images, row[lanes], choice, normals, dual, share, lower, upper)
-    per_unit = (dual * slopes[lanes, choice])[:, None]
-    none = x.new_empty(len(lanes), 0, x.shape[1])
-    return Lanes.start(rays, row[lanes], place, rivals[lanes, choice][:, None], x, length, none, per_unit, cap)
+    return Lanes.start(
+        rays,
+        row=row[lanes],
+        place=torch.arange(len(chosen), device=row.device).repeat_interleave(len(row)),
+        rivals=rivals[lanes, choice][:, None],
+        x=x,
+        length=length,
+        normals=x.new_empty(len(lanes), 0, x.shape[1]),
+        multipliers=(dual * met.slope[lanes, choice])[:, None],
+        cap=cap,
+    )
 
 
 def towards_target(
@@ -91,7 +107,15 @@ def towards_target(
     distance = (goal - images[row]).norm(dim=1)
     cap = torch.cat([cap * distance for cap in TARGETED_STARTS])
     share = torch.cat([torch.full_like(distance, min(1.0, cap)) for cap in TARGETED_STARTS])
-    place = torch.arange(count, device=row.device).repeat_interleave(len(row))
     x, length = along(images, row.repeat(count), goal.repeat(count, 1), share, lower, upper)
-    plane, multiplier = torch.cat(planes).repeat(count, 1, 1), torch.cat(multipliers).repeat(count, 1)
-    return Lanes.start(rays, row.repeat(count), place, rivals.repeat(count, 1), x, length, plane, multiplier, cap)
+    return Lanes.start(
+        rays,
+        row=row.repeat(count),
+        place=torch.arange(count, device=row.device).repeat_interleave(len(row)),
+        rivals=rivals.repeat(count, 1),
+        x=x,
+        length=length,
+        normals=torch.cat(planes).repeat(count, 1, 1),
+        multipliers=torch.cat(multipliers).repeat(count, 1),
+        cap=cap,
+    )
