@@ -1,8 +1,8 @@
-"""The exact minimal distortion of a linear classifier: a convex QP over box and half-spaces, the yardstick.
+"""The exact minimal distortion of a linear classifier: the independent truth for the attacks, certified by its dual.
 
-For logits z = W x + c the images classified as class t form a polytope, so D(x, t) of the paper's section 4.1 is
-the distance to {x' : (w_j − w_t)·x' ≤ c_t − c_j for all j} ∩ box. Untargeted, the nearest point at which the label
-ties with another class solves one half-space problem per class.
+For logits z = W x + c the images classified as class t form a polytope, so D(x, t) of the paper's section 4.1 is the
+distance to {x′ : (w_j − w_t) · x′ ≤ c_t − c_j for all j} ∩ box, a convex QP. Untargeted, the nearest point at which the
+label ties with another class solves one half-space problem per class.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from advlab.attacks.projection import project_halfspace, project_polytope
-from advlab.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +48,16 @@ def linear_minimum(
         layer: the classifier; its logits are W x + c.
         images: [B, ...] with n pixels each, inside ``bounds``.
         labels: [B] int64.
-        target: [B] int64, or None for the nearest class but the label.
+        target: [B] int64, or None for the nearest class except the label.
         bounds: the box of valid intensities.
         batch_size: images solved at once; memory grows as batch_size × k × n doubles.
 
     Raises:
-        UserError: images whose size is not the layer's.
+        ValueError: images whose size is not the layer's.
     """
     points = images.flatten(1).double()
     if points.shape[1] != layer.in_features:
-        raise UserError(f"images have {points.shape[1]} pixels; the layer reads {layer.in_features}.")
+        raise ValueError(f"images have {points.shape[1]} pixels; the layer takes {layer.in_features}.")
     weight = layer.weight.double()
     bias = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
     if layer.bias is not None:
@@ -106,14 +105,8 @@ def _targeted(
     normals = weight[None] - weight[target][:, None]
     offsets = bias[target][:, None] - bias[None]
     closest, multipliers = project_polytope(points, normals, offsets, *bounds, iterations=200)
-    return LinearMinimum(closest, *_certify_targeted(points, normals, offsets, closest, multipliers, target))
-
-
-def _certify_targeted(
-    points: Tensor, normals: Tensor, offsets: Tensor, closest: Tensor, multipliers: Tensor, target: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
     l2, gap = _certify(points, normals, offsets, closest, multipliers)
-    return l2, target, gap
+    return LinearMinimum(closest, l2, target, gap)
 
 
 def _certify(

@@ -7,8 +7,6 @@ from linear_exact import linear_minimum
 from scipy.optimize import minimize
 from torch import nn
 
-from advlab.errors import UserError
-
 
 def classifier(size: int = 20, num_classes: int = 5, seed: int = 0) -> nn.Linear:
     torch.manual_seed(seed)
@@ -89,7 +87,7 @@ def test_a_constant_classifier_is_out_of_reach():
 
 
 def test_refuses_images_of_another_size():
-    with pytest.raises(UserError, match="20"):
+    with pytest.raises(ValueError, match="20"):
         linear_minimum(classifier(), torch.rand(2, 21), torch.zeros(2, dtype=torch.int64))
 
 

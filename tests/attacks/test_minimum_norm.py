@@ -1,4 +1,4 @@
-"""The minimum-norm attack: the oracle's optimum on linear models and the contract of every attack."""
+"""The minimum-norm attack: the exact optimum on linear models, and the contract of every attack."""
 
 import copy
 import sys
