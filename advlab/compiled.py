@@ -73,22 +73,14 @@ def fits(*tensors: Tensor) -> bool:
 def run(function: Callable[..., None], *records: object, **arguments: Any) -> None:
     """Run a loop on tensors, in place. All arguments go by name, so that a swap of two cannot pass unnoticed.
 
-    Args:
-        function: from `loop`.
-        records: their attributes are the arguments of the same names that are not given; the first record that has
-            one counts.
-        arguments: tensors and numbers.
-
-    Raises:
-        TypeError: an argument that is missing, or that the loop does not take.
+    Those that are not among ``arguments`` are attributes of the same names, of the first of ``records`` that has them.
     """
-    if records:
-        for name in _parameters(function):
-            if name not in arguments:
-                for record in records:
-                    if hasattr(record, name):
-                        arguments[name] = getattr(record, name)
-                        break
+    for name in _parameters(function) if records else ():
+        if name not in arguments:
+            for record in records:
+                if hasattr(record, name):
+                    arguments[name] = getattr(record, name)
+                    break
     function(**{name: item.numpy() if isinstance(item, Tensor) else item for name, item in arguments.items()})
 
 

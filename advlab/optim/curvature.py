@@ -177,11 +177,6 @@ class Curvature:
         on_s = torch.bmm((w - diagonal * u.squeeze(2))[:, None], t).squeeze(1) + self.lag[:, used] * on_y
         return torch.bmm(torch.stack((on_y, on_s), 2).view(len(u), 1, -1), self._used()).squeeze(1)
 
-    def apply(self, v: Tensor) -> Tensor:
-        """H v [B, N]."""
-        y_v, s_v = self.products(v[:, None, :])
-        return self.gamma[:, None] * v - self.correction(y_v[:, 0], s_v[:, 0])
-
     def _used(self) -> Tensor:
         """[B, 2·used, N]: a view of the slots in use, y and s in turns."""
         return self.pairs.flatten(1, 2)[:, : 2 * self.used]

@@ -104,38 +104,17 @@ class Lanes:
 
     @classmethod
     def start(
-        cls,
-        rays: Rays,
-        *,
-        row: Tensor,
-        place: Tensor,
-        rivals: Tensor,
-        x: Tensor,
-        length: Tensor,
-        normals: Tensor,
-        multipliers: Tensor,
-        cap: Tensor,
-    ) -> Lanes:
+        cls, rays: Rays, *, row: Tensor, place: Tensor, rivals: Tensor, x: Tensor, length: Tensor, normals: Tensor,
+        multipliers: Tensor, cap: Tensor,
+    ) -> Lanes:  # fmt: skip
         """Lanes at rest in x [L, n], at distances ``length``; the tensors become theirs to write."""
         far = torch.full_like(cap, torch.inf)
         return cls(
-            rays=rays,
-            moving=len(row),
-            row=row,
-            place=place,
-            rivals=rivals,
-            x=x,
-            length=length,
-            velocity=torch.empty_like(x),
-            weight=torch.zeros_like(cap),
-            cap=cap,
-            slope=torch.zeros_like(cap),
-            curved=torch.zeros_like(cap, dtype=torch.bool),
-            normals=normals,
-            multipliers=multipliers,
-            merit=far,
+            rays=rays, moving=len(row), row=row, place=place, rivals=rivals, x=x, length=length,
+            velocity=torch.empty_like(x), weight=torch.zeros_like(cap), cap=cap, slope=torch.zeros_like(cap),
+            curved=torch.zeros_like(cap, dtype=torch.bool), normals=normals, multipliers=multipliers, merit=far,
             residual=far.clone(),
-        )
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return self.row.shape[0]

@@ -29,16 +29,9 @@ def rest(
 ) -> Lanes:
     """One lane per image, at x [l, n], free to take steps of any length."""
     return Lanes.start(
-        rays,
-        row=row,
-        place=torch.zeros_like(row),
-        rivals=rivals,
-        x=x,
-        length=length,
-        normals=normals,
-        multipliers=multipliers,
-        cap=torch.full_like(length, torch.inf),
-    )
+        rays, row=row, place=torch.zeros_like(row), rivals=rivals, x=x, length=length, normals=normals,
+        multipliers=multipliers, cap=torch.full_like(length, torch.inf),
+    )  # fmt: skip
 
 
 def free(rays: Rays, row: Tensor, x: Tensor, length: Tensor) -> Lanes:
@@ -77,17 +70,12 @@ def towards_nearest(
     share = (cap / met.distance[lanes, choice].clamp_min(tiny)).nan_to_num(1).clamp_max(1)
     dual = met.multiplier[lanes, choice]
     x, length = toward(images, row[lanes], choice, normals, dual, share, lower, upper)
+    place = torch.arange(len(chosen), device=row.device).repeat_interleave(len(row))
+    per_unit = (dual * met.slope[lanes, choice])[:, None]
     return Lanes.start(
-        rays,
-        row=row[lanes],
-        place=torch.arange(len(chosen), device=row.device).repeat_interleave(len(row)),
-        rivals=rivals[lanes, choice][:, None],
-        x=x,
-        length=length,
-        normals=x.new_empty(len(lanes), 0, x.shape[1]),
-        multipliers=(dual * met.slope[lanes, choice])[:, None],
-        cap=cap,
-    )
+        rays, row=row[lanes], place=place, rivals=rivals[lanes, choice][:, None], x=x, length=length,
+        normals=x.new_empty(len(lanes), 0, x.shape[1]), multipliers=per_unit, cap=cap,
+    )  # fmt: skip
 
 
 def towards_target(
@@ -108,14 +96,9 @@ def towards_target(
     cap = torch.cat([cap * distance for cap in TARGETED_STARTS])
     share = torch.cat([torch.full_like(distance, min(1.0, cap)) for cap in TARGETED_STARTS])
     x, length = along(images, row.repeat(count), goal.repeat(count, 1), share, lower, upper)
+    place = torch.arange(count, device=row.device).repeat_interleave(len(row))
+    plane, multiplier = torch.cat(planes).repeat(count, 1, 1), torch.cat(multipliers).repeat(count, 1)
     return Lanes.start(
-        rays,
-        row=row.repeat(count),
-        place=torch.arange(count, device=row.device).repeat_interleave(len(row)),
-        rivals=rivals.repeat(count, 1),
-        x=x,
-        length=length,
-        normals=torch.cat(planes).repeat(count, 1, 1),
-        multipliers=torch.cat(multipliers).repeat(count, 1),
-        cap=cap,
-    )
+        rays, row=row.repeat(count), place=place, rivals=rivals.repeat(count, 1), x=x, length=length, normals=plane,
+        multipliers=multiplier, cap=cap,
+    )  # fmt: skip
