@@ -130,25 +130,27 @@ def test_duplicated_rows_have_equal_results(
 
 
 @pytest.mark.parametrize("target", ["explicit", "nearest"])
-def test_images_read_so_already_come_back_unchanged(
+def test_images_classified_so_already_are_returned_unchanged(
     attack: Attack, target: str, softmax: nn.Module, mnist_test: Dataset, right: Right
 ) -> None:
     images, labels = right(softmax, mnist_test, 6)
-    read_so = torch.tensor([True, False, True, False, False, True])
+    classified_so = torch.tensor([True, False, True, False, False, True])
     if target == "explicit":
-        aim: str | Tensor = torch.where(read_so, labels, (labels + 1) % 10)
+        aim: str | Tensor = torch.where(classified_so, labels, (labels + 1) % 10)
         claimed = labels
     else:
-        aim, claimed = "nearest", torch.where(read_so, (labels + 1) % 10, labels)
+        aim, claimed = "nearest", torch.where(classified_so, (labels + 1) % 10, labels)
     found = run(attack, softmax, images, claimed, aim)
-    assert torch.equal(found.images[read_so], images[read_so])
-    assert (found.l2[read_so] == 0).all()
-    assert found.c[read_so].isnan().all()
+    assert torch.equal(found.images[classified_so], images[classified_so])
+    assert (found.l2[classified_so] == 0).all()
+    assert found.c[classified_so].isnan().all()
     assert found.success.all()
-    assert (found.l2[~read_so] > 0).all()
+    assert (found.l2[~classified_so] > 0).all()
 
 
-def test_every_image_read_so_already(attack: Attack, softmax: nn.Module, mnist_test: Dataset, right: Right) -> None:
+def test_every_image_classified_so_already(
+    attack: Attack, softmax: nn.Module, mnist_test: Dataset, right: Right
+) -> None:
     images, labels = right(softmax, mnist_test, 3)
     for found in (
         run(attack, softmax, images, labels, labels),

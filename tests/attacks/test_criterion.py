@@ -47,7 +47,7 @@ def test_nan_logits_are_a_failure(target: torch.Tensor | None) -> None:
     label=st.integers(0, 3),
     target=st.integers(0, 3),
 )
-def test_success_means_read_so_by_argmax(logits: list[list[float]], label: int, target: int) -> None:
+def test_success_means_classified_so_by_argmax(logits: list[list[float]], label: int, target: int) -> None:
     scores = torch.tensor(logits)
     labels, targets = torch.full((len(scores),), label), torch.full((len(scores),), target)
     best = scores.amax(1, keepdim=True)

@@ -473,7 +473,7 @@ def test_inference_mode_changes_nothing():
 
 
 @pytest.mark.parametrize("budget", [10, 96])
-def test_a_class_without_a_gradient_is_no_rival(budget):
+def test_a_class_without_a_gradient_is_not_a_rival(budget):
     def model(x: Tensor) -> Tensor:
         first, dead = torch.ones(len(x)) + 0 * x[:, 0], 0.5 + 0 * x[:, 0]
         return torch.stack((first, dead, 0.2 + 4 * (x[:, 0] - 0.4).clamp_min(0) ** 2), 1)

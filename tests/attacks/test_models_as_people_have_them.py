@@ -226,7 +226,7 @@ OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", OUTPUTS)
-def test_outputs_that_are_no_logits(attack: Attack, kind: str, net: nn.Module, images: Tensor, labels: Tensor) -> None:
+def test_outputs_that_are_not_logits(attack: Attack, kind: str, net: nn.Module, images: Tensor, labels: Tensor) -> None:
     change, sentence = OUTPUTS[kind]
     with pytest.raises(UserError, match=sentence):
         run(attack, lambda x: change(net(x)), images, labels)

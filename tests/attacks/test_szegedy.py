@@ -126,7 +126,7 @@ def test_the_search_finds_its_way_from_any_constant(sigmoid: nn.Module, mnist_te
 
 
 @pytest.mark.parametrize("target", targets.POLICIES)
-def test_the_minimum_constant_of_the_paper_is_no_minimum(
+def test_the_minimum_constant_of_the_paper_is_not_a_minimum(
     target: str, sigmoid: nn.Module, mnist_test: Dataset, right: Right
 ) -> None:
     images, labels = right(sigmoid, mnist_test, 6)
@@ -141,7 +141,9 @@ def test_the_minimum_constant_of_the_paper_is_no_minimum(
     assert literal.images.max() <= 1
 
 
-def test_paper_literal_leaves_images_read_so_already(softmax: nn.Module, mnist_test: Dataset, right: Right) -> None:
+def test_paper_literal_leaves_images_classified_so_already(
+    softmax: nn.Module, mnist_test: Dataset, right: Right
+) -> None:
     images, labels = right(softmax, mnist_test, 2)
     aim = torch.stack([labels[0], (labels[1] + 1) % 10])
     found = szegedy_lbfgs(softmax, images, labels, aim, paper_literal=True)
@@ -279,7 +281,7 @@ def test_the_nearest_reference_is_the_second_start() -> None:
     ).success
 
 
-def test_images_that_the_first_search_crosses_are_none_of_the_references_business(
+def test_references_do_not_change_images_that_the_first_search_crosses(
     softmax: nn.Module, mnist_test: Dataset, mnist_train: Dataset, right: Right, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, labels = right(softmax, mnist_test, 6)
