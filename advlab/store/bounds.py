@@ -116,7 +116,7 @@ def _require_bounded(content: memoryview, most: int) -> list[str]:
     if len(content) < 12 or content[-4:] != b"PAR1" or footer > min(len(content) - 12, FOOTER):
         raise Damaged("its footer is larger than any that advlab writes, or is incomplete")
     found, _ = _struct(content, len(content) - 8 - footer, 0)
-    _require_own_types(found.get(5, []))
+    require_own_types(found)
     leaves = _leaves(found[2])
     size = 0
     for group in found.get(4, []):
@@ -136,11 +136,16 @@ def _require_bounded(content: memoryview, most: int) -> list[str]:
     return [leaf.path for leaf in leaves if leaf.kind == _BYTE_ARRAY]
 
 
-def _require_own_types(pairs: list[Any]) -> None:
-    """Raise Damaged for extension types: libraries of this process register some whose values are pickles."""
-    for pair in pairs:
+def require_own_types(footer: dict[int, Any]) -> None:
+    """Raise an error for extension types: libraries of this process register some whose values are pickles."""
+    for pair in footer.get(5, []):  # a key may be there twice
         if bytes(pair[1]) == b"ARROW:schema" and b"ARROW:extension" in base64.b64decode(pair[2], validate=True):
-            raise Damaged("it has a column of an extension type, which advlab does not write")
+            raise Damaged("it has a column of an extension type, whose values could run code")
+
+
+def footer(end: bytes) -> dict[int, Any]:
+    """The fields of the footer of a Parquet file, whose last bytes are given; raises an error if it is none."""
+    return _struct(memoryview(end), len(end) - 8 - int.from_bytes(end[-8:-4], "little"), 0)[0]
 
 
 def _leaves(schema: list[Any]) -> list[_Leaf]:
