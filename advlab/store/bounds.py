@@ -33,6 +33,7 @@ _WIDTHS = (1, 4, 8, 12, 4, 8)  # of BOOLEAN, INT32, INT64, INT96, FLOAT, DOUBLE 
 _BYTE_ARRAY, _FIXED = 6, 7
 _ENCODINGS = (0, 2, 3, 4, 8, 9)  # PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT
 _DICTIONARY_PAGE = 2
+_CONTROL = r"[\p{C}\x{2028}\x{2029}]"  # those that `printable` spells out
 _SKIPPED = {1: 0, 2: 0, 3: 1, 7: 8}  # bytes of Thrift's true, false, byte and double
 
 
@@ -75,17 +76,22 @@ def open_parquet(content: pa.Buffer, most: int) -> pq.ParquetFile:
 
 
 def plain(table: pa.Table, most: int) -> pa.Table:
-    """A table whose strings are no longer dictionary-encoded; raises Oversized if they exceed ``most`` bytes."""
+    """A table whose strings are no longer dictionary-encoded, their control characters replaced, as a terminal may show
+    them; raises Oversized if they exceed ``most`` bytes.
+    """
     for place, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
-            chunks = table.column(place).chunks
-            size = sum(
-                pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0 for chunk in chunks
-            )
-            if size > most:
-                raise Oversized(f"the strings of its {field.name!r} take {_gib(size)}")
-            kept = pa.field(field.name, field.type.value_type, field.nullable, field.metadata)
-            table = table.set_column(place, kept, table.column(place).cast(field.type.value_type))
+            kind, size, chunks = field.type.value_type, 0, []
+            for chunk in table.column(place).chunks:
+                strings = chunk.dictionary
+                if pa.types.is_string(kind):
+                    strings = pc.replace_substring_regex(strings, _CONTROL, "�")
+                size += pc.sum(pc.take(pc.binary_length(strings), chunk.indices)).as_py() or 0
+                if size > most:
+                    raise Oversized(f"the strings of its {field.name!r} take {_gib(size)}")
+                chunks.append(pc.take(strings, chunk.indices))
+            kept = pa.field(field.name, kind, field.nullable, field.metadata)
+            table = table.set_column(place, kept, pa.chunked_array(chunks, kind))
     return table
 
 
