@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
@@ -15,6 +17,7 @@ from rich.markup import escape
 
 from advlab import extensions
 from advlab.errors import UserError, one_line
+from advlab.store import study
 from advlab.text import SafeFormatter, masked
 
 Options = TypeVar("Options")
@@ -103,6 +106,15 @@ def run(description: str, options: type[Options], main: Callable[[Options], None
     except KeyboardInterrupt:
         console.print("\nstopped; finished work is kept: the same command continues from there.")
         sys.exit(130)
-    except Exception:
-        logging.exception("a defect of advlab:")
+    except Exception as error:
+        if not study.opened:
+            logging.exception("a defect of advlab:")
+            sys.exit(1)
+        message = escape(masked(f"{study.opened[-1]!r} ({type(error).__name__}: {one_line(error)[:300]})"))
+        with tempfile.NamedTemporaryFile("w", prefix="advlab-", suffix=".log", delete=False) as log:
+            log.write(masked(traceback.format_exc()))
+        console.print(
+            f"[bold red]error:[/] the rows or settings in {message} are not as this version of advlab leaves them, and "
+            f"were not changed; choose another folder. If they are your own, this is a defect: report {log.name}."
+        )
         sys.exit(1)

@@ -138,8 +138,7 @@ def _restored(pointer: dict[str, Any], tables: dict[int, pa.Table]) -> Pool:
 
 def read_trainer(store: Store, folder: str, pointer: dict[str, Any]) -> dict[str, Any]:
     """The state of the trainer saved with the snapshot that ``read`` returned; only for a resumed writer."""
-    file = _in(folder, _trainer_file(pointer["step"]))
-    return trainer_state.read(io.BytesIO(store.read_bytes(file)), store.path(file))
+    return trainer_state.read(store, _in(folder, _trainer_file(pointer["step"])))
 
 
 def dataset(pool: Pool, level: int = 0, shape: tuple[int, ...] | None = None) -> TensorDataset:

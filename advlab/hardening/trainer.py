@@ -23,6 +23,7 @@ from advlab.hardening.levels import Levels, Mixture
 from advlab.hardening.pool import Batch, Pool, dealt, merged
 from advlab.hardening.settings import Settings
 from advlab.models.mlp import MLP, initialise
+from advlab.training import trainer_state
 from advlab.training.data_parallel import Ranks
 from advlab.training.decay import WeightDecay
 
@@ -289,7 +290,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a ``state``, with the pool that belongs to it."""
-        self.step = state["step"]
+        self.step = trainer_state.step(state, self.total)
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
 

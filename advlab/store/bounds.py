@@ -33,6 +33,7 @@ _WIDTHS = (1, 4, 8, 12, 4, 8)  # of BOOLEAN, INT32, INT64, INT96, FLOAT, DOUBLE 
 _BYTE_ARRAY, _FIXED = 6, 7
 _ENCODINGS = (0, 2, 3, 4, 8, 9)  # PLAIN, PLAIN_DICTIONARY, RLE, BIT_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT
 _DICTIONARY_PAGE = 2
+_CONTROL = r"[\p{C}\x{2028}\x{2029}]"  # those that `printable` spells out
 _SKIPPED = {1: 0, 2: 0, 3: 1, 7: 8}  # bytes of Thrift's true, false, byte and double
 
 
@@ -75,17 +76,22 @@ def open_parquet(content: pa.Buffer, most: int) -> pq.ParquetFile:
 
 
 def plain(table: pa.Table, most: int) -> pa.Table:
-    """A table whose strings are no longer dictionary-encoded; raises Oversized if they exceed ``most`` bytes."""
+    """A table whose strings are no longer dictionary-encoded, their control characters replaced, as a terminal may show
+    them; raises Oversized if they exceed ``most`` bytes.
+    """
     for place, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
-            chunks = table.column(place).chunks
-            size = sum(
-                pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0 for chunk in chunks
-            )
-            if size > most:
-                raise Oversized(f"the strings of its {field.name!r} take {_gib(size)}")
-            kept = pa.field(field.name, field.type.value_type, field.nullable, field.metadata)
-            table = table.set_column(place, kept, table.column(place).cast(field.type.value_type))
+            kind, size, chunks = field.type.value_type, 0, []
+            for chunk in table.column(place).chunks:
+                strings = chunk.dictionary
+                if pa.types.is_string(kind):
+                    strings = pc.replace_substring_regex(strings, _CONTROL, "�")
+                size += pc.sum(pc.take(pc.binary_length(strings), chunk.indices)).as_py() or 0
+                if size > most:
+                    raise Oversized(f"the strings of its {field.name!r} take {_gib(size)}")
+                chunks.append(pc.take(strings, chunk.indices))
+            kept = pa.field(field.name, kind, field.nullable, field.metadata)
+            table = table.set_column(place, kept, pa.chunked_array(chunks, kind))
     return table
 
 
@@ -116,7 +122,7 @@ def _require_bounded(content: memoryview, most: int) -> list[str]:
     if len(content) < 12 or content[-4:] != b"PAR1" or footer > min(len(content) - 12, FOOTER):
         raise Damaged("its footer is larger than any that advlab writes, or is incomplete")
     found, _ = _struct(content, len(content) - 8 - footer, 0)
-    _require_own_types(found.get(5, []))
+    require_own_types(found)
     leaves = _leaves(found[2])
     size = 0
     for group in found.get(4, []):
@@ -136,11 +142,16 @@ def _require_bounded(content: memoryview, most: int) -> list[str]:
     return [leaf.path for leaf in leaves if leaf.kind == _BYTE_ARRAY]
 
 
-def _require_own_types(pairs: list[Any]) -> None:
-    """Raise Damaged for extension types: libraries of this process register some whose values are pickles."""
-    for pair in pairs:
+def require_own_types(footer: dict[int, Any]) -> None:
+    """Raise an error for extension types: libraries of this process register some whose values are pickles."""
+    for pair in footer.get(5, []):  # a key may be there twice
         if bytes(pair[1]) == b"ARROW:schema" and b"ARROW:extension" in base64.b64decode(pair[2], validate=True):
-            raise Damaged("it has a column of an extension type, which advlab does not write")
+            raise Damaged("it has a column of an extension type, whose values could run code")
+
+
+def footer(end: bytes) -> dict[int, Any]:
+    """The fields of the footer of a Parquet file, whose last bytes are given; raises an error if it is none."""
+    return _struct(memoryview(end), len(end) - 8 - int.from_bytes(end[-8:-4], "little"), 0)[0]
 
 
 def _leaves(schema: list[Any]) -> list[_Leaf]:

@@ -16,9 +16,14 @@ def check(manifest: Any) -> None:
     require(isinstance(manifest, dict), "it is not an object")
     for key, kind in (("kind", str), ("identity", str), ("config", dict)):
         require(isinstance(manifest.get(key), kind), f"its {key} is missing")
-    require_text("kind", manifest["kind"])
-    for key in ("models", "dataset", "versions"):
+    for key in ("kind", "finished", "verdict"):
+        if manifest.get(key) is not None:
+            require_text(key, manifest[key])
+    for key in ("models", "dataset", "versions", "chosen", "result"):
         require(isinstance(manifest.get(key, {}), dict), f"its {key} is not an object")
+    require(isinstance(manifest.get("resumed", []), list), "its resumed is not a list")
+    for key in ("config", "chosen", "result"):
+        _texts(key, manifest.get(key))
     for name, model in manifest.get("models", {}).items():
         _model(name, model)
     for key, value in manifest.get("dataset", {}).items():
@@ -41,6 +46,15 @@ def _model(name: str, model: Any) -> None:
         require_text("origin of a model", origin)
         known = origin.startswith("study:") or origin.endswith(".safetensors")
         require(known, f"{where} has an origin that is neither a study nor a checkpoint")
+
+
+def _texts(key: str, value: Any) -> None:
+    """Check all text in a value, which tables and figures show."""
+    if isinstance(value, str):
+        require_text(key, value)
+    elif isinstance(value, dict | list):
+        for one in [*value, *value.values()] if isinstance(value, dict) else value:
+            _texts(key, one)
 
 
 def require_name(name: Any) -> None:

@@ -14,6 +14,10 @@ from advlab.store.layout import MANIFEST
 from advlab.store.manifest import check
 
 
+opened: list[str] = []
+"""Folders whose studies this process has read: what it finds in them may be a stranger's, or of another version."""
+
+
 class Study:
     """One study in one folder, local or remote: ``study.json`` holds its configuration and provenance, Parquet files
     its rows; everything else is derived from them.
@@ -56,7 +60,7 @@ class Study:
             if store.create_json(MANIFEST, study.manifest):
                 return study
         earlier = cls._read(store)
-        if earlier["identity"] != identity:
+        if not earlier["identity"] == study_identity(earlier) == identity:
             raise UserError(
                 f"--out {out!r} holds another study ({_difference(earlier, manifest)}); "
                 "choose another folder, or run with the settings of that study to continue it."
@@ -116,10 +120,12 @@ class Study:
         try:
             found: dict[str, Any] = store.read_json(MANIFEST)
             cls.check(found)
+            found.setdefault("finished", None)
         except ValueError as error:
             raise UserError(
                 f"{store.path(MANIFEST)!r} is not a study of advlab ({one_line(error)[:300]}); choose another folder."
             ) from error
+        opened.append(store.uri)
         return found
 
 

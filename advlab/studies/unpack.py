@@ -8,24 +8,33 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray.data
 from PIL import Image
+from ray.data.datasource import FileBasedDatasource
 from ray.exceptions import RayError
 from rich.console import Console
 
 from advlab.data import labels
 from advlab.errors import UserError, one_line
-from advlab.store import Store
+from advlab.store import Store, bounds, parquet
+from advlab.text import printable
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "PPM": ".ppm"}
 """File name suffixes by image format, of the formats that a folder may hold."""
 KEYS = tuple(suffix.removeprefix(".") for suffix in labels.SUFFIXES)
 """Keys of the image in a WebDataset sample, unless ``--image`` is given."""
+LARGEST = 2**28
+"""Bytes of one member of a tar file: no image of a folder may have more."""
 BATCH = 64
+_RESULTS = pa.schema([("images", pa.int64()), ("problem", pa.string())])
 NUMBER_DIGITS = 4
 
 
@@ -80,52 +89,107 @@ def _results(config: UnpackConfig, out: str) -> Iterator[dict[str, Any]]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    if config.layout == "parquet":
-        # numbers, names and bytes are read unchanged; name=value parts of folder names are not columns
-        packed = ray.data.read_parquet(config.source, partitioning=None)
-    else:
-        packed = ray.data.read_webdataset(config.source, decoder=None)
     writer = _Writer(out, config.layout, config.image, config.label)
-    written = packed.map_batches(writer, batch_size=BATCH, batch_format="pandas")
-    return iter(written.iter_rows())
+    return iter(ray.data.read_datasource(_Packed(config.source, writer)).iter_rows())
+
+
+class _Packed(FileBasedDatasource):
+    """Files of samples, each sample written as it is read; Ray's own readers take values of any size into memory."""
+
+    def __init__(self, paths: str, writer: _Writer) -> None:
+        super().__init__(paths, file_extensions=["parquet"] if writer.layout == "parquet" else None)
+        self.writer = writer
+
+    def _open_input_source(self, filesystem: Any, path: str, **_: Any) -> Any:
+        if self.writer.layout == "parquet":
+            return filesystem.open_input_file(path)
+        return filesystem.open_input_stream(path, compression=None)  # images are compressed already
+
+    def _read_stream(self, f: Any, path: str) -> Iterator[pa.Table]:  # noqa: ARG002
+        read = _rows if self.writer.layout == "parquet" else _members
+        samples = read(f, {self.writer.label_key, *self.writer.image_keys})
+        result: dict[str, list[Any]] = {"images": [BATCH], "problem": [None]}
+        while result["images"] == [BATCH]:
+            result = self.writer.write(islice(samples, BATCH))
+            yield pa.table(result, schema=_RESULTS)
+
+
+def _rows(file: Any, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file; only columns that are ``wanted`` are read."""
+    end = min(file.size(), parquet.footer_size(file.read_at(8, max(0, file.size() - 8))))
+    bounds.require_own_types(bounds.footer(file.read_at(end, file.size() - end)))
+    packed = pq.ParquetFile(file)
+    others = dict.fromkeys(packed.schema_arrow.names)
+    for batch in packed.iter_batches(BATCH, columns=[name for name in others if name in wanted]):
+        yield from (others | row for row in batch.to_pylist())
+
+
+def _members(stream: Any, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    """The samples of a tar file: the members of one name, by what follows its first dot; read where ``wanted``."""
+    name = ""
+    sample: dict[str, Any] = {}
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        for member in archive:
+            folder, _, last = member.name.rpartition("/")
+            base, _, key = last.partition(".")
+            if not (member.isreg() and base and key):
+                continue
+            if sample and f"{folder}/{base}" != name:
+                yield sample
+                sample = {}
+            if member.issparse() or member.size > LARGEST:
+                raise ValueError(f"{printable(member.name)} has {member.size:,} bytes, more than {LARGEST:,}, or holes")
+            opened = archive.extractfile(member) if key in wanted else None
+            name, sample[key] = f"{folder}/{base}", opened.read() if opened else b""
+    if sample:
+        yield sample
 
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    """Writes a batch of packed images; returns their number, or the problem with one of them."""
+    """Writes packed images; returns their number, or the problem with one of them."""
 
     out: str
     layout: str
     image: str | None
     label: str | None
 
-    def __call__(self, batch: Any) -> dict[str, list[Any]]:
-        problem = None
-        samples = batch.to_dict("records")
-        for number, sample in enumerate(samples):
-            problem = self._write(sample)
-            if problem is not None:
-                samples = samples[:number]
-                break
-        return {"images": [len(samples)], "problem": [problem]}
+    @property
+    def image_keys(self) -> tuple[str, ...]:
+        return (self.image,) if self.image else ("image",) if self.layout == "parquet" else KEYS
+
+    @property
+    def label_key(self) -> str:
+        return self.label or ("label" if self.layout == "parquet" else "cls")
+
+    def write(self, samples: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+        """Write samples up to the first with a problem."""
+        written, problem = 0, None
+        try:
+            for sample in samples:
+                problem = self._write(sample)
+                if problem is not None:
+                    break
+                written += 1
+        except (OSError, ValueError, TypeError, LookupError, pa.ArrowException, tarfile.TarError) as error:
+            problem = f"it cannot be read as {self.layout}, or not be written ({one_line(error)})."
+        return {"images": [written], "problem": [problem]}
 
     def _write(self, sample: dict[str, Any]) -> str | None:
         """Write a sample; returns its problem, if there is one."""
-        keys = (self.image,) if self.image else ("image",) if self.layout == "parquet" else KEYS
-        label = self.label or ("label" if self.layout == "parquet" else "cls")
-        image = next((key for key in keys if sample.get(key) is not None), None)
+        label = self.label_key
+        image = next((key for key in self.image_keys if sample.get(key) is not None), None)
         if image is None or sample.get(label) is None:
-            missing = f"--label {label}" if image else f"--image {keys[0]}"
+            missing = f"--label {label}" if image else f"--image {self.image_keys[0]}"
             there = ", ".join(key for key in sample if not key.startswith("__"))
             return f"a row has no {missing}; name one of {there}."
         content = sample[image]["bytes"] if isinstance(sample[image], dict) else sample[image]
         try:
-            with Image.open(io.BytesIO(content)) as opened:
-                suffix = SUFFIXES.get(opened.format or "")
-        except (OSError, TypeError) as error:
-            return f"{image!r} of a row is not an encoded image ({one_line(error)}); name another with --image."
-        if suffix is None:
-            return f"{image!r} of a row is in an unsupported format; convert it to one of {', '.join(SUFFIXES)}."
+            with Image.open(io.BytesIO(content), formats=tuple(SUFFIXES)) as opened:
+                suffix = SUFFIXES[opened.format or ""]
+        except (OSError, TypeError, Image.DecompressionBombError) as error:
+            known = f"not an encoded image, of {', '.join(SUFFIXES)}"
+            return f"{image!r} of a row is {known} ({one_line(error)}); name another with --image, or convert it."
         name = f"{class_folder(sample[label])}/{hashlib.sha256(content).hexdigest()[:24]}{suffix}"
         store = Store(self.out)
         if not store.exists(name):
@@ -136,7 +200,7 @@ class _Writer:
 def class_folder(label: object) -> str:
     """The folder of a class: a number with four digits, or a name without characters that could leave the folder.
 
-    A ValueError for an empty name.
+    A ValueError for an empty name, or one with control characters.
     """
     text = label.decode() if isinstance(label, bytes) else str(label)
     text = text.strip()
@@ -145,4 +209,6 @@ def class_folder(label: object) -> str:
     name = text.replace("/", "_").lstrip(".")
     if not name:
         raise ValueError("a class without a name")
+    if not name.isprintable():
+        raise ValueError(f"a class named {printable(name, 80)!r}")
     return name

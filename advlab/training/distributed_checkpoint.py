@@ -11,9 +11,7 @@ import io
 import os
 import pickle
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed as dist
@@ -23,11 +21,14 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.utils import _ReaderView
 
 from advlab.errors import UserError, one_line
+from advlab.store import Store
+from advlab.training.trainer_state import require_stored
 
-_LARGEST = 1 << 28
-"""Largest size of ``.metadata``: it has a few hundred bytes for each piece of a tensor."""
+_LARGEST, _TYPES = 1 << 24, 100
+"""Largest size of ``.metadata``, which has a few hundred bytes for each piece of a tensor, and most types in it."""
 
 
 def read(state: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -57,13 +58,24 @@ class _Planner(DefaultLoadPlanner):
 class _Reader(FileSystemReader):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
-        notes = Path(path) / ".metadata"
-        if notes.stat().st_size > _LARGEST:
-            raise ValueError(f"{notes} is larger than any that advlab writes")
-        self.notes = _metadata(notes.read_bytes())
+        store = Store(path)
+        store.require_own("")
+        for name in store.files():
+            store.size(name)  # raises for files with holes
+        self.notes = _metadata(store.read_bytes(".metadata", _LARGEST))
+
+    def _slice_file(self, file: Any, sinfo: _StorageInfo) -> IO[bytes]:
+        require_stored(_Part(file, sinfo.offset, sinfo.length), sinfo.length)
+        return super()._slice_file(file, sinfo)
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         return replace(self.notes, storage_meta=metadata.StorageMeta(load_id=self.load_id))
+
+
+class _Part(_ReaderView):
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:  # theirs takes an offset from the end as positive
+        from_end = whence == os.SEEK_END
+        return super().seek(self.len + offset if from_end else offset, os.SEEK_SET if from_end else whence)
 
 
 class _Named:
@@ -83,13 +95,16 @@ class _Named:
 
 
 class _Names(pickle._Unpickler):  # the Python version: the C version allocates as much memory as a file demands
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(stream)
+        self.types: dict[str, type[_Named]] = {}
+
     def find_class(self, _module: str, name: str) -> Any:
-        return _type_named(name)
-
-
-@cache
-def _type_named(name: str) -> type[_Named]:
-    return type("_Named", (_Named,), {"name": name})
+        if name not in self.types:
+            if len(self.types) == _TYPES:
+                raise ValueError("it has more types than DCP's")
+            self.types[name] = type("_Named", (_Named,), {"name": name})
+        return self.types[name]
 
 
 def _metadata(content: bytes) -> Metadata:

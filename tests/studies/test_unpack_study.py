@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,8 +110,86 @@ def test_names_of_classes_stay_within_the_folder() -> None:
     assert class_folder("../../etc") == "_.._etc"
     with pytest.raises(ValueError, match="without a name"):
         class_folder(" ..")
+    with pytest.raises(ValueError, match=r"a class named '\\\\x1b\[2Jcat'"):
+        class_folder("\x1b[2Jcat")
 
 
 def test_numbers_keep_their_order_as_folders() -> None:
     assert torch.equal(torch.tensor([int(class_folder(n)) for n in range(1200)]), torch.arange(1200))
     assert sorted(map(class_folder, range(1200))) == list(map(class_folder, range(1200)))
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes, **header: object) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    for key, value in header.items():
+        setattr(member, key, value)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def bomb(file: Path, image: bytes) -> None:
+    """Three million zeros in three thousand bytes: packed twice over."""
+    with gzip.open(file, "wb") as packed, tarfile.open(fileobj=packed, mode="w") as archive:
+        add(archive, "0.png", image + b"\0" * 3_000_000)
+        add(archive, "0.cls", b"1")
+
+
+def sparse(file: Path, image: bytes) -> None:
+    """A member of 3 GiB of which the archive holds one block, as GNU tar writes it."""
+    block = image.ljust(512, b"\0")
+    member = tarfile.TarInfo("0.png")
+    member.size, member.type = 512, tarfile.GNUTYPE_SPARSE
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (0, 512)
+    header[483:495] = b"%011o\0" % (3 * 2**30)
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:512]))
+    with tarfile.open(file, "w") as archive:
+        add(archive, "0.cls", b"1")
+    content = file.read_bytes()[:1024]
+    file.write_bytes(content + bytes(header) + block + b"\0" * 1024)
+
+
+def linked(file: Path, _image: bytes) -> None:
+    with tarfile.open(file, "w") as archive:
+        add(archive, "0.cls", b"1")
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            add(archive, "0.png", b"", type=kind, linkname="/etc/passwd")
+
+
+def climbing(file: Path, image: bytes) -> None:
+    with tarfile.open(file, "w") as archive:
+        add(archive, "../../0.png", image)
+        add(archive, "../../0.cls", b"..")
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (bomb, "cannot be read as webdataset"),
+        (sparse, "0.png has 3,221,225,472 bytes, more than 268,435,456"),
+        (linked, "a row has no --image"),
+        (climbing, "a class without a name"),
+    ],
+)
+def test_archives_that_are_made_to_do_harm(
+    make: Callable[[Path, bytes], None],
+    fault: str,
+    encoded: list[bytes],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    make(tmp_path / "a.tar", encoded[0])
+    with pytest.raises(UserError, match=fault):
+        unpack(UnpackConfig(source=str(tmp_path / "a.tar"), out=str(tmp_path / "out" / "photos"), layout="webdataset"))
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["photos"]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_columns_of_pickles_are_not_unpacked(encoded: list[bytes], tmp_path: Path) -> None:
+    """Ray Data unpickles values of this type, which metadata alone gives to a column."""
+    marks = {"ARROW:extension:name": "ray.data.arrow_pickled_object", "ARROW:extension:metadata": ""}
+    fields = [pa.field("image", pa.binary()), pa.field("label", pa.large_binary(), metadata=marks)]
+    columns = [pa.array([encoded[0]], pa.binary()), pa.array([b"cos\nsystem\n."], pa.large_binary())]
+    pq.write_table(pa.table(columns, schema=pa.schema(fields)), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="a column of an extension type"):
+        unpack(UnpackConfig(source=str(tmp_path / "a.parquet"), out=str(tmp_path / "photos")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,8 @@ def test_files_outside_of_the_checkpoint_are_not_read(path: str, folder: Path) -
         lambda content: content[: len(content) // 2],
         lambda _: b"\x80\x04r\xff\xff\xff\xff.",  # a memo of four billion places
         lambda _: b"\x80\x04\x8d" + b"\xff" * 8,  # a string of 2⁶⁴ bytes
+        lambda _: b"\x80\x04(" + b"".join(b"c\n%d\n" % number for number in range(200)) + b"l.",  # 200 types
+        lambda _: b"\0" * (1 << 25),
         lambda content: content.replace(b"float32", b"manual_"),
         lambda content: content.replace(b"ChunkStorageMetadata", b"KnuhcStorageMetadata"),
     ],
@@ -127,3 +130,42 @@ def test_another_network_is_one_sentence(folder: Path) -> None:
     (folder / ".metadata").unlink()
     with pytest.raises(UserError, match="cannot be read"):
         load(folder)
+
+
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp"])
+@pytest.mark.parametrize("what", ["pipe", "link", "holes", "packed"])
+def test_files_that_are_not_plain_are_not_read(what: str, name: str, folder: Path, tmp_path: Path) -> None:
+    file = folder / name
+    content = file.read_bytes()
+    file.unlink()
+    if what == "pipe":
+        os.mkfifo(file)
+    elif what == "link":
+        (tmp_path / "elsewhere").write_bytes(content)
+        file.symlink_to(tmp_path / "elsewhere")
+    elif what == "holes":
+        with file.open("wb") as stream:
+            stream.truncate(6 * 2**30)
+    else:
+        file.write_bytes(content)
+        _pack(folder)
+    with pytest.raises(UserError, match=r"cannot be read|is a pipe, a device, or a link"):
+        load(folder)
+
+
+def _pack(folder: Path) -> None:
+    """Compress the values, and let the notes say where they then lie."""
+    notes = pickle.loads((folder / ".metadata").read_bytes())
+    values = (folder / "__0_0.distcp").read_bytes()
+    written = io.BytesIO()
+    for place in notes.storage_data.values():
+        with zipfile.ZipFile(io.BytesIO(values[place.offset : place.offset + place.length])) as archive:
+            parts = {part.filename: archive.read(part) for part in archive.infolist()}
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for each, content in parts.items():
+                archive.writestr(each, content)
+        place.offset, place.length = written.tell(), len(packed.getvalue())
+        written.write(packed.getvalue())
+    (folder / "__0_0.distcp").write_bytes(written.getvalue())
+    (folder / ".metadata").write_bytes(pickle.dumps(notes))

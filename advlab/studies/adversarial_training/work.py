@@ -236,9 +236,11 @@ class Snapshots:
         pool, pointer = snapshots.read(self.store, self.folder)
         if pointer["extra"].get("key") != self.key:
             return []
-        trainer.restore(snapshots.read_trainer(self.store, self.folder, pointer))
-        trainer.take_shard([pool.state()])
-        return pointer["extra"]["curve"]
+        state = snapshots.read_trainer(self.store, self.folder, pointer)
+        with trainer_state.restoring(self.store.path(self.folder)):
+            trainer.restore(state)
+            trainer.take_shard([pool.state()])
+            return _curve(pointer["extra"])
 
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
         extra = {"key": self.key, "curve": curve}
@@ -264,13 +266,15 @@ class Checkpoints:
         with self.launcher.newest() as folder:
             if folder is None:
                 return []
-            state = trainer_state.read(Path(folder) / STATE, f"{folder}/{STATE}")
-            if state["key"] != self.key:
+            store = Store(folder)
+            state = trainer_state.read(store, STATE)
+            if state.get("key") != self.key:
                 return []
-            shards = [trainer_state.read(path, str(path)) for path in sorted(Path(folder).glob("shard-*.pt"))]
-        trainer.restore(state["trainer"])
-        trainer.take_shard(shards)
-        return state["curve"]
+            shards = [trainer_state.read(store, name) for name in store.files() if name.startswith("shard-")]
+        with trainer_state.restoring(folder):
+            trainer.restore(state["trainer"])
+            trainer.take_shard(shards)
+            return _curve(state)
 
     def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
         whole = trainer.whole_pool()
@@ -283,3 +287,11 @@ class Checkpoints:
                 state = {"key": self.key, "curve": curve, "trainer": trainer.state()}
                 torch.save(state, Path(folder) / STATE)
             self.launcher.report({"step": trainer.step, "loss": curve[-1]["loss"]}, folder)
+
+
+def _curve(state: dict[str, Any]) -> list[dict[str, float]]:
+    """The rows of a curve, as a run left them."""
+    rows: list[dict[str, float]] = state["curve"]
+    if not all(isinstance(row["cpu_seconds"] + row["seconds"] + row["loss"], float) for row in rows):
+        raise ValueError("its curve has rows without numbers")
+    return rows

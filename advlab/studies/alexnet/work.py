@@ -248,12 +248,13 @@ class _Job:
         with self.launcher.newest() as folder:
             if folder is None:
                 return 0
-            path = Path(folder) / STATE
-            state = trainer_state.read(path, str(path), self.run.device)
-        self.run.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.epoch = _Epoch(state["sums"], state["seconds"])
-        return int(state["step"])
+            state = trainer_state.read(Store(folder), STATE, self.run.device)
+        with trainer_state.restoring(folder):
+            self.run.network.load_state_dict(state["network"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            loss, right, seen = map(float, state["sums"])
+            self.epoch = _Epoch([loss, right, seen], float(state["seconds"]))
+            return trainer_state.step(state, self.run.steps)
 
     def _report(self, metrics: dict[str, float], *, saves: bool) -> None:
         """Report progress, with a checkpoint from the first worker, as all hold the same state."""
