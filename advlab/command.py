@@ -110,11 +110,11 @@ def run(description: str, options: type[Options], main: Callable[[Options], None
         if not study.opened:
             logging.exception("a defect of advlab:")
             sys.exit(1)
-        message = escape(masked(f"{study.opened[-1]!r} ({type(error).__name__}: {one_line(error)[:300]})"))
+        told = escape(masked(f"{study.opened[-1]!r} ({type(error).__name__}: {one_line(error)[:300]})"))
         with tempfile.NamedTemporaryFile("w", prefix="advlab-", suffix=".log", delete=False) as log:
             log.write(masked(traceback.format_exc()))
         console.print(
-            f"[bold red]error:[/] the rows or settings in {message} are not as this version of advlab leaves them, and "
-            f"were not changed; choose another folder. If they are your own, this is a defect: report {log.name}."
+            f"[bold red]error:[/] advlab failed on what it read in {told}; finished work is kept. Choose another "
+            f"folder; if this one is your own, it is a defect: report {log.name}."
         )
         sys.exit(1)

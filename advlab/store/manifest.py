@@ -19,7 +19,7 @@ def check(manifest: Any) -> None:
     for key in ("kind", "finished", "verdict"):
         if manifest.get(key) is not None:
             require_text(key, manifest[key])
-    for key in ("models", "dataset", "versions", "chosen", "result"):
+    for key in ("models", "dataset", "versions", "chosen"):
         require(isinstance(manifest.get(key, {}), dict), f"its {key} is not an object")
     require(isinstance(manifest.get("resumed", []), list), "its resumed is not a list")
     for key in ("config", "chosen", "result"):

@@ -13,7 +13,6 @@ from advlab.store.files import Store
 from advlab.store.layout import MANIFEST
 from advlab.store.manifest import check
 
-
 opened: list[str] = []
 """Folders whose studies this process has read: what it finds in them may be a stranger's, or of another version."""
 
@@ -67,7 +66,7 @@ class Study:
             )
         store.require_writable()
         study = cls(store, earlier)
-        if earlier.get("finished") is None:
+        if earlier["finished"] is None:
             study.manifest.setdefault("resumed", []).append(provenance.describe(sys.argv))
             study.save_manifest()
         return study

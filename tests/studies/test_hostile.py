@@ -117,7 +117,7 @@ def test_more_shards_than_there_can_be_files(study: TransferStudy) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"models": ["softmax1\x1b[2J"]}, r"name of a model or control has control characters: softmax1\x1b[2J"),
+        ({"models": ["softmax1\x1b[2J"]}, r"its config has control characters: softmax1\x1b[2J"),
         ({"models": ["\ud800"]}, "has control characters"),
         ({"models": ["x" * 300]}, "a name has 300 characters"),
         ({"models": [f"m{i}" for i in range(2001)]}, "it has 2,001 models"),

@@ -65,9 +65,9 @@ def test_begin_then_continue(tmp_path: Path) -> None:
     second = TransferStudy.adopt(str(tmp_path / "s"), manifest() | {"started": "later"})
     (resumed,) = second.manifest.pop("resumed")
     assert resumed["command"] == sys.argv
-    assert second.manifest == first.manifest
+    assert second.manifest == {**first.manifest, "finished": None}
     assert second.manifest["started"] == "now"
-    assert TransferStudy.open(str(tmp_path / "s")).manifest == {**first.manifest, "resumed": [resumed]}
+    assert TransferStudy.open(str(tmp_path / "s")).manifest == {**second.manifest, "resumed": [resumed]}
 
 
 @pytest.mark.parametrize(
