@@ -1,7 +1,5 @@
 """The common options of all commands, their exit codes, and how their errors are printed."""
 
-from __future__ import annotations
-
 import logging
 import re
 import sys

@@ -4,8 +4,6 @@ Operations on whole arrays read and write all rows every time; a loop keeps a ro
 it. Loops are compiled on first use, which takes about a second each, and cached on disk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """Sanitised text for terminals and files: no control characters, no secrets."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -3,8 +3,6 @@ size of the target's input gradients (S), their alignment with the source's (R),
 loss over training runs (V).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ any eigenvalue of a Gram matrix G exceeds τ; so blocks are diagonalised in rand
 best so far are discarded. The expected number left is the logarithm of the number of blocks. Nothing is approximated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

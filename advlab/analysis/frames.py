@@ -1,7 +1,5 @@
 """Frame bounds of linear and convolutional layers: λ₋ and λ₊ of section 4.3, Table 5."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Sequence

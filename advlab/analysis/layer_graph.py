@@ -1,7 +1,5 @@
 """A network as a graph of layers with their input shapes, and the sub-network up to any of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

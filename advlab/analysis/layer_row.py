@@ -1,7 +1,5 @@
 """One row of Table 5, extended by other paddings and by the measured amplification of the network."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A Lipschitz bound of a whole network: the product of its layers' bounds along its graph (section 4.3)."""
 
-from __future__ import annotations
-
 import copy
 import math
 import operator

@@ -1,7 +1,5 @@
 """Lipschitz constants, in L2, of the layers without frame bounds: activations, pooling, normalisation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ The unit of observation is a direction: its k images give one number per statist
 directions between them, which assumes nothing about distributions; the random image sets show what chance gives.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 

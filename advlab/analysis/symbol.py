@@ -8,8 +8,6 @@ values of the whole layer are those of the blocks A(ω), one per frequency of th
 Shapes: G groups, Q taps, F outputs and C inputs of a group, P = C·s^d, W frequencies.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Checks of the arguments that all attacks share, before any work."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable

@@ -10,8 +10,6 @@ through the last two points is extrapolated.
 Shapes: B functions.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Foolbox's attacks under the contract of ours, and ours as Foolbox attacks (whose version 3 has no L-BFGS)."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

@@ -7,8 +7,6 @@ margin m = max_{j≠l} z_j − z_l (f₆ of Carlini & Wagner 2017).
 Shapes: B images, n pixels, k classes; b problems of one call.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

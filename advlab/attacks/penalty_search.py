@@ -16,8 +16,6 @@ Hessian of c ‖r‖² by a known multiple of I. Each image does so by itself; n
 the answer is solved to 0.1 |m|; where its minimiser does not succeed, the search goes on with solves to the end.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -12,8 +12,6 @@ with A_F the columns of the pixels that (1) does not clip. q is concave; both ro
 in one unknown per half-space whatever the number of pixels.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

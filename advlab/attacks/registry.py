@@ -1,7 +1,5 @@
 """The registry: attacks by name."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import inspect

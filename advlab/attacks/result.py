@@ -1,7 +1,5 @@
 """The result of every attack, judged by a fresh forward pass."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import IntEnum
 

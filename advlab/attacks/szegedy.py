@@ -17,8 +17,6 @@ boundary. So the best c is the root of m(x(c)) in log c. The parts:
 Shapes: B images, n pixels, k classes.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Literal

@@ -1,7 +1,5 @@
 """The catalogue of data sets: their files, with hashes and sources."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Decoding of one image file to RGB pixels; files with ambiguous pixels are refused."""
 
-from __future__ import annotations
-
 import io
 from contextlib import suppress
 from typing import Any

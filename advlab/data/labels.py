@@ -1,7 +1,5 @@
 """The labels of a folder of images: its class folders, or its ``labels.csv``."""
 
-from __future__ import annotations
-
 import csv
 import os
 import re

@@ -1,7 +1,5 @@
 """The actors of a pool: their size, and their number as the cluster grows and shrinks."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Launchers of the workers of a training run: Ray Train, or this process without Ray."""
 
-from __future__ import annotations
-
 import logging
 import re
 import shutil

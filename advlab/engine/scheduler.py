@@ -1,7 +1,5 @@
 """The scheduler of a pool: which unit runs where; independent of Ray."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The connection to Ray: a local instance, or an existing cluster."""
 
-from __future__ import annotations
-
 import logging
 import os
 import secrets

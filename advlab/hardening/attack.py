@@ -1,7 +1,5 @@
 """Adversarial examples at layer outputs: attacks on the tail of the network above a layer, within that layer's box."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, get_args
 

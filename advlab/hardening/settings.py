@@ -1,7 +1,5 @@
 """Settings of a training run, and the named variants that the ablation compares."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any

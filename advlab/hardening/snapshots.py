@@ -4,8 +4,6 @@ The pointer leads readers to files that are complete and never change. The write
 only when all files of the next snapshot are written, and keeps earlier snapshots for readers that still use them.
 """
 
-from __future__ import annotations
-
 import io
 import operator
 import re

@@ -2,8 +2,6 @@
 the paper lists its layers (3x11x11x96, …, 4096x1000) without the two groups that were split over two GPUs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 

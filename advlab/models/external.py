@@ -1,7 +1,5 @@
 """External models: torchvision, timm, a factory in a Python file, or one in an installed module."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import importlib

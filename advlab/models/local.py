@@ -10,8 +10,6 @@ Filters are contiguous along D as well: then D, the longest side, is contiguous 
 its result.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

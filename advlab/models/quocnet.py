@@ -9,8 +9,6 @@ Shapes: B images, C channels or M maps, [H, W] rows and columns. Every step work
 assigns to it: by default all, or some of them in each process (`advlab.training.row_parallel`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol

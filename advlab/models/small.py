@@ -1,7 +1,5 @@
 """Small networks of many kinds; their initial weights are those of `advlab.models.mlp.initialise`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

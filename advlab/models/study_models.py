@@ -4,8 +4,6 @@ Studies of others are data. Their weights are read; Python code that they name (
 and run only if the user repeats its name.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass

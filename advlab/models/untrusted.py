@@ -1,7 +1,5 @@
 """Check that an untrusted recipe describes the network of its weights, without allocating that network."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import threading

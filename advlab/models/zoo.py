@@ -1,7 +1,5 @@
 """The model zoo: names that stand for recipes, among them the models of the paper's Tables 1 and 3."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import re

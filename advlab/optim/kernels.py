@@ -8,8 +8,6 @@ Shapes: L live problems, M slots of the circular memory, N variables. Arguments 
 `batch.Batch` or `curvature.Curvature` are these; boxes may have one row for all problems.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

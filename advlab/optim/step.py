@@ -9,8 +9,6 @@ host synchronisation. The cost of a round is its passes over [L, N]; on the CPU 
 Elsewhere masks of that shape are 0/1 in the problem's own dtype, which is vectorised where bool is not.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Tracking by Weights & Biases that can never stop, hang or change a study."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os

@@ -1,7 +1,5 @@
 """The commands ``python -m advlab.results verify STUDY`` and ``merge STUDY STUDY … --out OUT``."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ as its header says. So this module parses footer and page headers (Thrift's comp
 apache/parquet-format); PyArrow itself is not used for this, as some footers make it abort the process.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Files of a study on any file system that PyArrow supports: local disk, NFS, S3, GCS."""
 
-from __future__ import annotations
-
 import json
 import os
 import stat

@@ -1,7 +1,5 @@
 """A study: a folder of results with its settings, provenance and identity."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """The protocol of all studies, and the command that runs any of them."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict

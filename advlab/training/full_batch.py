@@ -1,7 +1,5 @@
 """Full-batch L-BFGS to convergence, as the paper trains every MNIST model (section 4.2)."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from typing import Any

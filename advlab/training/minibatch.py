@@ -1,7 +1,5 @@
 """Minibatch training, for networks with dropout and for those too large for a full batch."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """QuocNet in processes of ``torch.distributed`` (gloo or NCCL), by rows of its maps or FSDP2; its checkpoints."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass

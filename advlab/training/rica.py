@@ -1,7 +1,5 @@
 """Training by reconstruction ICA (RICA), without labels, in a seeded order, so that any step can be resumed."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Minibatch training of networks that are hard to attack: on PGD examples, and by distillation."""
 
-from __future__ import annotations
-
 import copy
 import time
 from typing import Any, Literal

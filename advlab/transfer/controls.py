@@ -8,8 +8,6 @@ the box, and ``-literal`` is x + ρ·r/‖r‖₂, as section 4.2 prints it. Onl
 Without a model, a name stands for one such source per attacked model.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

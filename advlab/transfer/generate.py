@@ -1,7 +1,5 @@
 """The source side: attack a model on a slice of a data set."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """`minimum_norm` as it is called: arguments, batches, and the verdict."""
 
-from __future__ import annotations
-
 import functools
 
 import torch

@@ -8,8 +8,6 @@ Shapes: B images of a batch, n pixels, k classes, L lanes. Arguments that have t
 `rays.Rays` or `best.BestSoFar` are these; numbers in brackets are the equations of the package's overview.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

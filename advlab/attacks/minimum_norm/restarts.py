@@ -4,8 +4,6 @@ A network with kinks has many local minima along its boundary, and a descent end
 start elsewhere: at a reference that meets the criterion, or at the best point so far, displaced at random.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

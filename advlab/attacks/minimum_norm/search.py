@@ -5,8 +5,6 @@
 Shapes: B images of a batch, n pixels, k classes, R rivals per image, L lanes, l images or lanes of a subset.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B images of a batch, n pixels, R rivals per image; l of the images are not misclassified to begin with.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

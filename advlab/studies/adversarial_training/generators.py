@@ -1,7 +1,5 @@
 """Generators of adversarial examples as Ray actors, which attack recent weights while the trainer continues."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """The ablation of adversarial training: every variant with several seeds, each run a unit of work."""
 
-from __future__ import annotations
-
 import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace

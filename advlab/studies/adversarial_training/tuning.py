@@ -1,7 +1,5 @@
 """The search for a variant's settings by Ray Tune, on the validation split only."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """An AlexNet run: its checks and its launch on Ray Train or in this process."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 

@@ -4,8 +4,6 @@ Every worker has the whole network and its share of every batch; all make the sa
 Finished work is in files: one row of the learning curve per epoch, and the trained model.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 import time

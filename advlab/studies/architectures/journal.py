@@ -1,7 +1,5 @@
 """The journal of a sweep over architectures: rows, progress and errors while Tune runs it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The plan of a sweep over architectures: its settings, validated."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """Tables and figures of a sweep over architectures: weight decay against error, distortion and transfer."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The search space of a sweep: architectures × weight decay per layer × seeds; each point gives a recipe."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """One trial of a sweep over architectures on a worker of Tune: train, measure, store, report."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, replace
 from typing import Any

@@ -3,8 +3,6 @@
 This is a transfer study of models whose names contain their half, and of their errors on both halves for Table 3.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

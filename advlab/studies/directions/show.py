@@ -1,7 +1,5 @@
 """Contact sheets of Figures 1 to 4, and a table that compares bases."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ It makes three passes over shards of the image set: moments of the features, the
 features of the chosen images. Activations are discarded after each batch.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, reduce

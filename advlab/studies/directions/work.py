@@ -1,7 +1,5 @@
 """The three passes over a shard of an image set: moments, top images, and the features of chosen images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any

@@ -7,8 +7,6 @@
 ``alignment.parquet``       predictors of the transferability of their examples
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """Tables and figures of a QuocNet run: filters, the car classifier, and the paper's Figure 6."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from rich.table import Table

@@ -1,7 +1,5 @@
 """A QuocNet run: its checks and its launch on Ray Train or in this process."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Any
 

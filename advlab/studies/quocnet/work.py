@@ -4,8 +4,6 @@ All workers make the same calls (`advlab.training.quocnet_parallel`), and the fi
 files: the loss of every step, scores, attacked images.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields

@@ -1,7 +1,5 @@
 """Table 5 in a terminal and as a figure: singular spectra of layers, and bounds beside measured amplification."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

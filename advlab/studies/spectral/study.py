@@ -1,7 +1,5 @@
 """The spectral study: Table 5 for any model, with layers as units of work."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """Figures of a transfer study, each as PNG bytes."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count

@@ -1,7 +1,5 @@
 """Merging of studies, or of parts of one study, that were computed in different places."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """One self-contained page per study: no network, every figure a data URI, everything escaped."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Mapping, Sequence

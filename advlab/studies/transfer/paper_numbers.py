@@ -3,8 +3,6 @@
 Rates are fractions (0.067 is the paper's 6.7%) and models carry the names of this package's zoo.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

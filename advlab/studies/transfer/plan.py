@@ -1,7 +1,5 @@
 """The plan of a transfer study: its settings, validated."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any

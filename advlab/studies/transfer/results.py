@@ -1,7 +1,5 @@
 """The results of a transfer study: examples, predictions and the matrix, read from its files."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterable
 from itertools import product

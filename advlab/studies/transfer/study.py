@@ -1,7 +1,5 @@
 """The execution of a transfer study: prepare the models, attack each, evaluate all, and reduce to the matrix."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The content of a transfer study's report, the same for the terminal, the page, the figures and W&B."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The matrix and the models as rich tables for the terminal and as Markdown for the docs."""
 
-from __future__ import annotations
-
 from itertools import chain
 
 from rich.table import Table

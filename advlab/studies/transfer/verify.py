@@ -1,7 +1,5 @@
 """Verification of a transfer study: every row exists exactly once and is correct."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

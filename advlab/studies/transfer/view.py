@@ -1,7 +1,5 @@
 """A transfer study as its report sees it: every table, figure and page is made from one view, which reads once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import cache, cached_property, lru_cache

@@ -1,7 +1,5 @@
 """The units of work of a transfer study."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cache
