@@ -1,8 +1,9 @@
 """The protocol of all studies, and the command that runs any of them."""
 
+import pkgutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from advlab.engine.progress import OnProgress
 from advlab.engine.session import session
 from advlab.report import Shown, Tracker
 from advlab.store import Study
+from advlab.studies import FIGURES
 from advlab.text import printable
 
 Plan = TypeVar("Plan")
@@ -115,6 +117,9 @@ def present(experiment: Experiment[Any, Any, Any] | type[Experiment[Any, Any, An
     """Print a study's tables, write its figures into it, and print where everything is."""
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     shown = experiment.show(study, console.width)
+    drawn = FIGURES.get(experiment.kind, {}).items()
+    figures = {f"figures/{name}.png": pkgutil.resolve_name(place)(study) for name, place in drawn}
+    shown = replace(shown, files={**shown.files, **figures})
     for table in shown.tables:
         console.print(table)
     for name, content in shown.files.items():
