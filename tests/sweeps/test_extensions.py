@@ -1,4 +1,4 @@
-"""A stranger's package adds a model, an attack, a data set, a control, a figure and a study: one function and one line each."""
+"""The package of a stranger adds a model, an attack, a data set, a control, a figure and a study, a line each."""
 
 from __future__ import annotations
 
