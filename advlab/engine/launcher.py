@@ -94,15 +94,21 @@ def one_process(backend: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainLayout:
-    """Workers of a training run and their resources; they change results by rounding only."""
+class Devices:
+    """The device of every worker of a training run."""
 
-    alone: bool = False
-    """Run in this process, without Ray."""
     gpus: bool = False
     """One GPU per worker with NCCL; otherwise one CPU per worker with gloo."""
     accelerator: str | None = None
     """Kind of GPU, as Ray names it, such as A100; any by default."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainLayout(Devices):
+    """Workers of a training run and their resources; they change results by rounding only."""
+
+    alone: bool = False
+    """Run in this process, without Ray."""
     checkpoint_every: int = 200
     """Steps between checkpoints; with 0 there are none, and a failed worker loses all progress."""
     threads: int = 1
@@ -124,24 +130,17 @@ def launch(study: Study, work: Work, config: Any, layout: TrainLayout, workers: 
         with one_process("nccl" if layout.gpus else "gloo"):
             work(config, layout, study.store, Alone(folder, device))
     else:
-        fit(
-            study,
-            _work,
-            {"work": work, "config": config, "layout": layout, "out": study.store.uri},
-            workers=workers,
-            gpus=layout.gpus,
-            accelerator=layout.accelerator,
-            restart=bool(layout.checkpoint_every),
-        )
+        given = {"work": work, "config": config, "layout": layout, "out": study.store.uri}
+        fit(study, _work, given, layout, workers, restart=bool(layout.checkpoint_every))
 
 
 def _work(given: dict[str, Any]) -> None:
     given["work"](given["config"], given["layout"], Store(given["out"]), OnRay())
 
 
-def require_resources(workers: int, gpus: bool, accelerator: str | None, *, elastic: bool) -> None:
+def require_resources(workers: int, devices: Devices, *, elastic: bool) -> None:
     """Raise a UserError if the cluster has no room for the workers and cannot grow; Ray must be connected."""
-    total, kind = ray.cluster_resources(), "GPU" if gpus else "CPU"
+    total, kind, accelerator = ray.cluster_resources(), "GPU" if devices.gpus else "CPU", devices.accelerator
     has = total.get(kind, 0)
     if has >= workers and (accelerator is None or any(name.endswith(f":{accelerator}") for name in total)):
         return
@@ -159,10 +158,9 @@ def fit(
     study: Study,
     work: Callable[[dict[str, Any]], None],
     given: dict[str, Any],
-    *,
+    devices: Devices,
     workers: int | tuple[int, int],
-    gpus: bool,
-    accelerator: str | None,
+    *,
     restart: bool,
     folder: str = "train",
 ) -> None:
@@ -170,8 +168,6 @@ def fit(
 
     Args:
         workers: their number; or the smallest and the largest, as the cluster has room.
-        gpus: whether each has a GPU and uses NCCL, or a CPU and gloo.
-        accelerator: the kind of GPU, as Ray names it; any when None.
         restart: whether to continue after a worker's failure, up to `FAILURES` times.
         folder: of the checkpoints, within the study.
 
@@ -184,8 +180,8 @@ def fit(
     trainer = TorchTrainer(
         work,
         train_loop_config=given,
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=spread, use_gpu=gpus, accelerator_type=accelerator),
+        torch_config=TorchConfig(backend="nccl" if devices.gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=spread, use_gpu=devices.gpus, accelerator_type=devices.accelerator),
         run_config=RunConfig(
             name=folder,
             storage_path=study.store.uri,
@@ -202,12 +198,6 @@ def fit(
             f"{study.store.uri!r}: fix the cause and run the same command again."
         ) from error
     _delete_orphans(result)
-
-
-def require_local(study: Study, *, alone: bool) -> None:
-    """Raise a UserError if a run without Ray would have its checkpoints on an object store."""
-    if alone and not study.store.is_local:
-        raise UserError(f"--alone needs a folder on this machine, not {study.store.uri!r}; choose another --out.")
 
 
 def _require_own_checkpoints(store: Store, folder: str) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rich.console import Console
@@ -10,10 +10,11 @@ from rich.console import Console
 from advlab import command
 from advlab.command import CommonOptions
 from advlab.engine.actors import PoolOptions
-from advlab.engine.launcher import TrainLayout, require_local, require_resources
+from advlab.engine.launcher import TrainLayout, require_resources
 from advlab.engine.pool import ActorPool
 from advlab.engine.progress import OnProgress
 from advlab.engine.session import session
+from advlab.errors import UserError
 from advlab.report import Shown, Tracker
 from advlab.store import Study
 from advlab.text import printable
@@ -25,6 +26,7 @@ _PIPE_WIDTH = 170
 """Width of tables if standard output is not a terminal."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment(Generic[Plan, Results, Workers]):
     """The options of a study's command, and what the study does with them; subclasses are frozen dataclasses.
 
@@ -33,7 +35,8 @@ class Experiment(Generic[Plan, Results, Workers]):
 
     kind: ClassVar[str]
     """The kind of the study in ``study.json``."""
-    common: CommonOptions
+    settings: Any
+    common: CommonOptions = field(default_factory=CommonOptions)
 
     @property
     def on_ray(self) -> bool:
@@ -80,20 +83,21 @@ class Experiment(Generic[Plan, Results, Workers]):
                 tracker.record(study, shown)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PoolExperiment(Experiment[Plan, Results, ActorPool]):
     """An `Experiment` whose work is done by an actor pool."""
 
-    pool: PoolOptions
+    pool: PoolOptions = field(default_factory=PoolOptions)
 
     def workers(self, plan: Plan) -> ActorPool:  # noqa: ARG002
         """The pool; its actors are started when there is work."""
         return ActorPool(self.pool, elastic=self.elastic)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainExperiment(Experiment[None, Study, None]):
     """An `Experiment` that is one training run, on Ray Train or, with ``--alone``, in this process."""
 
-    settings: Any
     layout: TrainLayout
 
     @property
@@ -102,12 +106,13 @@ class TrainExperiment(Experiment[None, Study, None]):
 
     def workers(self, plan: None) -> AbstractContextManager[None]:  # noqa: ARG002
         if self.on_ray:
-            require_resources(self.layout.fewest, self.layout.gpus, self.layout.accelerator, elastic=self.elastic)
+            require_resources(self.layout.fewest, self.layout, elastic=self.elastic)
         return nullcontext()
 
     def begin(self, plan: None) -> Study:  # noqa: ARG002
         study = Study.begin(self.kind, asdict(self.settings), self.common.out)
-        require_local(study, alone=self.layout.alone)
+        if self.layout.alone and not study.store.is_local:
+            raise UserError(f"--alone needs a folder on this machine, not {study.store.uri!r}; choose another --out.")
         return study
 
 

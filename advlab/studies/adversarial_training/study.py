@@ -10,11 +10,11 @@ import ray
 import torch
 
 from advlab import data
-from advlab.command import CommonOptions, listed, require_at_least
+from advlab.command import listed, require_at_least
 from advlab.data import Dataset
 from advlab.engine import launcher
 from advlab.engine.actors import PoolOptions
-from advlab.engine.launcher import OnRay, require_resources
+from advlab.engine.launcher import Devices, OnRay, require_resources
 from advlab.engine.pool import ActorPool, complete
 from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.session import host_count
@@ -37,16 +37,12 @@ RESULTS = "results.parquet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class Layout(Devices):
     """Distribution of each run over workers: it changes results of runs without a pool by rounding only, and those of
     runs with one like another seed."""
 
     workers: int = 1
     """Number of Ray Train workers per run, each with a part of every batch and of the pool."""
-    gpus: bool = False
-    """One GPU per worker with NCCL; otherwise one CPU per worker with gloo."""
-    accelerator: str | None = None
-    """Kind of GPU, as Ray names it, such as A100; any by default."""
 
     @property
     def shared(self) -> bool:
@@ -73,7 +69,6 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
 
     settings: HardeningConfig = field(default_factory=HardeningConfig)
     layout: Layout = field(default_factory=Layout)
-    common: CommonOptions = field(default_factory=CommonOptions)
     pool_options: PoolOptions = field(default_factory=PoolOptions)
 
     def prepare(self) -> HardeningPlan:
@@ -97,7 +92,7 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
 
     def workers(self, plan: HardeningPlan) -> AbstractContextManager[ActorPool | None]:  # noqa: ARG002
         if self.layout.shared:
-            require_resources(self.layout.workers, self.layout.gpus, self.layout.accelerator, elastic=self.elastic)
+            require_resources(self.layout.workers, self.layout, elastic=self.elastic)
             return nullcontext()
         return ActorPool(self._size(), elastic=self.elastic)
 
@@ -142,7 +137,10 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
         if workers is None:
             with Stage("training", len(units), done=len(units) - len(missing)) as stage:
                 for unit in missing:
-                    self._share(study, unit)
+                    folder = f"train/{unit.stem}"
+                    launcher.fit(
+                        study, _work, {"unit": unit}, self.layout, self.layout.workers, restart=True, folder=folder
+                    )
                     stage.advance(unit.name)
                     record(unit, None, stage.done)
         else:
@@ -153,19 +151,6 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
         write_results(plan, study)
         if study.manifest["finished"] is None:
             study.finish(host_count())
-
-    def _share(self, study: Study, unit: TrainUnit) -> None:
-        """One run by the workers of Ray Train."""
-        launcher.fit(
-            study,
-            _work,
-            {"unit": unit},
-            workers=self.layout.workers,
-            gpus=self.layout.gpus,
-            accelerator=self.layout.accelerator,
-            restart=True,
-            folder=f"train/{unit.stem}",
-        )
 
     @classmethod
     def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003

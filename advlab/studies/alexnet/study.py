@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from advlab.command import CommonOptions, require_at_least
+from advlab.command import require_at_least
 from advlab.data import ImageFolder
 from advlab.engine.launcher import launch
 from advlab.engine.progress import OnProgress, following
@@ -29,7 +29,6 @@ class AlexNet(TrainExperiment):
 
     settings: AlexNetConfig = field(default_factory=AlexNetConfig)
     layout: Layout = field(default_factory=Layout)
-    common: CommonOptions = field(default_factory=CommonOptions)
 
     def prepare(self) -> None:
         """Check the settings and the images."""

@@ -15,7 +15,6 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from advlab.command import CommonOptions
 from advlab.engine.actors import Actors, PoolOptions
 from advlab.engine.progress import OnProgress
 from advlab.engine.shared_dataset import SharedDataset
@@ -40,7 +39,6 @@ class Architectures(Experiment[ArchitecturesPlan, Study, None]):
     kind = "architectures"
 
     settings: ArchitecturesConfig = field(default_factory=ArchitecturesConfig)
-    common: CommonOptions = field(default_factory=CommonOptions)
     pool: PoolOptions = field(default_factory=PoolOptions)
 
     def prepare(self) -> ArchitecturesPlan:

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field, replace
 from rich.table import Table
 from rich.text import Text
 
-from advlab.command import CommonOptions
-from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool
 from advlab.engine.progress import OnProgress
 from advlab.report import Shown
@@ -25,8 +23,6 @@ class CrossTrainingSet(TransferExperiment):
     """Measure transfer between models of disjoint halves of the training set: Tables 3 and 4."""
 
     settings: CrossTrainingSetConfig = field(default_factory=CrossTrainingSetConfig)
-    common: CommonOptions = field(default_factory=CommonOptions)
-    pool: PoolOptions = field(default_factory=PoolOptions)
 
     def prepare(self) -> Plan:
         return prepare(self.settings.transfer())

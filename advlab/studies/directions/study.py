@@ -5,7 +5,7 @@ features of the chosen images. Activations are discarded after each batch.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import lru_cache, reduce
 from typing import Annotated, Any, Literal
 
@@ -17,9 +17,8 @@ from advlab import data
 from advlab.analysis import statistics
 from advlab.analysis.directions import BASES, Moments, directions
 from advlab.analysis.features import Features, Top
-from advlab.command import CommonOptions, also, require_at_least
+from advlab.command import also, require_at_least
 from advlab.data import Dataset
-from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool, complete
 from advlab.engine.progress import OnProgress
 from advlab.engine.session import host_count
@@ -87,8 +86,6 @@ class Units(PoolExperiment[UnitsPlan, Study]):
     kind = "units"
 
     settings: UnitsConfig
-    common: CommonOptions = field(default_factory=CommonOptions)
-    pool: PoolOptions = field(default_factory=PoolOptions)
 
     def prepare(self) -> UnitsPlan:
         """Load the model and list the images; those of a folder are not decoded."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 
 from advlab.analysis import linear_probe
-from advlab.command import CommonOptions, require_at_least
+from advlab.command import require_at_least
 from advlab.engine.launcher import launch
 from advlab.engine.progress import OnProgress, following
 from advlab.engine.session import host_count
@@ -29,7 +29,6 @@ class QuocNet(TrainExperiment):
 
     settings: QuocNetConfig = field(default_factory=QuocNetConfig)
     layout: Layout = field(default_factory=Layout)
-    common: CommonOptions = field(default_factory=CommonOptions)
 
     def prepare(self) -> None:
         """Check the settings and the images."""

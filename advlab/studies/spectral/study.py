@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,8 +14,7 @@ from advlab import data
 from advlab.analysis.layer_graph import Layer, Network
 from advlab.analysis.layer_row import probes
 from advlab.analysis.lipschitz import product_bounds
-from advlab.command import CommonOptions, also, require_at_least
-from advlab.engine.actors import PoolOptions
+from advlab.command import also, require_at_least
 from advlab.engine.pool import ActorPool, complete, require_success
 from advlab.engine.progress import OnProgress
 from advlab.engine.session import host_count
@@ -76,8 +75,6 @@ class Spectral(PoolExperiment[SpectralPlan, Study]):
     kind = "spectral"
 
     settings: SpectralConfig
-    common: CommonOptions = field(default_factory=CommonOptions)
-    pool: PoolOptions = field(default_factory=PoolOptions)
 
     def prepare(self) -> SpectralPlan:
         config = self.settings

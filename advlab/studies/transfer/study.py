@@ -10,8 +10,6 @@ import ray
 from torch import nn
 
 from advlab import data
-from advlab.command import CommonOptions
-from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool, complete, require_success
 from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.session import host_count
@@ -47,6 +45,7 @@ class _Work:
     fingerprints: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TransferExperiment(PoolExperiment[Plan, TransferStudy]):
     """An `Experiment` that is a transfer study."""
 
@@ -78,8 +77,6 @@ class TransferMatrix(TransferExperiment):
     """Attack every model once, classify every example with every model: the paper's Tables 1 and 2 and Figure 7."""
 
     settings: TransferConfig = field(default_factory=TransferConfig)
-    common: CommonOptions = field(default_factory=CommonOptions)
-    pool: PoolOptions = field(default_factory=PoolOptions)
 
     reuse: str | None = None
     """Folder of another study: shards that would be the same are taken from it."""
