@@ -1,7 +1,5 @@
 """The actor of a pool, and the interface of units of work."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections import OrderedDict
@@ -22,7 +20,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class Resources(Protocol):
     """The resources of the actor that runs a unit."""
 
-    device: torch.device
+    device: "torch.device"
     input: Any
     """The input of the unit."""
 

@@ -127,8 +127,7 @@ class Store:
         def read(stream: pa.NativeFile) -> bytes:
             if (size := stream.size()) > allowed:
                 raise Oversized(f"{self.path(relative)!r} has {size:,} bytes, more than the {allowed:,} allowed")
-            content: bytes = stream.read()
-            return content
+            return stream.read()
 
         return self._read(relative, read)
 

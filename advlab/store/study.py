@@ -99,8 +99,7 @@ class Study:
     @property
     def config(self) -> dict[str, Any]:
         """The settings of the study."""
-        config: dict[str, Any] = self.manifest["config"]
-        return config
+        return self.manifest["config"]
 
     @property
     def fingerprints(self) -> dict[str, str]:

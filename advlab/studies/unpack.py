@@ -3,8 +3,6 @@
 Training reads single images by number (`advlab.training.image_classifier`), but packed files only sequentially.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging
@@ -93,58 +91,6 @@ def _results(config: UnpackConfig, out: str) -> Iterator[dict[str, Any]]:
     return iter(ray.data.read_datasource(_Packed(config.source, writer)).iter_rows())
 
 
-class _Packed(FileBasedDatasource):
-    """Files of samples, each sample written as it is read; Ray's own readers take values of any size into memory."""
-
-    def __init__(self, paths: str, writer: _Writer) -> None:
-        super().__init__(paths, file_extensions=["parquet"] if writer.layout == "parquet" else None)
-        self.writer = writer
-
-    def _open_input_source(self, filesystem: Any, path: str, **_: Any) -> Any:
-        if self.writer.layout == "parquet":
-            return filesystem.open_input_file(path)
-        return filesystem.open_input_stream(path, compression=None)  # images are compressed already
-
-    def _read_stream(self, f: Any, path: str) -> Iterator[pa.Table]:  # noqa: ARG002
-        read = _rows if self.writer.layout == "parquet" else _members
-        samples = read(f, {self.writer.label_key, *self.writer.image_keys})
-        result: dict[str, list[Any]] = {"images": [BATCH], "problem": [None]}
-        while result["images"] == [BATCH]:
-            result = self.writer.write(islice(samples, BATCH))
-            yield pa.table(result, schema=_RESULTS)
-
-
-def _rows(file: Any, wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file; only columns that are ``wanted`` are read."""
-    end = min(file.size(), parquet.footer_size(file.read_at(8, max(0, file.size() - 8))))
-    bounds.require_own_types(bounds.footer(file.read_at(end, file.size() - end)))
-    packed = pq.ParquetFile(file)
-    others = dict.fromkeys(packed.schema_arrow.names)
-    for batch in packed.iter_batches(BATCH, columns=[name for name in others if name in wanted]):
-        yield from (others | row for row in batch.to_pylist())
-
-
-def _members(stream: Any, wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """The samples of a tar file: the members of one name, by what follows its first dot; read where ``wanted``."""
-    name = ""
-    sample: dict[str, Any] = {}
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for member in archive:
-            folder, _, last = member.name.rpartition("/")
-            base, _, key = last.partition(".")
-            if not (member.isreg() and base and key):
-                continue
-            if sample and f"{folder}/{base}" != name:
-                yield sample
-                sample = {}
-            if member.issparse() or member.size > LARGEST:
-                raise ValueError(f"{printable(member.name)} has {member.size:,} bytes, more than {LARGEST:,}, or holes")
-            opened = archive.extractfile(member) if key in wanted else None
-            name, sample[key] = f"{folder}/{base}", opened.read() if opened else b""
-    if sample:
-        yield sample
-
-
 @dataclass(frozen=True, slots=True)
 class _Writer:
     """Writes packed images; returns their number, or the problem with one of them."""
@@ -195,6 +141,58 @@ class _Writer:
         if not store.exists(name):
             store.write_bytes(name, content)
         return None
+
+
+class _Packed(FileBasedDatasource):
+    """Files of samples, each sample written as it is read; Ray's own readers take values of any size into memory."""
+
+    def __init__(self, paths: str, writer: _Writer) -> None:
+        super().__init__(paths, file_extensions=["parquet"] if writer.layout == "parquet" else None)
+        self.writer = writer
+
+    def _open_input_source(self, filesystem: Any, path: str, **_: Any) -> Any:
+        if self.writer.layout == "parquet":
+            return filesystem.open_input_file(path)
+        return filesystem.open_input_stream(path, compression=None)  # images are compressed already
+
+    def _read_stream(self, f: Any, path: str) -> Iterator[pa.Table]:  # noqa: ARG002
+        read = _rows if self.writer.layout == "parquet" else _members
+        samples = read(f, {self.writer.label_key, *self.writer.image_keys})
+        result: dict[str, list[Any]] = {"images": [BATCH], "problem": [None]}
+        while result["images"] == [BATCH]:
+            result = self.writer.write(islice(samples, BATCH))
+            yield pa.table(result, schema=_RESULTS)
+
+
+def _rows(file: Any, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file; only columns that are ``wanted`` are read."""
+    end = min(file.size(), parquet.footer_size(file.read_at(8, max(0, file.size() - 8))))
+    bounds.require_own_types(bounds.footer(file.read_at(end, file.size() - end)))
+    packed = pq.ParquetFile(file)
+    others = dict.fromkeys(packed.schema_arrow.names)
+    for batch in packed.iter_batches(BATCH, columns=[name for name in others if name in wanted]):
+        yield from (others | row for row in batch.to_pylist())
+
+
+def _members(stream: Any, wanted: set[str]) -> Iterator[dict[str, Any]]:
+    """The samples of a tar file: the members of one name, by what follows its first dot; read where ``wanted``."""
+    name = ""
+    sample: dict[str, Any] = {}
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        for member in archive:
+            folder, _, last = member.name.rpartition("/")
+            base, _, key = last.partition(".")
+            if not (member.isreg() and base and key):
+                continue
+            if sample and f"{folder}/{base}" != name:
+                yield sample
+                sample = {}
+            if member.issparse() or member.size > LARGEST:
+                raise ValueError(f"{printable(member.name)} has {member.size:,} bytes, more than {LARGEST:,}, or holes")
+            opened = archive.extractfile(member) if key in wanted else None
+            name, sample[key] = f"{folder}/{base}", opened.read() if opened else b""
+    if sample:
+        yield sample
 
 
 def class_folder(label: object) -> str:

@@ -1,7 +1,5 @@
 """One training run of the ablation, by a unit of work or by several workers; resumable."""
 
-from __future__ import annotations
-
 import json
 import math
 import tempfile
@@ -79,6 +77,16 @@ class HardeningConfig:
     def beside(self) -> int:
         """Actors that make examples beside the trainer; with 0 attacks and training alternate."""
         return self.generators if self.mode == "asynchronous" else 0
+
+
+class Keeper(Protocol):
+    """Storage for the state from which a run resumes."""
+
+    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
+        """Restore the last stored state of the same run, if there is one; returns the curve up to there."""
+
+    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
+        """Store the current state of the trainer and its pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,16 +218,6 @@ def distortions(network: nn.Module, images: Dataset) -> dict[str, float]:
         found[f"distortion_{level}"] = float(l2.median())
         found[f"relative_distortion_{level}"] = float((l2 / norms[nearest.success]).median())
     return found
-
-
-class Keeper(Protocol):
-    """Storage for the state from which a run resumes."""
-
-    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
-        """Restore the last stored state of the same run, if there is one; returns the curve up to there."""
-
-    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
-        """Store the current state of the trainer and its pool."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,6 @@ Tune schedules the trials; their results are in the study's folder: models with 
 rows in ``trials.parquet``. So a trial is done if its row and its model exist, and a sweep resumes from these only.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -71,6 +69,14 @@ class Architectures(Experiment[ArchitecturesPlan, Study, None]):
         return show.show(study)
 
 
+class _Optuna(OptunaSearch):
+    """Tune's link to Optuna; trials stopped before their distortion was measured count as pruned."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        whole = result is not None and result.get("mean_rms") is not None
+        super().on_trial_complete(trial_id, result if whole else None, error)
+
+
 def _tuner(journal: Journal, pool: PoolOptions, trials: list[Point] | int, **search: Any) -> tune.Tuner:
     """Tune's driver for given points, or for a number of points chosen by ``search_alg``."""
     plan, study, threads = journal.plan, journal.study, max(1, int(pool.num_cpus))
@@ -117,11 +123,3 @@ def _scheduler(config: ArchitecturesConfig) -> AsyncHyperBandScheduler | None:
     return AsyncHyperBandScheduler(
         time_attr=PERCENT, metric="validation_error", mode="min", grace_period=10, max_t=100, reduction_factor=3
     )
-
-
-class _Optuna(OptunaSearch):
-    """Tune's link to Optuna; trials stopped before their distortion was measured count as pruned."""
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        whole = result is not None and result.get("mean_rms") is not None
-        super().on_trial_complete(trial_id, result if whole else None, error)

@@ -52,8 +52,7 @@ def row(trained: Checkpoint) -> dict[str, Any]:
 
 def read(store: Store) -> list[dict[str, Any]]:
     """The rows of a sweep so far; a UserError if the file is damaged, see ``Store.read_shard``."""
-    rows: list[dict[str, Any]] = store.read_shard(TRIALS).to_pylist() if store.exists(TRIALS) else []
-    return rows
+    return store.read_shard(TRIALS).to_pylist() if store.exists(TRIALS) else []
 
 
 def write(store: Store, rows: list[dict[str, Any]]) -> None:

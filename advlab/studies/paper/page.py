@@ -1,14 +1,12 @@
 """The Markdown page with the paper's tables and claims beside ours, computed from the rows of the studies."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +38,7 @@ class Repeated:
     studies: list[TransferStudy]
 
     @classmethod
-    def open(cls, out: str, part: str, seeds: int) -> Repeated:
+    def open(cls, out: str, part: str, seeds: int) -> Self:
         """Read the study of every seed; a UserError if one is missing or not finished."""
         studies = [TransferStudy.open(f"{out}/{seed_folder(part, seed)}") for seed in range(seeds)]
         for study in studies:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -156,11 +156,8 @@ class EvaluateUnit:
             return _answers(resources, model, examples.images, examples.label)
 
         def to_clean(model: str) -> Answers:
-            answers: Answers = resources.memo(
-                f"clean {model} {start} {len(clean)}",
-                lambda: _answers(resources, model, clean.images.numpy(), examples.label),
-            )
-            return answers
+            make = partial(_answers, resources, model, clean.images.numpy(), examples.label)
+            return resources.memo(f"clean {model} {start} {len(clean)}", make)
 
         failures: list[str] = []
         for target, key in keys.items():
