@@ -24,9 +24,7 @@ from advlab.hardening.settings import VARIANTS, is_variant, variant
 from advlab.hardening.trainer import build, cut
 from advlab.models import external
 from advlab.report import Shown
-from advlab.store import Study
-from advlab.store.addresses import address
-from advlab.store.layout import MANIFEST
+from advlab.store import MANIFEST, Study, address
 from advlab.studies.adversarial_training import show, tuning
 from advlab.studies.adversarial_training.work import HardeningConfig, TrainUnit
 from advlab.studies.experiment import Experiment

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from advlab.store.files import Store
+from advlab.store import Store
 
 FOLDER = "curve"
 

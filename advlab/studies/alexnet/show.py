@@ -6,7 +6,7 @@ from rich.table import Table
 
 from advlab.report import Shown, canvas
 from advlab.report.numbers import percent
-from advlab.report.palette import RULE, hue
+from advlab.report.palette import hue
 from advlab.store import Study
 from advlab.studies.alexnet import curve
 from advlab.transfer.metrics import wilson
@@ -65,7 +65,6 @@ def learning_curve(study: Study) -> bytes:
         axes.set_xlim(left=0)
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy, %")
-        axes.grid(color=RULE, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.legend(frameon=False, loc="lower right")
+        axes.grid()
+        axes.legend(loc="lower right")
         return canvas.png(figure)

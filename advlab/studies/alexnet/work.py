@@ -23,8 +23,7 @@ from advlab.engine.progress import Reporter
 from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe, alexnet
 from advlab.models.alexnet import Variant
-from advlab.store.files import Store
-from advlab.store.layout import weights_file
+from advlab.store import Store, weights_file
 from advlab.studies.alexnet import curve
 from advlab.training import image_classifier, trainer_state
 from advlab.training.image_classifier import DEFAULTS, Colours, Name, Precision, Run, Settings, Tally

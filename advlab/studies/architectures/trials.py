@@ -6,8 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from advlab.models import Checkpoint
-from advlab.store.files import Store
-from advlab.store.layout import weights_file
+from advlab.store import Store, weights_file
 
 TRIALS = "trials.parquet"
 

@@ -25,9 +25,7 @@ from advlab.engine.session import host_count
 from advlab.errors import UserError
 from advlab.models.resolve import Resolved, resolve
 from advlab.report import Shown
-from advlab.store import Study
-from advlab.store.addresses import address
-from advlab.store.layout import MANIFEST
+from advlab.store import MANIFEST, Study, address
 from advlab.studies.directions import show
 from advlab.studies.directions.work import ShardUnit, moments_from_arrow, packed
 from advlab.studies.experiment import PoolExperiment

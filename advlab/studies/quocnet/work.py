@@ -23,7 +23,7 @@ from advlab.data import Dataset
 from advlab.engine.launcher import Launcher, TrainLayout
 from advlab.engine.progress import Reporter
 from advlab.models.quocnet import BinaryClassifier, QuocNet, preset
-from advlab.store.files import Store
+from advlab.store import Store
 from advlab.training import quocnet_parallel
 from advlab.training.quocnet_parallel import Kind, Parallel
 from advlab.training.rica import Settings, Step, images_of, train

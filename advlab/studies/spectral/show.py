@@ -9,7 +9,7 @@ from rich.table import Table
 
 from advlab.report import Shown, canvas
 from advlab.report.numbers import ruled
-from advlab.report.palette import HUES, INK, MUTED, RULE
+from advlab.report.palette import HUES, INK, MUTED
 from advlab.store import Study
 
 FLOOR = 2e-5
@@ -119,6 +119,5 @@ def _finish(axes: Axes, label: str) -> None:
     axes.set_xscale("log")
     canvas.plain(axes.xaxis)
     axes.set_xlabel(label)
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.grid(axis="x")
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))

@@ -22,9 +22,7 @@ from advlab.errors import UserError
 from advlab.models.resolve import Resolved, resolve
 from advlab.models.study_models import is_stored
 from advlab.report import Shown
-from advlab.store import Study
-from advlab.store.addresses import address
-from advlab.store.layout import MANIFEST
+from advlab.store import MANIFEST, Study, address
 from advlab.store.schema import decode_images
 from advlab.studies.experiment import PoolExperiment
 from advlab.studies.spectral import show

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from advlab.data import Dataset
-from advlab.store.addresses import address
+from advlab.store import address
 from advlab.studies.transfer.layout import predictions_part
 from advlab.transfer import controls
 

@@ -9,10 +9,7 @@ from typing import Any
 from advlab.errors import UserError
 from advlab.models import external
 from advlab.models.study_models import read_model
-from advlab.store import parquet, provenance
-from advlab.store.files import Store
-from advlab.store.layout import weights_file
-from advlab.store.study import study_identity
+from advlab.store import Store, parquet, provenance, study_identity, weights_file
 from advlab.studies.transfer import matrix
 from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
 from advlab.studies.transfer.results import TransferStudy

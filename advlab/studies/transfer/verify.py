@@ -18,12 +18,10 @@ from advlab.data.folder import Budget
 from advlab.errors import UserError, one_line
 from advlab.models import Checkpoint, external, registry
 from advlab.models.recipe import UnknownRecipe
-from advlab.store import Store, bounds, parquet
+from advlab.store import MANIFEST, Store, bounds, parquet, study_identity, weights_file
 from advlab.store.bounds import Damaged, Oversized
-from advlab.store.layout import MANIFEST, weights_file
 from advlab.store.retry import Result
 from advlab.store.schema import BRIEF_MATRIX, PREDICTIONS, SHAPE_KEY, decode_images, examples
-from advlab.store.study import study_identity
 from advlab.studies.transfer import matrix
 from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
 from advlab.studies.transfer.results import TransferStudy
