@@ -74,7 +74,6 @@ class ActorPool:
         self._actors.require_file(folder, name, restore)
 
     def unshare(self, *keys: str) -> None:
-        """Stop sharing objects."""
         for key in keys:
             del self._shared[key]
 

@@ -25,7 +25,6 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Show, or print."""
     if options.markdown:
         study = TransferStudy.open(options.study)
         show.require_finished(study)

@@ -50,7 +50,6 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Check, or join."""
     if isinstance(options.action, Verify):
         _verify(options.action)
     else:

@@ -78,7 +78,6 @@ class Study:
         return cls(store, cls._read(store))
 
     def save_manifest(self) -> None:
-        """Write the current manifest to ``study.json``."""
         self.store.write_json(MANIFEST, self.manifest)
 
     def record_model(self, name: str, fingerprint: str, **described: Any) -> None:
@@ -98,7 +97,6 @@ class Study:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings of the study."""
         return self.manifest["config"]
 
     @property

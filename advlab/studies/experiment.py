@@ -73,7 +73,6 @@ class Experiment(Generic[Plan, Results, Workers]):
         raise NotImplementedError
 
     def execute(self) -> None:
-        """Run the whole command."""
         plan = self.prepare()
         with session(self.common.address) if self.on_ray else nullcontext(), self.workers(plan) as workers:
             study = self.begin(plan)

@@ -87,7 +87,7 @@ def _results(config: UnpackConfig, out: str) -> Iterator[dict[str, Any]]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    writer = _Writer(out, config.layout, config.image, config.label)
+    writer = _Writer(out, config)
     return iter(ray.data.read_datasource(_Packed(config.source, writer)).iter_rows())
 
 
@@ -96,17 +96,16 @@ class _Writer:
     """Writes packed images; returns their number, or the problem with one of them."""
 
     out: str
-    layout: str
-    image: str | None
-    label: str | None
+    config: UnpackConfig
 
     @property
     def image_keys(self) -> tuple[str, ...]:
-        return (self.image,) if self.image else ("image",) if self.layout == "parquet" else KEYS
+        given = self.config.image
+        return (given,) if given else ("image",) if self.config.layout == "parquet" else KEYS
 
     @property
     def label_key(self) -> str:
-        return self.label or ("label" if self.layout == "parquet" else "cls")
+        return self.config.label or ("label" if self.config.layout == "parquet" else "cls")
 
     def write(self, samples: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
         """Write samples up to the first with a problem."""
@@ -118,7 +117,7 @@ class _Writer:
                     break
                 written += 1
         except (OSError, ValueError, TypeError, LookupError, pa.ArrowException, tarfile.TarError) as error:
-            problem = f"it cannot be read as {self.layout}, or not be written ({one_line(error)})."
+            problem = f"it cannot be read as {self.config.layout}, or not be written ({one_line(error)})."
         return {"images": [written], "problem": [problem]}
 
     def _write(self, sample: dict[str, Any]) -> str | None:
@@ -147,16 +146,16 @@ class _Packed(FileBasedDatasource):
     """Files of samples, each sample written as it is read; Ray's own readers take values of any size into memory."""
 
     def __init__(self, paths: str, writer: _Writer) -> None:
-        super().__init__(paths, file_extensions=["parquet"] if writer.layout == "parquet" else None)
+        super().__init__(paths, file_extensions=["parquet"] if writer.config.layout == "parquet" else None)
         self.writer = writer
 
     def _open_input_source(self, filesystem: Any, path: str, **_: Any) -> Any:
-        if self.writer.layout == "parquet":
+        if self.writer.config.layout == "parquet":
             return filesystem.open_input_file(path)
         return filesystem.open_input_stream(path, compression=None)  # images are compressed already
 
     def _read_stream(self, f: Any, path: str) -> Iterator[pa.Table]:  # noqa: ARG002
-        read = _rows if self.writer.layout == "parquet" else _members
+        read = _rows if self.writer.config.layout == "parquet" else _members
         samples = read(f, {self.writer.label_key, *self.writer.image_keys})
         result: dict[str, list[Any]] = {"images": [BATCH], "problem": [None]}
         while result["images"] == [BATCH]:

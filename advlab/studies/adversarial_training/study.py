@@ -70,7 +70,6 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
     pool_options: PoolOptions = field(default_factory=PoolOptions)
 
     def prepare(self) -> HardeningPlan:
-        """Load the data and check the variants."""
         config, layout = self.settings, self.layout
         require_at_least(config, seeds=1, seed=0, snapshot_epochs=1, distortions=1, generators=1, tune=0)
         require_at_least(layout, workers=1)
@@ -156,7 +155,6 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
 
 
 def _images(config: HardeningConfig) -> tuple[Dataset, Dataset]:
-    """Training and held-out images."""
     train = data.load(config.dataset, config.split)
     examples = len(train) if config.examples is None else config.examples
     if not 1 <= examples <= len(train):
@@ -185,7 +183,6 @@ def _require_shares(config: HardeningConfig, layout: Layout, examples: int) -> N
 
 
 def _work(given: dict[str, Any]) -> None:
-    """Run one worker of a training run."""
     torch.set_num_threads(1)
     given["unit"].run_among(OnRay(), *_images(given["unit"].config))
 

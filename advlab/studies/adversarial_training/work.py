@@ -115,7 +115,6 @@ class TrainUnit:
 
     @property
     def stem(self) -> str:
-        """The stem of the names of the run's files."""
         return f"variant={self.variant}/seed-{self.seed:04d}"
 
     def run(self, resources: Resources) -> None:

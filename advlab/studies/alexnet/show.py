@@ -13,7 +13,6 @@ from advlab.transfer.metrics import wilson
 
 
 def show(study: Study) -> Shown:
-    """The results and the learning curve."""
     return Shown(
         tables=[table(study)],
         files={"figures/learning_curve.png": learning_curve(study)},
@@ -23,7 +22,6 @@ def show(study: Study) -> Shown:
 
 
 def table(study: Study) -> Table:
-    """The results of the run."""
     config, result = study.config, study.manifest["result"]
     rows = curve.read(study.store)
     shown = Table(title=f"AlexNet ({config['variant']}, width {config['width']:g}) on {config['data']}")

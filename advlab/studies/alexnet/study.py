@@ -31,7 +31,6 @@ class AlexNet(TrainExperiment):
     layout: Layout = field(default_factory=Layout)
 
     def prepare(self) -> None:
-        """Check the settings and the images."""
         config, layout = self.settings, self.layout
         least = layout.workers if layout.min_workers is None else layout.min_workers
         require_at_least(config, epochs=1, batch_size=1, held_out=0, size=alexnet.SMALLEST, seed=0)

@@ -79,7 +79,6 @@ class AlexNetConfig:
         return is_folder(self.data)
 
     def settings(self) -> Settings:
-        """The settings of the training."""
         rate, decay = DEFAULTS[self.recipe]
         given = {field.name: getattr(self, field.name) for field in fields(Settings)} | {"size": self.pixels()}
         by_default = {"learning_rate": rate, "weight_decay": decay}

@@ -36,7 +36,6 @@ class Journal:
 
     @property
     def done(self) -> int:
-        """Number of trials that are done."""
         return sum(row["status"] != FAILED for row in self._rows.values())
 
     def not_done(self) -> list[Point]:
@@ -130,7 +129,6 @@ def _point(trial: Any) -> Point:
 
 
 def point_of(row: dict[str, Any]) -> Point:
-    """The point of a row of ``trials.parquet``."""
     return Point(row["architecture"], tuple(row["weight_decay"]), row["seed"])
 
 

@@ -27,9 +27,7 @@ class CrossTrainingSet(TransferExperiment):
     def prepare(self) -> Plan:
         return prepare(self.settings.transfer())
 
-    def run(
-        self, plan: Plan, study: TransferStudy, workers: ActorPool, on_progress: OnProgress = lambda _: None
-    ) -> None:
+    def run(self, plan: Plan, study: TransferStudy, workers: ActorPool, on_progress: OnProgress) -> None:
         TransferExperiment.run(self, plan, study, workers, on_progress)
         record_halves(study)
 

@@ -28,7 +28,6 @@ _CELL = 0.62  # inches
 
 
 def show(study: Study) -> Shown:
-    """The table of bases, the finding, and contact sheets."""
     config = study.config
     size = config["input_size"] or input_size(config["model"])
     images = data.load(config["data"], config["split"], size=size)
@@ -59,7 +58,6 @@ def bases_table(study: Study) -> Table:
 
 
 def verdict(study: Study) -> str:
-    """The study's finding, a sentence."""
     return str(study.manifest["verdict"])
 
 

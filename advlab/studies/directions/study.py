@@ -105,7 +105,7 @@ class Units(PoolExperiment[UnitsPlan, Study]):
         plan.subject.record_in(study)
         return study
 
-    def run(self, plan: UnitsPlan, study: Study, workers: ActorPool, on_progress: OnProgress = lambda _: None) -> None:
+    def run(self, plan: UnitsPlan, study: Study, workers: ActorPool, on_progress: OnProgress) -> None:
         """Make the missing parts of the three passes, then compute the statistics.
 
         Writes ``winners.parquet`` (basis, direction, rank, row, index, label, score), ``sets.parquet`` (one row per

@@ -59,12 +59,10 @@ class Repeated:
 
     @property
     def models(self) -> list[str]:
-        """The models, in order."""
         return [paper_numbers.undrawn(name) for name in self.studies[0].targets]
 
     @property
     def sources(self) -> list[str]:
-        """Models, then controls."""
         return [paper_numbers.undrawn(name) for name in self.studies[0].sources]
 
     def errors(self, source: str, target: str) -> list[float]:

@@ -25,7 +25,6 @@ def show(study: Study) -> Shown:
 
 
 def table(study: Study) -> Table:
-    """The results of the run."""
     result = study.manifest["result"]
     shown = Table(title=f"{study.config['model']} on {study.config['data']}")
     shown.add_column("what")

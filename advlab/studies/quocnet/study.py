@@ -31,7 +31,6 @@ class QuocNet(TrainExperiment):
     layout: Layout = field(default_factory=Layout)
 
     def prepare(self) -> None:
-        """Check the settings and the images."""
         config, layout = self.settings, self.layout
         preset(config.model)
         groups = layout.data_parallel
@@ -55,9 +54,8 @@ class QuocNet(TrainExperiment):
             return
 
         def rows() -> list[dict[str, Any]]:
-            return (
-                losses(study.store).select(["step", "loss", "seconds"]).to_pylist() if _has_losses(study.store) else []
-            )
+            written = study.store.files("losses", suffix=".parquet")
+            return losses(study.store).select(["step", "loss", "seconds"]).to_pylist() if written else []
 
         with following(study.store, "training", rows, on_progress):
             launch(study, work, QuocNetConfig(**study.config), self.layout, self.layout.fewest)
@@ -67,10 +65,6 @@ class QuocNet(TrainExperiment):
     @classmethod
     def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
         return show.show(study)
-
-
-def _has_losses(store: Store) -> bool:
-    return bool(store.files("losses", suffix=".parquet"))
 
 
 def losses(store: Store) -> pa.Table:

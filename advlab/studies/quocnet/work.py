@@ -198,6 +198,5 @@ def _features(network: QuocNet, dataset: Dataset, device: torch.device) -> Tenso
 
 
 def images(config: QuocNetConfig, split: str) -> Dataset:
-    """The images of a run."""
     loaded = data.load(config.data, split, size=preset(config.model).size)
     return loaded if config.examples is None else loaded.subset(slice(config.examples))

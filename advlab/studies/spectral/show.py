@@ -29,7 +29,6 @@ PAPER = {
 
 
 def show(study: Study) -> Shown:
-    """Table 5, the spectra, and the rows."""
     rows = {"layers": study.store.read_table("layers.parquet")}
     return Shown(tables=[table(study)], files={"figures/spectra.png": figure(study)}, rows=rows)
 
@@ -42,7 +41,6 @@ def read(study: Study) -> tuple[list[dict[str, Any]], np.ndarray]:
 
 
 def table(study: Study) -> Table:
-    """Table 5, for a terminal."""
     rows, _ = read(study)
     title = f"Frame bounds of {study.config['model']}"
     bounds = ("lower", "upper", "padded", "measured", "printed", "paper", "product", "Jacobian", "adversarial")

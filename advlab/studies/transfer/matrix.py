@@ -17,7 +17,6 @@ _COLUMNS = ["label", "clean_prediction", "prediction", "source_prediction", "rms
 
 
 def count_table(table: pa.Table) -> Counts:
-    """The counts of a table of predictions."""
     columns = {column: table.column(column) for column in _COLUMNS}
     source = columns.pop("source_prediction")
     return count(

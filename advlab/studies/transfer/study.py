@@ -42,9 +42,7 @@ class TransferExperiment(PoolExperiment[Plan, TransferStudy]):
     def begin(self, plan: Plan) -> TransferStudy:
         return TransferStudy.begin(self.kind, plan.settings, self.common.out, attack=plan.attack_settings)
 
-    def run(
-        self, plan: Plan, study: TransferStudy, workers: ActorPool, on_progress: OnProgress = lambda _: None
-    ) -> None:
+    def run(self, plan: Plan, study: TransferStudy, workers: ActorPool, on_progress: OnProgress) -> None:
         """Compute what is missing; ``on_progress({"attacked": …, "evaluated": …})``, in shards, after each unit."""
         workers.require_file(study.store.uri, MANIFEST, study.save_manifest)
         _prepare_models(plan, study, workers)
