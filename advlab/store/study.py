@@ -33,15 +33,8 @@ class Study:
         ``kind``, ``config`` (all settings) and ``attack`` (its arguments and the version of its code) are the study's
         identity. Raises a UserError if ``out`` holds another study or other files, or cannot be written.
         """
-        manifest = {
-            "kind": kind,
-            "config": config,
-            "attack": attack,
-            "seed": config.get("seed"),
-            **provenance.describe(sys.argv),
-            "finished": None,
-            "hosts": None,
-        }
+        manifest = {"kind": kind, "config": config, "attack": attack, "seed": config.get("seed")}
+        manifest |= provenance.describe(sys.argv) | {"finished": None, "hosts": None}
         return cls.adopt(out or f"runs/{kind}-{study_identity(manifest)[:8]}", manifest)
 
     @classmethod

@@ -15,6 +15,7 @@ from advlab.engine.pool import ActorPool
 from advlab.engine.progress import OnProgress
 from advlab.engine.session import session
 from advlab.errors import UserError
+from advlab.models.resolve import Resolved
 from advlab.report import Shown, Tracker
 from advlab.store import Study
 from advlab.text import printable
@@ -67,8 +68,8 @@ class Experiment(Generic[Plan, Results, Workers]):
         """Compute what is missing; a UserError if work failed; finished work is kept."""
         raise NotImplementedError
 
-    @classmethod
-    def show(cls, study: Results, width: int) -> Shown:
+    @staticmethod
+    def show(study: Results, width: int, /) -> Shown:
         """The tables, at most ``width`` columns wide, and the figures of a finished study."""
         raise NotImplementedError
 
@@ -91,6 +92,24 @@ class PoolExperiment(Experiment[Plan, Results, ActorPool]):
     def workers(self, plan: Plan) -> ActorPool:  # noqa: ARG002
         """The pool; its actors are started when there is work."""
         return ActorPool(self.pool, elastic=self.elastic)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """A checked study of one model: its settings, the model, and the images."""
+
+    config: Any
+    subject: Resolved
+    images: Any
+
+
+class ModelExperiment(PoolExperiment[ModelPlan, Study]):
+    """A `PoolExperiment` on one model."""
+
+    def begin(self, plan: ModelPlan) -> Study:
+        study = Study.begin(self.kind, asdict(plan.config), self.common.out)
+        plan.subject.record_in(study)
+        return study
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

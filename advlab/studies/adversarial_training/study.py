@@ -149,8 +149,8 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
         if study.manifest["finished"] is None:
             study.finish(host_count())
 
-    @classmethod
-    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
+    @staticmethod
+    def show(study: Study, _width: int) -> Shown:
         return Shown(tables=[show.ablation_table(study)], rows={"results": study.store.read_table(RESULTS)})
 
 

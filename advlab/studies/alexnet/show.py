@@ -12,7 +12,7 @@ from advlab.studies.alexnet import curve
 from advlab.transfer.metrics import wilson
 
 
-def show(study: Study) -> Shown:
+def show(study: Study, _width: int) -> Shown:
     return Shown(
         tables=[table(study)],
         files={"figures/learning_curve.png": learning_curve(study)},

@@ -13,9 +13,9 @@ from advlab.engine.session import host_count
 from advlab.errors import UserError
 from advlab.models import alexnet
 from advlab.models.study_models import trained_by
-from advlab.report import Shown
 from advlab.store import Study
-from advlab.studies.alexnet import curve, show
+from advlab.studies.alexnet import curve
+from advlab.studies.alexnet import show as presentation
 from advlab.studies.alexnet.work import AlexNetConfig, Layout, work
 from advlab.studies.experiment import TrainExperiment
 from advlab.training import image_classifier
@@ -63,9 +63,7 @@ class AlexNet(TrainExperiment):
         study.manifest["result"] = trained.report
         study.finish(1 if layout.alone else host_count())
 
-    @classmethod
-    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
-        return show.show(study)
+    show = staticmethod(presentation.show)
 
 
 def _require_images(config: AlexNetConfig) -> None:

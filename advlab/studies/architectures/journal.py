@@ -75,13 +75,8 @@ class Journal:
         point, result = _point(trial), trial.last_result or {}
         if self._rows.get(point.name, {}).get("status") == FINISHED:
             return
-        row = {
-            "trial": point.name,
-            "status": FAILED if failed else STOPPED,
-            "trial_id": trial.trial_id,
-            "seed": point.seed,
-        }
-        row |= {"architecture": point.architecture, "weight_decay": list(point.decays)}
+        row = {"trial": point.name, "status": FAILED if failed else STOPPED, "trial_id": trial.trial_id}
+        row |= {"architecture": point.architecture, "weight_decay": list(point.decays), "seed": point.seed}
         row |= {key: result.get(key) for key in ("validation_error", PERCENT)}
         self._add(row | {"reason": _reason(trial) if failed else None})
 

@@ -28,7 +28,7 @@ Curve = dict[str, list[tuple[float, float]]]
 """By architecture, λ and a value for each trial."""
 
 
-def show(study: Study) -> Shown:
+def show(study: Study, _width: int) -> Shown:
     """The best trials, the curves, and the command to attack all models."""
     finished = trials.measured(trials.read(study.store))
     return Shown(

@@ -17,9 +17,8 @@ from advlab.engine.actors import Actors, PoolOptions
 from advlab.engine.progress import OnProgress
 from advlab.engine.shared_dataset import SharedDataset
 from advlab.engine.tune import be_quiet, notes_folder, tuner, warmed
-from advlab.report import Shown
 from advlab.store import Study, provenance
-from advlab.studies.architectures import show
+from advlab.studies.architectures import show as presentation
 from advlab.studies.architectures.journal import Journal, point_of
 from advlab.studies.architectures.plan import ArchitecturesConfig, ArchitecturesPlan, prepare
 from advlab.studies.architectures.space import Point
@@ -64,9 +63,7 @@ class Architectures(Experiment[ArchitecturesPlan, Study, None]):
                 _tuner(journal, self.pool, lost).fit()
         journal.conclude()
 
-    @classmethod
-    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
-        return show.show(study)
+    show = staticmethod(presentation.show)
 
 
 class _Optuna(OptunaSearch):

@@ -31,8 +31,8 @@ class CrossTrainingSet(TransferExperiment):
         TransferExperiment.run(self, plan, study, workers, on_progress)
         record_halves(study)
 
-    @classmethod
-    def show(cls, study: TransferStudy, width: int) -> Shown:
+    @staticmethod
+    def show(study: TransferStudy, width: int) -> Shown:
         view = View(study)
         shown = show.show(view, width)
         return replace(shown, tables=[halves_table(view), *shown.tables])

@@ -27,7 +27,7 @@ ROWS = 8
 _CELL = 0.62  # inches
 
 
-def show(study: Study) -> Shown:
+def show(study: Study, _width: int) -> Shown:
     config = study.config
     size = config["input_size"] or input_size(config["model"])
     images = data.load(config["data"], config["split"], size=size)

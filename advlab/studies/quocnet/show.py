@@ -16,7 +16,7 @@ _ACROSS = 24
 _SHOWN = 288
 
 
-def show(study: Study) -> Shown:
+def show(study: Study, _width: int) -> Shown:
     """The results, the filters, and Figure 6 if images were attacked."""
     files = {"figures/filters.png": filters(study)}
     if study.store.exists(ATTACKED):

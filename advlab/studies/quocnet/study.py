@@ -14,10 +14,9 @@ from advlab.engine.progress import OnProgress, following
 from advlab.engine.session import host_count
 from advlab.errors import UserError
 from advlab.models.quocnet import preset
-from advlab.report import Shown
 from advlab.store import Store, Study
 from advlab.studies.experiment import TrainExperiment
-from advlab.studies.quocnet import show
+from advlab.studies.quocnet import show as presentation
 from advlab.studies.quocnet.work import ATTACKED, SCORES, Layout, QuocNetConfig, images, work
 
 
@@ -62,9 +61,7 @@ class QuocNet(TrainExperiment):
         study.manifest["result"] = _summary(study.store)
         study.finish(1 if self.layout.alone else host_count())
 
-    @classmethod
-    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
-        return show.show(study)
+    show = staticmethod(presentation.show)
 
 
 def losses(store: Store) -> pa.Table:

@@ -28,7 +28,7 @@ PAPER = {
 """Table 5: lower and upper bound of the trained AlexNet's layers, by size."""
 
 
-def show(study: Study) -> Shown:
+def show(study: Study, _width: int) -> Shown:
     rows = {"layers": study.store.read_table("layers.parquet")}
     return Shown(tables=[table(study)], files={"figures/spectra.png": figure(study)}, rows=rows)
 

@@ -13,7 +13,6 @@ from advlab.store import Store, parquet, provenance, study_identity, weights_fil
 from advlab.studies.transfer import matrix
 from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
 from advlab.studies.transfer.results import TransferStudy
-from advlab.transfer import controls
 
 THREADS = 8
 """Shards copied in parallel; each takes the memory of its images."""
@@ -49,20 +48,13 @@ def merge(
         "controls": _united("controls", parts),
         "examples": largest.config["examples"],
     }
-    union = TransferStudy.adopt(
-        out,
-        {
-            **{key: parts[0].manifest[key] for key in ("kind", "attack", "seed")},
-            "config": config,
-            **provenance.describe(sys.argv),
-            "finished": None,
-            "hosts": None,
-            "merged": [
-                {"folder": part.store.uri} | {key: part.manifest[key] for key in _ORIGIN if key in part.manifest}
-                for part in parts
-            ],
-        },
-    )
+    origins = [
+        {"folder": part.store.uri} | {key: part.manifest[key] for key in _ORIGIN if key in part.manifest}
+        for part in parts
+    ]
+    manifest = {key: parts[0].manifest[key] for key in ("kind", "attack", "seed")} | {"config": config}
+    manifest |= provenance.describe(sys.argv) | {"finished": None, "hosts": None, "merged": origins}
+    union = TransferStudy.adopt(out, manifest)
     models = _models([union, *parts])  # ``out`` may have models of its own
     union.manifest["models"] = {name: models[name] for name in union.targets}
     union.manifest["dataset"] = largest.manifest["dataset"]
@@ -161,7 +153,7 @@ class _Copy:
     def _group(self, group: tuple[str | None, int]) -> int:
         """Copy a shard's examples of one model and the files derived from them, or (None) its model-free noise."""
         attacked, start = group
-        sources = [source for source in self.union.sources if self._origin(source) == attacked]
+        sources = [source for source in self.union.sources if self.union.attacked(source) == attacked]
         holders, missing = self.holders, 0
         if attacked is not None:
             name = examples_part(attacked, start)
@@ -173,9 +165,6 @@ class _Copy:
             address = self.addresses.predictions(source, target, start)
             missing += not self._take(predictions_part(source, target, start), address, holders)
         return missing
-
-    def _origin(self, source: str) -> str | None:
-        return controls.attacked_model(source) if self.union.is_control(source) else source
 
     def _take(self, name: str, address: str, holders: list[Store]) -> bool:
         """Copy a shard from the first store that has it complete; returns whether one has."""

@@ -27,7 +27,6 @@ from advlab.studies.transfer.plan import Plan, TransferConfig, prepare
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.view import View
 from advlab.studies.transfer.work import AttackUnit, CountUnit, EvaluateUnit, Shard, TrainUnit
-from advlab.transfer import controls
 
 SHARDS_AT_ONCE = 16
 """Number of shards of images kept in the object store: units are assigned shard by shard."""
@@ -53,8 +52,8 @@ class TransferExperiment(PoolExperiment[Plan, TransferStudy]):
         study.store.write_table(MATRIX, _count(study, workers, addresses))
         study.finish(host_count())
 
-    @classmethod
-    def show(cls, study: TransferStudy, width: int) -> Shown:
+    @staticmethod
+    def show(study: TransferStudy, width: int) -> Shown:
         return show.show(View(study), width)
 
 
@@ -153,9 +152,8 @@ def _attack_and_evaluate(
     shards = {start: Shard(store.uri, start, config.seed) for start in starts}
     held = store.keys("examples") | store.keys("predictions")
     # sources by the model whose examples they are made from (itself and some controls); None for other controls
-    made_from: dict[str | None, list[str]] = {name: [name] for name in plan.models} | {None: []}
-    for control in plan.controls:
-        made_from[controls.attacked_model(control)].append(control)
+    attacked = {source: study.attacked(source) for source in study.sources}
+    made_from = {name: [source for source, of in attacked.items() if of == name] for name in (*plan.models, None)}
 
     def evaluation(attacked: str | None, start: int, *, again: bool = False) -> list[EvaluateUnit]:
         missing: dict[str, dict[str, str]] = {}

@@ -26,7 +26,6 @@ from advlab.studies.transfer import matrix
 from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
 from advlab.studies.transfer.results import TransferStudy
 from advlab.text import masked, printable
-from advlab.transfer import controls
 from advlab.transfer.generate import distortion
 from advlab.transfer.metrics import Counts
 
@@ -193,8 +192,7 @@ class _Files:
     def _shard(self, source: str, start: int) -> tuple[list[Finding], dict[str, Counts]]:
         """Check one shard of one source, and count its predictions by target."""
         findings: list[Finding] = []
-        is_control = self.study.is_control(source)
-        attacked = controls.attacked_model(source) if is_control else source
+        is_control, attacked = self.study.is_control(source), self.study.attacked(source)
         clean: Dataset | None = None
         common: dict[str, np.ndarray] = {}  # columns that every file of the shard must have
         aimed: dict[str, np.ndarray] = {}
