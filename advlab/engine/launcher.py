@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import ray.train
@@ -31,36 +31,25 @@ Work = Callable[[Any, Any, Store, "Launcher"], None]
 """What every worker does, given the study's config, the layout, the study's folder, and where it runs."""
 
 
-class Launcher(Protocol):
-    """The environment of one worker; ``torch.distributed`` is initialised."""
-
-    rank: int
-    device: torch.device
-
-    def newest(self) -> AbstractContextManager[str | None]:
-        """The folder of the checkpoint to continue from, if there is one."""
-
-    def report(self, metrics: dict[str, Any], folder: str | None) -> None:
-        """Report progress, and store a folder with this worker's part of a checkpoint if there is one."""
-
-
 class OnRay:
-    """A `Launcher`: a worker of Ray Train."""
+    """A worker of Ray Train."""
 
     def __init__(self) -> None:
         self.rank = ray.train.get_context().get_world_rank()
         self.device = get_device()
 
     def newest(self) -> AbstractContextManager[str | None]:
+        """The folder of the checkpoint to continue from, if there is one."""
         checkpoint = ray.train.get_checkpoint()
         return nullcontext() if checkpoint is None else checkpoint.as_directory()
 
     def report(self, metrics: dict[str, Any], folder: str | None) -> None:
+        """Report progress, and store a folder with this worker's part of a checkpoint if there is one."""
         ray.train.report(metrics, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
 
 
 class Alone:
-    """A `Launcher`: this process without Ray. A checkpoint is complete once it has its final name."""
+    """This process without Ray. A checkpoint is complete once it has its final name."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.rank, self.device, self.folder = 0, device, folder
@@ -80,6 +69,10 @@ class Alone:
         partial.rename(final)
         for path in earlier:
             shutil.rmtree(path)
+
+
+Launcher = OnRay | Alone
+"""The environment of one worker; ``torch.distributed`` is initialised."""
 
 
 @contextmanager
@@ -116,7 +109,6 @@ class TrainLayout(Devices):
 
     @property
     def fewest(self) -> int:
-        """The smallest number of workers."""
         return 1
 
 

@@ -15,7 +15,6 @@ _PACKAGES = ("advlab", "torch", "torchvision", "ray", "numpy", "scipy", "pyarrow
 
 
 def describe(command: list[str]) -> dict[str, Any]:
-    """The provenance that ``study.json`` records of a run."""
     return {
         "command": masked_values(command),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},

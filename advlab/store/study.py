@@ -94,7 +94,6 @@ class Study:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Known fingerprints of the models' weights."""
         return {name: model["fingerprint"] for name, model in self.manifest.get("models", {}).items()}
 
     @classmethod

@@ -41,7 +41,6 @@ class Experiment(Generic[Plan, Results, Workers]):
 
     @property
     def on_ray(self) -> bool:
-        """Whether it needs Ray."""
         return True
 
     @property

@@ -66,10 +66,13 @@ def unpack(config: UnpackConfig) -> int:
     """
     out = Store(config.out)
     out.require_writable()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     total = 0
     try:
         with Console(stderr=True).status("unpacking") as status:
-            for result in _results(config, out.uri):
+            source = _Packed(config.source, _Writer(out.uri, config))
+            for result in ray.data.read_datasource(source).iter_rows():
                 if result["problem"] is not None:
                     raise UserError(f"--source {config.source!r}: {result['problem']}")
                 total += result["images"]
@@ -80,15 +83,6 @@ def unpack(config: UnpackConfig) -> int:
     if not total:
         raise UserError(f"--source {config.source!r} holds no images; give a file, or a folder that holds some.")
     return total
-
-
-def _results(config: UnpackConfig, out: str) -> Iterator[dict[str, Any]]:
-    """The results of `_Writer` for every batch."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    writer = _Writer(out, config)
-    return iter(ray.data.read_datasource(_Packed(config.source, writer)).iter_rows())
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from advlab.report import Shown, canvas
-from advlab.report.numbers import percent
+from advlab.report.numbers import percent, ruled
 from advlab.report.palette import hue
 from advlab.store import Study
 from advlab.studies.alexnet import curve
@@ -24,9 +24,7 @@ def show(study: Study, _width: int) -> Shown:
 def table(study: Study) -> Table:
     config, result = study.config, study.manifest["result"]
     rows = curve.read(study.store)
-    shown = Table(title=f"AlexNet ({config['variant']}, width {config['width']:g}) on {config['data']}")
-    shown.add_column("what")
-    shown.add_column("value", justify="right")
+    shown = ruled(f"AlexNet ({config['variant']}, width {config['width']:g}) on {config['data']}", ["what"], ["value"])
     shown.add_row("weights and biases", f"{result['parameters']:,}")
     shown.add_row("epochs", str(len(rows)))
     shown.add_row("training accuracy, undistorted", f"{percent(1 - result['train_error'])}%")

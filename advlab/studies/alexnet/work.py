@@ -152,8 +152,6 @@ def work(config: AlexNetConfig, layout: Layout, store: Store, launcher: Launcher
 
 
 class _Job:
-    """A worker's part of a run."""
-
     def __init__(
         self, config: AlexNetConfig, layout: Layout, store: Store, launcher: Launcher, run: Run, held_out: Tensor
     ) -> None:

@@ -29,7 +29,6 @@ Curve = dict[str, list[tuple[float, float]]]
 
 
 def show(study: Study, _width: int) -> Shown:
-    """The best trials, the curves, and the command to attack all models."""
     finished = trials.measured(trials.read(study.store))
     return Shown(
         tables=[table(study)],

@@ -179,7 +179,6 @@ def matrix_table(study: Repeated, printed: PaperMatrix, controls: list[str], tal
 
 
 def table_3(study: Repeated, tally: Tally) -> str:
-    """Errors of the models of two halves."""
     rows = [
         {paper_numbers.undrawn(row["model"]): row for row in s.store.read_shard(HALVES).to_pylist()}
         for s in study.studies

@@ -134,8 +134,6 @@ def _copy_weights(model: str, union: TransferStudy, parts: list[TransferStudy]) 
 
 
 class _Copy:
-    """The copying of shards from the parts."""
-
     def __init__(self, union: TransferStudy, parts: list[TransferStudy]) -> None:
         self.union, self.addresses = union, union.addresses
         self.holders = [union.store, *(part.store for part in parts)]

@@ -34,8 +34,6 @@ SHARDS_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransferExperiment(PoolExperiment[Plan, TransferStudy]):
-    """An `Experiment` that is a transfer study."""
-
     kind = "transfer"
 
     def begin(self, plan: Plan) -> TransferStudy:

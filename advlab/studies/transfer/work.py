@@ -182,13 +182,11 @@ class CountUnit:
     source: str
     files: dict[str, dict[str, str]]
 
+    kind = "count"
+
     @property
     def name(self) -> str:
         return f"count {self.source}"
-
-    @property
-    def kind(self) -> str:
-        return "count"
 
     def run(self, _resources: Resources) -> pa.Table:
         """Reads all bytes of the predictions, and only the footers of the examples, whose rows are not counted."""
