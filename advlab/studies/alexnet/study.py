@@ -31,16 +31,17 @@ class AlexNet(TrainExperiment):
     layout: Layout = field(default_factory=Layout)
 
     def prepare(self) -> None:
-        config, layout = self.settings, self.layout
-        least = layout.workers if layout.min_workers is None else layout.min_workers
+        config, layout, least = self.settings, self.layout, self.layout.fewest
         require_at_least(config, epochs=1, batch_size=1, held_out=0, size=alexnet.SMALLEST, seed=0)
         require_at_least(layout, workers=1, min_workers=1, accumulate=1, checkpoint_every=0, threads=1)
         if not re.fullmatch(r"[\w.-]+", config.name):
             raise UserError(f"--name {config.name!r} is not a valid name; use letters, digits, dots and hyphens.")
         if not 0 <= config.dropout < 1:
             raise UserError(f"--dropout {config.dropout:g} is impossible; choose at least 0 and less than 1.")
-        if least > layout.workers:
-            raise UserError(f"--min-workers {least} is more than --workers {layout.workers}; choose at most that.")
+        if layout.fewest > layout.workers:
+            raise UserError(
+                f"--min-workers {layout.fewest} is more than --workers {layout.workers}; choose at most that."
+            )
         if (parts := layout.workers * layout.accumulate) > config.batch_size:
             problem = f"--batch-size {config.batch_size} cannot be split into {parts} parts"
             raise UserError(f"{problem}; choose at least that many.")

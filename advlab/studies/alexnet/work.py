@@ -187,7 +187,8 @@ class _Job:
             if not math.isfinite(metrics["train_loss"]):
                 raise UserError(f"the loss is NaN or infinite at step {done}; lower --learning-rate.")
             if ends:
-                metrics |= self._validated()
+                loss, wrong, seen = run.evaluate(run.dataset, self.held_out)
+                metrics |= {"validation_loss": loss, "validation_accuracy": 1 - wrong / seen} if seen else {}
                 if self.launcher.rank == 0:
                     curve.write(self.store, done // per_epoch, metrics)
                 self.epoch = _Epoch()
@@ -232,10 +233,6 @@ class _Job:
             "utilisation": per_second * self.share_of_peak,
             "seconds": self.epoch.seconds,
         }
-
-    def _validated(self) -> dict[str, float]:
-        loss, wrong, seen = self.run.evaluate(self.run.dataset, self.held_out)
-        return {"validation_loss": loss, "validation_accuracy": 1 - wrong / seen} if seen else {}
 
     def _resume(self) -> int:
         """Load the newest checkpoint; returns the next step."""

@@ -14,7 +14,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from advlab.engine.actors import Actors, PoolOptions
-from advlab.engine.progress import OnProgress
+from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.shared_dataset import SharedDataset
 from advlab.engine.tune import be_quiet, notes_folder, tuner, warmed
 from advlab.store import Study, provenance
@@ -52,14 +52,14 @@ class Architectures(Experiment[ArchitecturesPlan, Study, None]):
         be_quiet()  # errors are reported below
         journal = Journal(plan, study, on_progress)
         if study.manifest["finished"] is None:
-            with journal.following("trials", plan.total, journal.done):
+            with Stage("trials", plan.total, done=min(journal.done, plan.total)) as journal.stage:
                 if todo := journal.not_done():
                     _tuner(journal, self.pool, todo, scheduler=_scheduler(plan.config)).fit()
                 if plan.points is None and (count := plan.total - journal.done) > 0:
                     searcher = _optuna(plan, journal.rows)
                     _tuner(journal, self.pool, count, scheduler=_scheduler(plan.config), search_alg=searcher).fit()
         if lost := journal.forget_lost():
-            with journal.following("lost models", len(lost)):
+            with Stage("lost models", len(lost)) as journal.stage:
                 _tuner(journal, self.pool, lost).fit()
         journal.conclude()
 

@@ -72,7 +72,12 @@ def contact_sheet(study: Study, images: Dataset) -> bytes:
     basis_of, row_of = np.array(first["basis"].to_pylist()), first["row"].to_numpy()
     rows = np.unique(row_of)
     shown = images.subset(torch.from_numpy(rows)).images.numpy()
-    k = study.config["top"]
+    config, k = study.config, study.config["top"]
+    layer, images_from = config["layer"] or "the input of the last linear layer", config["data"].rpartition("/")[2]
+    caption = (
+        f"Each row: the {k} images that stimulate\none direction most, best first.\n\n"
+        f"{config['model']}\n{layer}\n{images_from} ({config['split']})"
+    )
     bases = list(dict.fromkeys(winners["basis"].to_pylist()))
     columns = 2
     lines = -(-len(bases) // columns)
@@ -88,14 +93,5 @@ def contact_sheet(study: Study, images: Dataset) -> bytes:
             panel.imshow(coloured, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
             panel.set_title(TITLES[basis], color=INK, fontsize=11, loc="left")
         for panel in panels[len(bases) :]:
-            panel.text(0.0, 0.9, _caption(study), color=MUTED, va="top", wrap=True, transform=panel.transAxes)
+            panel.text(0.0, 0.9, caption, color=MUTED, va="top", wrap=True, transform=panel.transAxes)
         return canvas.png(figure)
-
-
-def _caption(study: Study) -> str:
-    config = study.config
-    layer = config["layer"] or "the input of the last linear layer"
-    return (
-        f"Each row: the {config['top']} images that stimulate\none direction most, best first.\n\n"
-        f"{config['model']}\n{layer}\n{config['data'].rpartition('/')[2]} ({config['split']})"
-    )

@@ -142,10 +142,7 @@ def _share(
 def _attack_and_evaluate(
     plan: Plan, study: TransferStudy, pool: ActorPool, addresses: Addresses, on_progress: OnProgress
 ) -> bool:
-    """Attack every missing shard; evaluate each attacked shard on every model without predictions for it.
-
-    Returns whether there was anything to do.
-    """
+    """Attack missing shards, evaluate each on the models without predictions for it; returns whether there were any."""
     config, store, starts = plan.config, study.store, study.starts
     shards = {start: Shard(store.uri, start, config.seed) for start in starts}
     held = store.keys("examples") | store.keys("predictions")
