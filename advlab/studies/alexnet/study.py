@@ -38,10 +38,8 @@ class AlexNet(TrainExperiment):
             raise UserError(f"--name {config.name!r} is not a valid name; use letters, digits, dots and hyphens.")
         if not 0 <= config.dropout < 1:
             raise UserError(f"--dropout {config.dropout:g} is impossible; choose at least 0 and less than 1.")
-        if layout.fewest > layout.workers:
-            raise UserError(
-                f"--min-workers {layout.fewest} is more than --workers {layout.workers}; choose at most that."
-            )
+        if least > layout.workers:
+            raise UserError(f"--min-workers {least} is more than --workers {layout.workers}; choose at most that.")
         if (parts := layout.workers * layout.accumulate) > config.batch_size:
             problem = f"--batch-size {config.batch_size} cannot be split into {parts} parts"
             raise UserError(f"{problem}; choose at least that many.")
