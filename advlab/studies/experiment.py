@@ -89,7 +89,6 @@ class PoolExperiment(Experiment[Plan, Results, ActorPool]):
     pool: PoolOptions = field(default_factory=PoolOptions)
 
     def workers(self, plan: Plan) -> ActorPool:  # noqa: ARG002
-        """The pool; its actors are started when there is work."""
         return ActorPool(self.pool, elastic=self.elastic)
 
 

@@ -193,8 +193,7 @@ def class_folder(label: object) -> str:
 
     A ValueError for an empty name, or one with control characters.
     """
-    text = label.decode() if isinstance(label, bytes) else str(label)
-    text = text.strip()
+    text = (label.decode() if isinstance(label, bytes) else str(label)).strip()
     if text.isdecimal():
         return f"{int(text):0{NUMBER_DIGITS}d}"
     name = text.replace("/", "_").lstrip(".")

@@ -28,9 +28,8 @@ class Journal:
     def rows(self) -> list[dict[str, Any]]:
         """All rows, by architecture, weight decay and seed."""
         place = {name: position for position, name in enumerate(self.plan.space.architectures)}
-        return sorted(
-            self._rows.values(), key=lambda row: (place[row["architecture"]], row["weight_decay"], row["seed"])
-        )
+        rows = self._rows.values()
+        return sorted(rows, key=lambda row: (place[row["architecture"]], row["weight_decay"], row["seed"]))
 
     @property
     def done(self) -> int:

@@ -1,7 +1,7 @@
 """The Markdown page with the paper's tables and claims beside ours, computed from the rows of the studies."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -69,6 +69,10 @@ class Repeated:
         """The error rate of each seed."""
         return [cells[source, target]["error_rate"] for cells in self.cells]
 
+    def curve(self, source: str, target: str) -> list[tuple[float, Estimate]]:
+        """RMS, and error rate on the examples amplified to it."""
+        return [(rho, estimate(self.errors(f"amplified-{rho:g}-{source}", target))) for rho in CURVE]
+
     def counts(self, source: str, target: str) -> tuple[int, int]:
         """Errors and examples over all seeds."""
         rows = [cells[source, target] for cells in self.cells]
@@ -127,7 +131,7 @@ def render(out: str, *, seeds: int) -> dict[str, bytes]:
         revision=first.studies[0].manifest["revision"],
         versions=first.studies[0].manifest["versions"],
     )
-    return {PAGE: page.encode(), CURVES: figures.amplification_curves(_curves(first), first.models)}
+    return {PAGE: page.encode(), CURVES: figures.amplification_curves(first.curve, first.models)}
 
 
 @dataclass(slots=True)
@@ -349,13 +353,6 @@ def _most_resistant(study: Repeated) -> Claim:
         f"{_percent(estimate(means[second]), 1)}%; p = {_p(p)} (paired t-test over seeds, one-sided).",
         least == "ae400-10" and _is_below(p, 0.05),
     )
-
-
-def _curves(study: Repeated) -> Callable[[str, str], list[tuple[float, Estimate]]]:
-    def curve(source: str, target: str) -> list[tuple[float, Estimate]]:
-        return [(rho, estimate(study.errors(f"amplified-{rho:g}-{source}", target))) for rho in CURVE]
-
-    return curve
 
 
 def _rate(ours: list[float], theirs: float | None, tally: Tally, digits: int) -> str:

@@ -87,9 +87,6 @@ def _summary(store: Store) -> dict[str, Any]:
     if store.exists(ATTACKED):
         table = store.read_table(ATTACKED, ["success", "rms"])
         success = table["success"].to_numpy(zero_copy_only=False)
-        summary |= {
-            "attacked": len(table),
-            "fooled": int(success.sum()),
-            "mean_rms": float(table["rms"].to_numpy().mean()),
-        }
+        summary |= {"attacked": len(table), "fooled": int(success.sum())}
+        summary["mean_rms"] = float(table["rms"].to_numpy().mean())
     return summary

@@ -51,8 +51,6 @@ def build(store: Store, files: Mapping[tuple[str, str], Mapping[str, str]]) -> p
             )
         return count_table(table)
 
-    counts = {}
     with ThreadPoolExecutor(THREADS) as threads:
-        for pair, parts in files.items():
-            counts[pair] = reduce(add, threads.map(count_file, parts.items()))
+        counts = {pair: reduce(add, threads.map(count_file, parts.items())) for pair, parts in files.items()}
     return reduce_counts(counts)

@@ -43,11 +43,8 @@ def merge(
         _require_same_data(part, largest)
     _models(parts)
 
-    config = parts[0].config | {
-        "models": _united("models", parts),
-        "controls": _united("controls", parts),
-        "examples": largest.config["examples"],
-    }
+    config = parts[0].config | {setting: _united(setting, parts) for setting in ("models", "controls")}
+    config["examples"] = largest.config["examples"]
     origins = [
         {"folder": part.store.uri} | {key: part.manifest[key] for key in _ORIGIN if key in part.manifest}
         for part in parts

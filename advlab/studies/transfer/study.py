@@ -107,11 +107,8 @@ def _prepare_models(plan: Plan, study: TransferStudy, pool: ActorPool) -> None:
         complete(pool, missing, study.store.uri, "training", len(missing), adopt, depth=1)
         pool.unshare(*(f"images {split}" for split in needed))
     study.manifest["models"] = {name: described[name] for name in plan.models}
-    study.manifest["dataset"] = {
-        "name": plan.config.dataset,
-        "split": plan.config.split,
-        "fingerprint": plan.attacked.fingerprint,
-    }
+    named = {"name": plan.config.dataset, "split": plan.config.split}
+    study.manifest["dataset"] = named | {"fingerprint": plan.attacked.fingerprint}
     study.save_manifest()
 
 

@@ -136,11 +136,8 @@ class EvaluateUnit:
             clean = clean.subset(torch.from_numpy(np.searchsorted(clean.index.numpy(), attacked.index)))
         failures: list[str] = []
         for source, keys in self.keys.items():
-            if source == self.attacked:
-                assert attacked is not None
-                examples = attacked
-            else:
-                examples = controls.make(source, clean, attacked, seed=self.shard.seed)
+            own = attacked if source == self.attacked else None
+            examples = own or controls.make(source, clean, attacked, seed=self.shard.seed)
             failures += self._show(resources, source, examples, clean, keys)
         if failures:
             raise UserError(failures[0])
