@@ -1,5 +1,7 @@
 """The exception for mistakes of users, and one-line messages of other exceptions."""
 
+import re
+
 from advlab.text import printable
 
 
@@ -8,5 +10,5 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error on one line, without control characters."""
-    return printable(" ".join(str(error).split()), 2000)
+    """The message of an error on one line, without control characters and addresses in memory."""
+    return printable(re.sub(r" <[\w.]+ object at 0x\w+>", "", " ".join(str(error).split())), 2000)

@@ -10,7 +10,7 @@ import string
 import pytest
 
 from advlab import text
-from advlab.errors import UserError
+from advlab.errors import UserError, one_line
 from advlab.report.tracker import masked_values as config_of_tracker
 from advlab.store import Store, provenance
 
@@ -115,3 +115,7 @@ def test_logs_are_masked_and_printable() -> None:
         "x", logging.INFO, "x.py", 1, "%s is out of reach\n%s", ("s3://id:key@b", "\x1b[2J"), None
     )
     assert text.SafeFormatter("%(message)s").format(record) == f"s3://{text.MASK}@b is out of reach\n\\x1b[2J"
+
+
+def test_a_message_names_no_address_in_memory() -> None:
+    assert one_line(OSError("cannot identify\nfile <_io.BytesIO object at 0x7fcc2c378630>.")) == "cannot identify file."

@@ -29,6 +29,23 @@ def register(kind: str, place: str) -> None:
     KINDS[kind] = place
 
 
+FIGURES: dict[str, dict[str, str]] = {}
+"""By kind and name, figures that are drawn in addition to the study's own."""
+
+
+def register_figure(kind: str, name: str, place: str) -> None:
+    """Register a figure of your own, ``figures/NAME.png`` in all studies of a kind.
+
+    ``place`` is ``package.module:function``, of the `Study`, which returns a PNG as bytes. Raises a UserError for an
+    unknown kind and for a name that exists.
+    """
+    of_kind(kind)
+    figures = FIGURES.setdefault(kind, {})
+    if name in figures:
+        raise UserError(f"a figure {name!r} exists already; register yours under another name.")
+    figures[name] = place
+
+
 def of_kind(kind: str) -> "type[Experiment[Any, Any, Any]]":
     """The experiment that computes and shows studies of a kind of ``study.json``; a UserError if there is none."""
     if kind not in KINDS:

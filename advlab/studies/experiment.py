@@ -1,8 +1,9 @@
 """The protocol of all studies, and the command that runs any of them."""
 
+import pkgutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from advlab.errors import UserError
 from advlab.models.resolve import Resolved
 from advlab.report import Shown, Tracker
 from advlab.store import Study
+from advlab.studies import FIGURES
 from advlab.text import printable
 
 Plan = TypeVar("Plan")
@@ -27,7 +29,6 @@ _PIPE_WIDTH = 170
 """Width of tables if standard output is not a terminal."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment(Generic[Plan, Results, Workers]):
     """The options of a study's command, and what the study does with them; subclasses are frozen dataclasses.
 
@@ -36,8 +37,7 @@ class Experiment(Generic[Plan, Results, Workers]):
 
     kind: ClassVar[str]
     """The kind of the study in ``study.json``."""
-    settings: Any
-    common: CommonOptions = field(default_factory=CommonOptions)
+    common: CommonOptions
 
     @property
     def on_ray(self) -> bool:
@@ -86,6 +86,8 @@ class Experiment(Generic[Plan, Results, Workers]):
 class PoolExperiment(Experiment[Plan, Results, ActorPool]):
     """An `Experiment` whose work is done by an actor pool."""
 
+    settings: Any
+    common: CommonOptions = field(default_factory=CommonOptions)
     pool: PoolOptions = field(default_factory=PoolOptions)
 
     def workers(self, plan: Plan) -> ActorPool:  # noqa: ARG002
@@ -114,7 +116,9 @@ class ModelExperiment(PoolExperiment[ModelPlan, Study]):
 class TrainExperiment(Experiment[None, Study, None]):
     """An `Experiment` that is one training run, on Ray Train or, with ``--alone``, in this process."""
 
+    settings: Any
     layout: TrainLayout
+    common: CommonOptions = field(default_factory=CommonOptions)
 
     @property
     def on_ray(self) -> bool:
@@ -136,6 +140,9 @@ def present(experiment: Experiment[Any, Any, Any] | type[Experiment[Any, Any, An
     """Print a study's tables, write its figures into it, and print where everything is."""
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     shown = experiment.show(study, console.width)
+    drawn = FIGURES.get(experiment.kind, {}).items()
+    figures = {f"figures/{name}.png": pkgutil.resolve_name(place)(study) for name, place in drawn}
+    shown = replace(shown, files={**shown.files, **figures})
     for table in shown.tables:
         console.print(table)
     for name, content in shown.files.items():

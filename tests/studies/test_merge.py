@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 
 from advlab.errors import UserError
@@ -84,6 +85,27 @@ def test_a_damaged_shard_is_taken_from_elsewhere(make_study: StudyMaker, tmp_pat
     assert missing == 0
     assert list(verify(union)) == []
     assert content(union.store) == content(second.store)
+
+
+def test_a_shard_with_wrong_rows_is_taken_from_elsewhere(make_study: StudyMaker, tmp_path: Path) -> None:
+    """Its address and its checksum are right: a stranger can write both."""
+    first, second = make_study(tmp_path / "first"), make_study(tmp_path / "second")
+    for name, column in (
+        ("examples/source=softmax1/part-00000005.parquet", "l2"),
+        (predictions_part("relu8-10", "softmax1", 0), "prediction"),
+        (predictions_part("gaussian-0.3", "softmax1", 0), "label"),
+    ):
+        table, address = first.store.read_table(name), first.store.key(name)
+        place = table.schema.get_field_index(column)
+        values = table.column(column) if column == "prediction" else pc.add(table.column(column), 1)
+        table = table.set_column(place, table.schema.field(column), values.cast(table.schema.field(column).type))
+        first.store.write_table(name, table.drop(["rms"]) if column == "prediction" else table, address)
+    union, missing = merge([first, second], str(tmp_path / "out"))
+    assert missing == 0
+    assert list(verify(union)) == []
+    assert content(union.store) == content(second.store)
+    only, _ = merge([first, first], str(tmp_path / "again"))
+    assert {finding.kind for finding in verify(only)} == {"missing"}
 
 
 def test_predictions_do_not_go_with_other_examples(make_study: StudyMaker, tmp_path: Path) -> None:

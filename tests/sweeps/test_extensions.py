@@ -1,4 +1,4 @@
-"""A stranger's package adds a model, an attack, a data set, a control and a study: one function and one line each."""
+"""The package of a stranger adds a model, an attack, a data set, a control, a figure and a study, a line each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from advlab import models, studies
 from advlab.attacks import registry as attacks
@@ -25,7 +26,7 @@ from advlab.command import CommonOptions
 from advlab.data import catalogue
 from advlab.data.sources import RawFile
 from advlab.models import zoo
-from advlab.report import Shown
+from advlab.report import Shown, canvas
 from advlab.store import Study
 from advlab.studies.experiment import Experiment
 from advlab.transfer import controls
@@ -43,6 +44,7 @@ def register():
     kind = controls.Kind(stripes, "Stripes of height {amount:g}", from_model=False, has_amount=True)
     controls.register("stripes", kind)
     studies.register("toy", "toy:Toy")
+    studies.register_figure("transfer", "errors", "toy:errors")
 
 
 def linear(inputs, classes, scale):
@@ -64,6 +66,12 @@ def step(model, images, labels, target="nearest", bounds=(0.0, 1.0), *, seed=0, 
 
 def stripes(given):
     return given.images + np.float32(given.parsed.amount) * (np.arange(given.images.shape[-1]) % 2).astype(np.float32)
+
+
+def errors(study):
+    figure = Figure()
+    figure.add_subplot().plot(study.store.read_table("matrix.parquet").column("error_rate"))
+    return canvas.png(figure)
 
 
 def idx(array):
@@ -154,6 +162,7 @@ def test_a_package_of_someone_else_adds_one_of_each(tmp_path: Path) -> None:
     assert abs(rows["stripes-0.25", "toy1"]["mean_rms"] - 0.25 / 2**0.5) < 1e-6
     page = (tmp_path / "out/report.html").read_text()
     assert "Stripes of height 0.25" in page
+    assert (tmp_path / "out/figures/errors.png").read_bytes().startswith(b"\x89PNG")
 
     assert "the sum is 10" in run(str(tmp_path / "toy.py"), "--upto", "4", "--out", str(tmp_path / "counted"))
     assert "the sum is 10" in run("-m", "advlab.report", str(tmp_path / "counted"))

@@ -10,7 +10,7 @@ import ray
 import torch
 
 from advlab import data
-from advlab.command import listed, require_at_least
+from advlab.command import CommonOptions, listed, require_at_least
 from advlab.data import Dataset
 from advlab.engine import launcher
 from advlab.engine.actors import PoolOptions
@@ -67,6 +67,7 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
 
     settings: HardeningConfig = field(default_factory=HardeningConfig)
     layout: Layout = field(default_factory=Layout)
+    common: CommonOptions = field(default_factory=CommonOptions)
     pool_options: PoolOptions = field(default_factory=PoolOptions)
 
     def prepare(self) -> HardeningPlan:

@@ -13,6 +13,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from advlab.command import CommonOptions
 from advlab.engine.actors import Actors, PoolOptions
 from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.shared_dataset import SharedDataset
@@ -36,6 +37,7 @@ class Architectures(Experiment[ArchitecturesPlan, Study, None]):
     kind = "architectures"
 
     settings: ArchitecturesConfig = field(default_factory=ArchitecturesConfig)
+    common: CommonOptions = field(default_factory=CommonOptions)
     pool: PoolOptions = field(default_factory=PoolOptions)
 
     def prepare(self) -> ArchitecturesPlan:

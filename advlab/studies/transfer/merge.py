@@ -6,6 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
+import numpy as np
+
+from advlab.data import Dataset
 from advlab.errors import UserError
 from advlab.models import external
 from advlab.models.study_models import read_model
@@ -13,6 +16,7 @@ from advlab.store import Store, parquet, provenance, study_identity, weights_fil
 from advlab.studies.transfer import matrix
 from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
 from advlab.studies.transfer.results import TransferStudy
+from advlab.studies.transfer.verify import attacked_rows, sound_examples, sound_predictions
 
 THREADS = 8
 """Shards copied in parallel; each takes the memory of its images."""
@@ -30,8 +34,9 @@ def merge(
     """Write the union of transfer studies to ``out``, or continue it if ``out`` holds part of it.
 
     The union has the models and controls of all parts, and as many examples as the largest. A shard is copied from the
-    first part where it is complete and has the content address that it must have in the union. Predictions are copied
-    only from parts with exactly the examples of the union, to the byte, so that all rows agree. No part is changed.
+    first part where it has the content address that it must have in the union and passes the checks of ``verify``.
+    Predictions are copied only from parts with exactly the examples of the union, to the byte, so that all rows agree.
+    No part is changed.
 
     Returns the union, and the number of its missing shards, which its command computes; raises a UserError for studies
     with incompatible rows, or an ``out`` that holds something else.
@@ -39,8 +44,9 @@ def merge(
     for part in parts:
         _require_mergeable(part, parts[0])
     largest = max(parts, key=lambda part: part.config["examples"])
+    dataset = largest.data_here()
     for part in parts:
-        _require_same_data(part, largest)
+        _require_same_data(part, dataset)
     _models(parts)
 
     config = parts[0].config | {setting: _united(setting, parts) for setting in ("models", "controls")}
@@ -59,7 +65,7 @@ def merge(
     for name in union.targets:
         _copy_weights(name, union, parts)
 
-    missing = _Copy(union, parts).run(on_progress)
+    missing = _Copy(union, parts, dataset).run(on_progress)
     if not missing:
         union.store.write_table(MATRIX, matrix.build(union.store, union.prediction_files()))
         union.manifest["finished"] = union.manifest["finished"] or provenance.now()
@@ -86,8 +92,8 @@ def _require_mergeable(part: TransferStudy, first: TransferStudy) -> None:
                 )
 
 
-def _require_same_data(part: TransferStudy, largest: TransferStudy) -> None:
-    here = largest.data_here().subset(slice(part.config["examples"]))
+def _require_same_data(part: TransferStudy, dataset: Dataset) -> None:
+    here = dataset.subset(slice(part.config["examples"]))
     if part.manifest["dataset"]["fingerprint"] != here.fingerprint:
         raise UserError(
             f"{part.store.uri!r} cannot be merged: its images are not those of {here.name} {here.split} on this "
@@ -131,8 +137,8 @@ def _copy_weights(model: str, union: TransferStudy, parts: list[TransferStudy]) 
 
 
 class _Copy:
-    def __init__(self, union: TransferStudy, parts: list[TransferStudy]) -> None:
-        self.union, self.addresses = union, union.addresses
+    def __init__(self, union: TransferStudy, parts: list[TransferStudy], dataset: Dataset) -> None:
+        self.union, self.addresses, self.dataset = union, union.addresses, dataset
         self.holders = [union.store, *(part.store for part in parts)]
 
     def run(self, on_progress: Callable[[int, int], None]) -> int:
@@ -149,28 +155,51 @@ class _Copy:
         """Copy a shard's examples of one model and the files derived from them, or (None) its model-free noise."""
         attacked, start = group
         sources = [source for source in self.union.sources if self.union.attacked(source) == attacked]
+        rows = self.dataset.subset(slice(start, start + self.union.config["shard_size"]))
         holders, missing = self.holders, 0
+        own: dict[str, np.ndarray] = {}  # columns of the attacked model's examples
         if attacked is not None:
-            name = examples_part(attacked, start)
-            if not self._take(name, self.addresses.examples(attacked, start), holders):
+            name, found = examples_part(attacked, start), self._examples(attacked, start, rows)
+            if found is None:
                 return 1 + len(sources) * len(self.union.targets)
+            rows, own = attacked_rows(rows, self.union.config["target"])[0], found
             checksum = _checksum(self.union.store, name)
             holders = [holder for holder in holders if _checksum(holder, name) == checksum]
+        common = {"index": rows.index.numpy(), "label": rows.labels.numpy()}
         for source, target in product(sources, self.union.targets):
-            address = self.addresses.predictions(source, target, start)
-            missing += not self._take(predictions_part(source, target, start), address, holders)
+            is_control = self.union.is_control(source)
+            columns, is_own = (common, None) if is_control else (own, source == target)
+            missing += not self._predictions(source, target, start, holders, columns, is_own)
         return missing
 
-    def _take(self, name: str, address: str, holders: list[Store]) -> bool:
-        """Copy a shard from the first store that has it complete; returns whether one has."""
+    def _examples(self, source: str, start: int, clean: Dataset) -> dict[str, np.ndarray] | None:
+        """Copy a shard from the first store that has it sound; returns its columns, or None if no store has."""
+        name, address = examples_part(source, start), self.addresses.examples(source, start)
+        for holder in self.holders:
+            found = sound_examples(holder, name, address, clean, self.union.config["target"])
+            if found is not None:
+                if holder is not self.union.store:
+                    self.union.store.write_bytes(name, found[0])
+                return found[1]
+        return None
+
+    def _predictions(
+        self,
+        source: str,
+        target: str,
+        start: int,
+        holders: list[Store],
+        columns: dict[str, np.ndarray],
+        own: bool | None,
+    ) -> bool:
+        """Copy a shard from the first store that has it sound; returns whether one has."""
+        name, address = predictions_part(source, target, start), self.addresses.predictions(source, target, start)
         for holder in holders:
-            if holder.holds(name, address):
-                if holder is self.union.store:
-                    return True
-                content = holder.read_bytes(name)
-                if parquet.is_intact(content):
+            content = sound_predictions(holder, name, address, columns, own)
+            if content is not None:
+                if holder is not self.union.store:
                     self.union.store.write_bytes(name, content)
-                    return True
+                return True
         return False
 
 

@@ -199,7 +199,7 @@ class _Files:
         if self.dataset is not None:
             clean = self.dataset.subset(slice(start, start + self.study.config["shard_size"]))
             if attacked is not None:
-                clean, aimed = _attacked(clean, self.study.config["target"])
+                clean, aimed = attacked_rows(clean, self.study.config["target"])
             common = {"index": clean.index.numpy(), "label": clean.labels.numpy()}
         if not is_control:
             address = self.addresses.examples(source, start) if self.addresses else None
@@ -226,19 +226,35 @@ class _Files:
         return result
 
 
-def sound_examples(store: Store, name: str, address: str, shard: Dataset, target: str) -> bytes | None:
-    """A file of examples, if it passes all checks of ``verify`` for an attack on these clean images.
+def sound_examples(
+    store: Store, name: str, address: str, shard: Dataset, target: str
+) -> tuple[bytes, dict[str, np.ndarray]] | None:
+    """A file of examples and the columns that all predictions for it must have, if it passes all checks of ``verify``
+    for an attack on these clean images.
 
     Its study is not trusted; ``address`` is the content address that it must have.
     """
-    clean, aimed = _attacked(shard, target)
+    clean, aimed = attacked_rows(shard, target)
     columns = {"index": clean.index.numpy(), "label": clean.labels.numpy()} | aimed
 
-    def content(found: bytes, most: int) -> bytes:
-        _check_examples(address, columns, clean, found, most)
-        return found
+    def content(found: bytes, most: int) -> tuple[bytes, dict[str, np.ndarray]]:
+        return found, _check_examples(address, columns, clean, found, most)
 
     return _inspect(store, name, content, 3 * clean.images.nbytes, Budget(store.memory))[0]
+
+
+def sound_predictions(
+    store: Store, name: str, address: str, columns: dict[str, np.ndarray], own: bool | None
+) -> bytes | None:
+    """A file of predictions, if it passes all checks of ``verify``; ``own`` is whether they are the attacked model's
+    own, None for controls.
+    """
+
+    def content(found: bytes, most: int) -> bytes:
+        _check_predictions(address, columns, own, found, most)
+        return found
+
+    return _inspect(store, name, content, None, Budget(store.memory))[0]
 
 
 def _inspect(
@@ -264,7 +280,7 @@ def _inspect(
         return None, Finding(name, "damaged", f"its content is invalid ({one_line(error)})")
 
 
-def _attacked(shard: Dataset, target: str) -> tuple[Dataset, dict[str, np.ndarray]]:
+def attacked_rows(shard: Dataset, target: str) -> tuple[Dataset, dict[str, np.ndarray]]:
     """The images that an attack towards ``target`` distorts, in the order of its rows, and its classes if known."""
     rows = torch.arange(len(shard))
     if target == "all":
@@ -320,7 +336,7 @@ def _check_examples(
 def _check_predictions(
     address: str | None, columns: dict[str, np.ndarray], own: bool | None, content: bytes, most: int
 ) -> pa.Table:
-    """The rows; ``own`` is whether they are the attacked model's own predictions, None for controls."""
+    """The rows; ``own`` as in `sound_predictions`."""
     table = _rows(address, content, most)
     _require_columns(table, PREDICTIONS)
     _check_columns(table, columns)

@@ -87,9 +87,9 @@ class AttackUnit:
             return
         clean = resources.input.dataset()
         if self.reuse is not None and (other := Store(self.reuse)).holds(part, self.key):
-            content = sound_examples(other, part, self.key, clean, self.target)
-            if content is not None:
-                store.write_bytes(part, content)
+            found = sound_examples(other, part, self.key, clean, self.target)
+            if found is not None:
+                store.write_bytes(part, found[0])
                 return
         references = resources.get("references")
         examples = attack_dataset(
