@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -169,7 +170,9 @@ class _Copy:
         for source, target in product(sources, self.union.targets):
             is_control = self.union.is_control(source)
             columns, is_own = (common, None) if is_control else (own, source == target)
-            missing += not self._predictions(source, target, start, holders, columns, is_own)
+            name, address = predictions_part(source, target, start), self.addresses.predictions(source, target, start)
+            sound = partial(sound_predictions, name=name, address=address, columns=columns, own=is_own)
+            missing += not self._take(name, holders, sound)
         return missing
 
     def _examples(self, source: str, start: int, clean: Dataset) -> dict[str, np.ndarray] | None:
@@ -183,19 +186,10 @@ class _Copy:
                 return found[1]
         return None
 
-    def _predictions(
-        self,
-        source: str,
-        target: str,
-        start: int,
-        holders: list[Store],
-        columns: dict[str, np.ndarray],
-        own: bool | None,
-    ) -> bool:
+    def _take(self, name: str, holders: list[Store], sound: Callable[[Store], bytes | None]) -> bool:
         """Copy a shard from the first store that has it sound; returns whether one has."""
-        name, address = predictions_part(source, target, start), self.addresses.predictions(source, target, start)
         for holder in holders:
-            content = sound_predictions(holder, name, address, columns, own)
+            content = sound(holder)
             if content is not None:
                 if holder is not self.union.store:
                     self.union.store.write_bytes(name, content)
