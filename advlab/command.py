@@ -7,7 +7,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_type_hints
 
 import tyro
 from rich.console import Console
@@ -90,17 +90,18 @@ def run(description: str, options: type[Options], main: Callable[[Options], None
     handler.setFormatter(_FlagFormatter(names))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def end(status: int, message: str) -> NoReturn:
+        console.print("[bold red]error:[/]", escape(masked(message)))
+        sys.exit(status)
+
     try:
         extensions.load()
         main(tyro.cli(options, description=description, config=(tyro.conf.OmitArgPrefixes,)))
     except UserError as error:
-        message = with_flags(masked(one_line(error)), names)
-        console.print("[bold red]error:[/]", escape(message))
-        sys.exit(2)
+        end(2, with_flags(one_line(error), names))
     except OSError as error:
-        message = escape(masked(one_line(error)))
-        console.print(f"[bold red]error:[/] the operating system reports: {message}; finished work is kept.")
-        sys.exit(1)
+        end(1, f"the operating system reports: {one_line(error)}; finished work is kept.")
     except KeyboardInterrupt:
         console.print("\nstopped; finished work is kept: the same command continues from there.")
         sys.exit(130)
@@ -108,11 +109,11 @@ def run(description: str, options: type[Options], main: Callable[[Options], None
         if not study.opened:
             logging.exception("a defect of advlab:")
             sys.exit(1)
-        told = escape(masked(f"{study.opened[-1]!r} ({type(error).__name__}: {one_line(error)[:300]})"))
+        told = f"{study.opened[-1]!r} ({type(error).__name__}: {one_line(error)[:300]})"
         with tempfile.NamedTemporaryFile("w", prefix="advlab-", suffix=".log", delete=False) as log:
             log.write(masked(traceback.format_exc()))
-        console.print(
-            f"[bold red]error:[/] advlab failed on what it read in {told}; finished work is kept. Choose another "
-            f"folder; if this one is your own, it is a defect: report {log.name}."
+        end(
+            1,
+            f"advlab failed on what it read in {told}; finished work is kept. Choose another folder; if this one is "
+            f"your own, it is a defect: report {log.name}.",
         )
-        sys.exit(1)

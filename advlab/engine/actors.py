@@ -83,7 +83,6 @@ class Actors:
             )
 
     def require_file(self, folder: str, name: str, restore: Callable[[], None]) -> None:
-        """See `ActorPool.require_file`."""
         self.required_file, self.restore = (folder, name), restore
         self.file_seen = self._sees_file()
 

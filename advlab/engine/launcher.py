@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import ray.train
@@ -31,36 +31,25 @@ Work = Callable[[Any, Any, Store, "Launcher"], None]
 """What every worker does, given the study's config, the layout, the study's folder, and where it runs."""
 
 
-class Launcher(Protocol):
-    """The environment of one worker; ``torch.distributed`` is initialised."""
-
-    rank: int
-    device: torch.device
-
-    def newest(self) -> AbstractContextManager[str | None]:
-        """The folder of the checkpoint to continue from, if there is one."""
-
-    def report(self, metrics: dict[str, Any], folder: str | None) -> None:
-        """Report progress, and store a folder with this worker's part of a checkpoint if there is one."""
-
-
 class OnRay:
-    """A `Launcher`: a worker of Ray Train."""
+    """A worker of Ray Train."""
 
     def __init__(self) -> None:
         self.rank = ray.train.get_context().get_world_rank()
         self.device = get_device()
 
     def newest(self) -> AbstractContextManager[str | None]:
+        """The folder of the checkpoint to continue from, if there is one."""
         checkpoint = ray.train.get_checkpoint()
         return nullcontext() if checkpoint is None else checkpoint.as_directory()
 
     def report(self, metrics: dict[str, Any], folder: str | None) -> None:
+        """Report progress, and store a folder with this worker's part of a checkpoint if there is one."""
         ray.train.report(metrics, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
 
 
 class Alone:
-    """A `Launcher`: this process without Ray. A checkpoint is complete once it has its final name."""
+    """This process without Ray. A checkpoint is complete once it has its final name."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.rank, self.device, self.folder = 0, device, folder
@@ -82,6 +71,10 @@ class Alone:
             shutil.rmtree(path)
 
 
+Launcher = OnRay | Alone
+"""The environment of one worker; ``torch.distributed`` is initialised."""
+
+
 @contextmanager
 def one_process(backend: str) -> Iterator[None]:
     """A process group of this one process, while the block runs."""
@@ -94,15 +87,21 @@ def one_process(backend: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainLayout:
-    """Workers of a training run and their resources; they change results by rounding only."""
+class Devices:
+    """The device of every worker of a training run."""
 
-    alone: bool = False
-    """Run in this process, without Ray."""
     gpus: bool = False
     """One GPU per worker with NCCL; otherwise one CPU per worker with gloo."""
     accelerator: str | None = None
     """Kind of GPU, as Ray names it, such as A100; any by default."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainLayout(Devices):
+    """Workers of a training run and their resources; they change results by rounding only."""
+
+    alone: bool = False
+    """Run in this process, without Ray."""
     checkpoint_every: int = 200
     """Steps between checkpoints; with 0 there are none, and a failed worker loses all progress."""
     threads: int = 1
@@ -110,7 +109,6 @@ class TrainLayout:
 
     @property
     def fewest(self) -> int:
-        """The smallest number of workers."""
         return 1
 
 
@@ -124,24 +122,17 @@ def launch(study: Study, work: Work, config: Any, layout: TrainLayout, workers: 
         with one_process("nccl" if layout.gpus else "gloo"):
             work(config, layout, study.store, Alone(folder, device))
     else:
-        fit(
-            study,
-            _work,
-            {"work": work, "config": config, "layout": layout, "out": study.store.uri},
-            workers=workers,
-            gpus=layout.gpus,
-            accelerator=layout.accelerator,
-            restart=bool(layout.checkpoint_every),
-        )
+        given = {"work": work, "config": config, "layout": layout, "out": study.store.uri}
+        fit(study, _work, given, layout, workers, restart=bool(layout.checkpoint_every))
 
 
 def _work(given: dict[str, Any]) -> None:
     given["work"](given["config"], given["layout"], Store(given["out"]), OnRay())
 
 
-def require_resources(workers: int, gpus: bool, accelerator: str | None, *, elastic: bool) -> None:
+def require_resources(workers: int, devices: Devices, *, elastic: bool) -> None:
     """Raise a UserError if the cluster has no room for the workers and cannot grow; Ray must be connected."""
-    total, kind = ray.cluster_resources(), "GPU" if gpus else "CPU"
+    total, kind, accelerator = ray.cluster_resources(), "GPU" if devices.gpus else "CPU", devices.accelerator
     has = total.get(kind, 0)
     if has >= workers and (accelerator is None or any(name.endswith(f":{accelerator}") for name in total)):
         return
@@ -159,10 +150,9 @@ def fit(
     study: Study,
     work: Callable[[dict[str, Any]], None],
     given: dict[str, Any],
-    *,
+    devices: Devices,
     workers: int | tuple[int, int],
-    gpus: bool,
-    accelerator: str | None,
+    *,
     restart: bool,
     folder: str = "train",
 ) -> None:
@@ -170,8 +160,6 @@ def fit(
 
     Args:
         workers: their number; or the smallest and the largest, as the cluster has room.
-        gpus: whether each has a GPU and uses NCCL, or a CPU and gloo.
-        accelerator: the kind of GPU, as Ray names it; any when None.
         restart: whether to continue after a worker's failure, up to `FAILURES` times.
         folder: of the checkpoints, within the study.
 
@@ -184,8 +172,8 @@ def fit(
     trainer = TorchTrainer(
         work,
         train_loop_config=given,
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=spread, use_gpu=gpus, accelerator_type=accelerator),
+        torch_config=TorchConfig(backend="nccl" if devices.gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=spread, use_gpu=devices.gpus, accelerator_type=devices.accelerator),
         run_config=RunConfig(
             name=folder,
             storage_path=study.store.uri,
@@ -202,12 +190,6 @@ def fit(
             f"{study.store.uri!r}: fix the cause and run the same command again."
         ) from error
     _delete_orphans(result)
-
-
-def require_local(study: Study, *, alone: bool) -> None:
-    """Raise a UserError if a run without Ray would have its checkpoints on an object store."""
-    if alone and not study.store.is_local:
-        raise UserError(f"--alone needs a folder on this machine, not {study.store.uri!r}; choose another --out.")
 
 
 def _require_own_checkpoints(store: Store, folder: str) -> None:

@@ -5,15 +5,13 @@ lost with an actor are given to another, and late ones to a second actor as well
 which would bind them to the dead actor while others are idle.
 """
 
-from __future__ import annotations
-
 import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, TaskCancelledError
@@ -50,7 +48,7 @@ class ActorPool:
         self._shared: dict[str, ray.ObjectRef] = {}
         self.max_attempts = max_attempts
 
-    def __enter__(self) -> ActorPool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_raised: object) -> None:
@@ -76,7 +74,6 @@ class ActorPool:
         self._actors.require_file(folder, name, restore)
 
     def unshare(self, *keys: str) -> None:
-        """Stop sharing objects."""
         for key in keys:
             del self._shared[key]
 

@@ -1,13 +1,11 @@
 """Progress bars of long work in the terminal."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -37,7 +35,7 @@ class Stage:
         self._bar = Progress(*columns, *state, console=self.console, disable=not self.console.is_terminal)
         self._task = self._bar.add_task(title, total=total, completed=done, latest="", pace="")
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         if self.done and self.done < self.total:
             self.console.print(f"{self.title}: {self.done} of {self.total} already done")
         self._bar.start()

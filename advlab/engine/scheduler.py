@@ -19,8 +19,6 @@ MIN_SAMPLES = 3
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A unit that could not be done."""
-
     unit: Unit
     reason: str
 
@@ -80,7 +78,6 @@ class Scheduler:
             yield from (actor for actor, load in loads.items() if load <= level)
 
     def idle(self, actors: Iterable[int]) -> Iterator[int]:
-        """The actors that have nothing to do."""
         return (actor for actor in actors if not self._queues[actor])
 
     def _load(self, actor: int) -> int:

@@ -1,8 +1,7 @@
 """A data set in the form in which it is sent to actors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ class SharedDataset:
     class_names: tuple[str, ...]
 
     @classmethod
-    def of(cls, dataset: Dataset) -> SharedDataset:
+    def of(cls, dataset: Dataset) -> Self:
         """Wrap a data set without copying it."""
         images, labels, index = (tensor.numpy() for tensor in (dataset.images, dataset.labels, dataset.index))
         return cls(dataset.name, dataset.split, images, labels, index, dataset.class_names)

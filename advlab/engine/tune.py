@@ -4,8 +4,6 @@ Tune resumes from pickles, which could run code of whoever wrote the folder. The
 the rows and models of the study, and Tune is started with the others only.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import uuid
@@ -28,6 +26,16 @@ _SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # seconds between writing state that is never read
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+
+
+class Journal(Protocol):
+    """The receiver of the trials' reports."""
+
+    def heard(self, trial: Any, result: dict[str, Any]) -> None:
+        """A trial reported."""
+
+    def ended(self, trial: Any, failed: bool) -> None:
+        """A trial will not report any more."""
 
 
 def be_quiet() -> None:
@@ -54,12 +62,10 @@ def warmed(space: Any, objectives: dict[str, str], known: list[optuna.trial.Froz
     to = {"min": optuna.study.StudyDirection.MINIMIZE, "max": optuna.study.StudyDirection.MAXIMIZE}
     directions = [to[mode] for mode in objectives.values()]
     optuna.create_study(storage=storage, study_name=name, directions=directions).add_trials(known)
-    metrics, modes = list(objectives), list(objectives.values())
-    if len(objectives) > 1:
-        named = {"space": space, "metric": metrics, "mode": modes}
-    else:
-        named = {"space": space, "metric": metrics[0], "mode": modes[0]}
-    return named | {"storage": storage, "study_name": name, "seed": seed + len(known)}
+    many = len(objectives) > 1
+    metric, mode = (list(names) if many else next(iter(names)) for names in (objectives, objectives.values()))
+    search = {"space": space, "metric": metric, "mode": mode}
+    return search | {"storage": storage, "study_name": name, "seed": seed + len(known)}
 
 
 def tuner(
@@ -94,16 +100,6 @@ def tuner(
             callbacks=[Listener()],
         ),
     )
-
-
-class Journal(Protocol):
-    """The receiver of the trials' reports."""
-
-    def heard(self, trial: Any, result: dict[str, Any]) -> None:
-        """A trial reported."""
-
-    def ended(self, trial: Any, failed: bool) -> None:
-        """A trial will not report any more."""
 
 
 class Listener(tune.Callback):

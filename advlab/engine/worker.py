@@ -1,7 +1,5 @@
 """The actor of a pool, and the interface of units of work."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections import OrderedDict
@@ -19,23 +17,6 @@ if TYPE_CHECKING:
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-class Resources(Protocol):
-    """The resources of the actor that runs a unit."""
-
-    device: torch.device
-    input: Any
-    """The input of the unit."""
-
-    def get(self, key: str) -> Any:
-        """The object shared under ``key``, fetched once per machine and kept by the actor."""
-
-    def memo(self, key: str, make: Callable[[], Any]) -> Any:
-        """The value of ``make()``, cached by the actor under ``key`` (least recently used are dropped)."""
-
-    def note(self, text: str) -> None:
-        """Report the progress of the unit."""
-
-
 class Unit(Protocol):
     """One piece of work, idempotent."""
 
@@ -47,7 +28,7 @@ class Unit(Protocol):
     def kind(self) -> str:
         """Units of one kind take about the same time."""
 
-    def run(self, resources: Resources) -> Any:
+    def run(self, resources: "Resources") -> Any:
         """Process the unit on an actor; the answer must be small."""
 
 
@@ -67,9 +48,10 @@ class Conditions:
 
 
 class _Worker:
-    """The actor."""
+    """The actor, with the resources of the unit that it runs: ``device``, the unit's ``input``, shared objects."""
 
     MEMO_ENTRIES = 1000
+    device: "torch.device"
 
     def __init__(self) -> None:
         self.input: Any = None
@@ -114,6 +96,7 @@ class _Worker:
         return self._note
 
     def note(self, text: str) -> None:
+        """Report the progress of the unit."""
         self._note = text
 
     def run(self, unit: Unit, given: Any) -> Any:
@@ -126,17 +109,22 @@ class _Worker:
             raise
 
     def get(self, key: str) -> Any:
+        """The object shared under ``key``, fetched once per machine and kept by the actor."""
         if key not in self._fetched:
             self._fetched[key] = self._shared[key], ray.get(self._shared[key])
         return self._fetched[key][1]
 
     def memo(self, key: str, make: Callable[[], Any]) -> Any:
+        """The value of ``make()``, cached by the actor under ``key`` (least recently used are dropped)."""
         if key not in self._memo:
             self._memo[key] = make()
             if len(self._memo) > self.MEMO_ENTRIES:
                 self._memo.popitem(last=False)
         self._memo.move_to_end(key)
         return self._memo[key]
+
+
+Resources = _Worker
 
 
 def _can_travel(error: BaseException) -> bool:

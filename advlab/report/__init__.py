@@ -1,7 +1,5 @@
 """The report kit: figures as PNG, numbers as text, colours, W&B, and the command that shows any study."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from advlab.report.shown import Shown

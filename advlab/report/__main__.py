@@ -25,16 +25,15 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Show, or print."""
     if options.markdown:
         study = TransferStudy.open(options.study)
         show.require_finished(study)
         view = View(study)
         print(tables.markdown_models(view), tables.markdown_matrix(view), sep="\n\n")
         return
-    kind = Study.open(options.study).manifest["kind"]
-    experiment = studies.of_kind(kind)
-    present(experiment, TransferStudy.open(options.study) if kind == "transfer" else Study.open(options.study))
+    found = Study.open(options.study)
+    is_transfer = found.manifest["kind"] == "transfer"
+    present(studies.of_kind(found.manifest["kind"]), TransferStudy.open(options.study) if is_transfer else found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from advlab.report.palette import INK, MUTED, RULE
+from advlab.report.palette import INK, MUTED, RULE, hue
 
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -24,6 +24,10 @@ STYLE: Any = {
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "text.parse_math": False,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
 }
 _DPI = 160
 DASHES: Any = ("-", (0, (5, 1.5)), (0, (2, 1.2)))
@@ -40,6 +44,11 @@ def figure(width: float, height: float) -> Figure:
     drawn = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(drawn)
     return drawn
+
+
+def look(position: int) -> dict[str, Any]:
+    """Colour and dashes of the curve at a position."""
+    return {"color": hue(position), "linestyle": DASHES[position % len(DASHES)]}
 
 
 def plain(axis: Axis) -> None:
@@ -66,20 +75,23 @@ def magnification(change: np.ndarray) -> float:
     return power * (_VISIBLE / largest // power)
 
 
+def tiled(tiles: np.ndarray, across: int, gaps: tuple[int, int]) -> np.ndarray:
+    """Tiles [N, h, w, C] in rows of ``across`` as one picture [·, ·, C], with white ``gaps`` below and beside them."""
+    down, (below, beside) = -(-len(tiles) // across), gaps
+    padding = ((0, down * across - len(tiles)), (0, below), (0, beside), (0, 0))
+    padded = np.pad(tiles, padding, constant_values=1)
+    rows = padded.reshape(down, across, *padded.shape[1:]).swapaxes(1, 2)
+    return rows.reshape(down * padded.shape[1], across * padded.shape[2], -1)[:-below, :-beside]
+
+
 def mosaic(tiles: np.ndarray, across: int, title: str) -> bytes:
     """Tiles [N, h, w, C] in rows of ``across``; PNG."""
-    height, width, channels = tiles.shape[1:]
-    gap = max(1, width // 10)
-    down = -(-len(tiles) // across)
-    canvas = np.ones((down * (height + gap) - gap, across * (width + gap) - gap, channels), np.float32)
-    for position, tile in enumerate(tiles):
-        row, column = divmod(position, across)
-        top, left = row * (height + gap), column * (width + gap)
-        canvas[top : top + height, left : left + width] = tile
+    gap = max(1, tiles.shape[2] // 10)
+    picture = tiled(tiles, across, (gap, gap))
     with rc_context(STYLE):
-        drawn = figure(8.0, 8.0 * canvas.shape[0] / canvas.shape[1] + 0.4)
+        drawn = figure(8.0, 8.0 * picture.shape[0] / picture.shape[1] + 0.4)
         axes = drawn.add_subplot()
         axes.set_axis_off()
-        axes.imshow(canvas if channels > 1 else canvas[..., 0], cmap="gray", interpolation="nearest")
+        axes.imshow(picture if picture.shape[2] > 1 else picture[..., 0], cmap="gray", interpolation="nearest")
         axes.set_title(title, fontsize=11, loc="left")
         return png(drawn, bbox_inches="tight", pad_inches=0.06)

@@ -49,5 +49,4 @@ def markdown_head(*names: str) -> list[list[str]]:
 
 
 def markdown_table(lines: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -28,7 +28,6 @@ class Tracker:
     the tracking, never the study.
 
     Args:
-        mode: ``online``, ``offline`` or ``disabled``; a UserError for another.
         identity: the study's hash; its first 12 digits name the group.
         out: the study's folder. Run files are in ``out/wandb`` if that is local and not a link, else in a temporary
             directory. A UserError if W&B would read its settings there.
@@ -42,7 +41,6 @@ class Tracker:
         identity: str,
         config: Mapping[str, Any],
         out: str,
-        project: str = "advlab",
         timeout: float = 20.0,
     ) -> None:
         if mode not in MODES:
@@ -52,7 +50,7 @@ class Tracker:
         if mode == "disabled":
             return
         directory = _directory(out)
-        start = partial(_start, identity[:12], masked_values(config), directory, project, timeout)
+        start = partial(_start, identity[:12], masked_values(config), directory, timeout)
         self._run = self._attempt("start", lambda: start(mode))
         if self._run is None and mode == "online":
             self.mode = "offline"
@@ -143,14 +141,14 @@ def _directory(out: str) -> Path:
     return Path(tempfile.mkdtemp(prefix="advlab-wandb-")) if is_elsewhere else study
 
 
-def _start(group: str, config: dict[str, Any], directory: Path, project: str, timeout: float, mode: Any) -> Any:
+def _start(group: str, config: dict[str, Any], directory: Path, timeout: float, mode: Any) -> Any:
     # W&B's own telemetry uses the same server and, if that does not answer, delays the end of the process.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     directory.mkdir(parents=True, exist_ok=True)
     return wandb.init(
-        project=project,
+        project="advlab",
         group=group,
         config=config,
         dir=str(directory),

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from advlab.command import run
 from advlab.errors import UserError, one_line
-from advlab.store.layout import MANIFEST
+from advlab.store import MANIFEST
 from advlab.studies.transfer.merge import merge
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.verify import Finding, verify
@@ -50,7 +50,6 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Check, or join."""
     if isinstance(options.action, Verify):
         _verify(options.action)
     else:

@@ -5,8 +5,6 @@ conditional write, but list every object written before: so each writer first wr
 file only if it sees no other claim. Of two writers, the one that lists later sees the other's claim.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import random
@@ -28,12 +26,12 @@ _PAUSE = 0.5
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-def create(store: Store, relative: str, content: bytes) -> bool:
+def create(store: "Store", relative: str, content: bytes) -> bool:
     """Write a complete file in the store's own folder unless it exists; returns whether it was written."""
     return _link(store, relative, content) if store.is_local else _claim(store, relative, content)
 
 
-def _link(store: Store, relative: str, content: bytes) -> bool:
+def _link(store: "Store", relative: str, content: bytes) -> bool:
     draft = f".{relative}.{uuid.uuid4().hex}.tmp"
     store.write_bytes(draft, content)
     try:
@@ -61,7 +59,7 @@ def _open_new(path: str, content: bytes) -> bool:
     return True
 
 
-def _claim(store: Store, relative: str, content: bytes) -> bool:
+def _claim(store: "Store", relative: str, content: bytes) -> bool:
     own = f".{relative}.{uuid.uuid4().hex}.tmp"
     try:
         while not store.exists(relative):
@@ -79,7 +77,7 @@ def _claim(store: Store, relative: str, content: bytes) -> bool:
             store.delete(own)
 
 
-def _rivals(store: Store, relative: str, own: str) -> list[str]:
+def _rivals(store: "Store", relative: str, own: str) -> list[str]:
     """The claims of others that have not expired; expired ones are removed."""
     claims = [name for name in store.temporary_files() if name.startswith(f".{relative}.")]
     found = {name: persist(partial(store.filesystem.get_file_info, store.path(name)), store.uri) for name in claims}

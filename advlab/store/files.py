@@ -84,7 +84,6 @@ class Store:
             ) from error
 
     def exists(self, relative: str) -> bool:
-        """Whether a file of that name exists."""
         if self.is_local:
             with suppress(OSError):
                 return stat.S_ISREG(os.stat(self._inside(relative)).st_mode)
@@ -127,18 +126,17 @@ class Store:
         def read(stream: pa.NativeFile) -> bytes:
             if (size := stream.size()) > allowed:
                 raise Oversized(f"{self.path(relative)!r} has {size:,} bytes, more than the {allowed:,} allowed")
-            content: bytes = stream.read()
-            return content
+            return stream.read()
 
         return self._read(relative, read)
 
     def write_bytes(self, relative: str, content: bytes | pa.Buffer) -> None:
         """Write a file atomically, replacing an existing one; an OSError leaves no temporary file."""
         target, buffer = self._inside(relative, is_new=True), pa.py_buffer(content)
-        if not self.is_local:
+        if self.is_local:
+            write_atomically(target, buffer)
+        else:
             self._persist(lambda: self._upload(target, buffer))
-            return
-        write_atomically(target, buffer)
 
     def delete(self, relative: str) -> None:
         """Remove a file if it exists."""
@@ -166,10 +164,10 @@ class Store:
         """As `exclusive.create`, for JSON: of concurrent writers exactly one succeeds; returns whether this one did."""
         return exclusive.create(self, relative, (json.dumps(value, indent=2) + "\n").encode())
 
-    def read_table(self, relative: str, columns: list[str] | None = None, most: int | None = None) -> pa.Table:
+    def read_table(self, relative: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file as a table; the checksums of the pages read are verified. Raises as `parquet.decode`."""
         content = self.read_bytes(relative)
-        return parquet.decode(content, columns, self._allowance(content, most))
+        return parquet.decode(content, columns, bounds.allowance(len(content), self.memory))
 
     def write_table(self, relative: str, table: pa.Table, key: str = "") -> None:
         """Write a Parquet file with checksums; ``key`` is the content address in its metadata."""
@@ -183,7 +181,7 @@ class Store:
             content = self.read_bytes(relative)
             if not parquet.is_intact(content):
                 raise Damaged("its checksum is wrong")
-            return parquet.decode(content, columns, self._allowance(content))
+            return parquet.decode(content, columns, bounds.allowance(len(content), self.memory))
         except Damaged:
             self._remove_damaged(relative)
 
@@ -226,10 +224,6 @@ class Store:
             return parquet.metadata(self._read(relative, end))
         except (FileNotFoundError, Damaged):
             return {}
-
-    def _allowance(self, content: bytes, most: int | None = None) -> int:
-        """Bytes that the rows of a file may take."""
-        return bounds.allowance(len(content), self.memory) if most is None else min(most, self.memory)
 
     def _all_keys(self, folder: str) -> dict[str, str | None]:
         names = self.files(folder, suffix=".parquet")

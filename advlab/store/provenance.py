@@ -15,7 +15,6 @@ _PACKAGES = ("advlab", "torch", "torchvision", "ray", "numpy", "scipy", "pyarrow
 
 
 def describe(command: list[str]) -> dict[str, Any]:
-    """The provenance that ``study.json`` records of a run."""
     return {
         "command": masked_values(command),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
@@ -51,9 +50,7 @@ def _revision() -> str | None:
     """The git commit of this checkout, with ``+`` when files differ from it; None outside a checkout."""
     here = Path(__file__).parent
     try:
-        _git(
-            here, "ls-files", "--error-unmatch", Path(__file__).name
-        )  # installed code may be inside another project's checkout
+        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)  # installed code may lie in another checkout
         commit = _git(here, "rev-parse", "HEAD")
         return commit + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):

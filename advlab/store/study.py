@@ -33,15 +33,8 @@ class Study:
         ``kind``, ``config`` (all settings) and ``attack`` (its arguments and the version of its code) are the study's
         identity. Raises a UserError if ``out`` holds another study or other files, or cannot be written.
         """
-        manifest = {
-            "kind": kind,
-            "config": config,
-            "attack": attack,
-            "seed": config.get("seed"),
-            **provenance.describe(sys.argv),
-            "finished": None,
-            "hosts": None,
-        }
+        manifest = {"kind": kind, "config": config, "attack": attack, "seed": config.get("seed")}
+        manifest |= provenance.describe(sys.argv) | {"finished": None, "hosts": None}
         return cls.adopt(out or f"runs/{kind}-{study_identity(manifest)[:8]}", manifest)
 
     @classmethod
@@ -78,7 +71,6 @@ class Study:
         return cls(store, cls._read(store))
 
     def save_manifest(self) -> None:
-        """Write the current manifest to ``study.json``."""
         self.store.write_json(MANIFEST, self.manifest)
 
     def record_model(self, name: str, fingerprint: str, **described: Any) -> None:
@@ -98,13 +90,10 @@ class Study:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings of the study."""
-        config: dict[str, Any] = self.manifest["config"]
-        return config
+        return self.manifest["config"]
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Known fingerprints of the models' weights."""
         return {name: model["fingerprint"] for name, model in self.manifest.get("models", {}).items()}
 
     @classmethod

@@ -1,7 +1,5 @@
 """Studies on Ray, one folder each, from settings to tables and figures."""
 
-from __future__ import annotations
-
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +46,8 @@ def register_figure(kind: str, name: str, place: str) -> None:
     figures[name] = place
 
 
-def of_kind(kind: str) -> type[Experiment[Any, Any, Any]]:
+def of_kind(kind: str) -> "type[Experiment[Any, Any, Any]]":
     """The experiment that computes and shows studies of a kind of ``study.json``; a UserError if there is none."""
     if kind not in KINDS:
         raise UserError(f"advlab has no studies of kind {kind[:80]!r}; it shows {', '.join(KINDS)}.")
-    found: type[Experiment[Any, Any, Any]] = pkgutil.resolve_name(KINDS[kind])
-    return found
+    return pkgutil.resolve_name(KINDS[kind])

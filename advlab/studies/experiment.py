@@ -3,7 +3,7 @@
 import pkgutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 from rich.console import Console
@@ -11,10 +11,12 @@ from rich.console import Console
 from advlab import command
 from advlab.command import CommonOptions
 from advlab.engine.actors import PoolOptions
-from advlab.engine.launcher import TrainLayout, require_local, require_resources
+from advlab.engine.launcher import TrainLayout, require_resources
 from advlab.engine.pool import ActorPool
 from advlab.engine.progress import OnProgress
 from advlab.engine.session import session
+from advlab.errors import UserError
+from advlab.models.resolve import Resolved
 from advlab.report import Shown, Tracker
 from advlab.store import Study
 from advlab.studies import FIGURES
@@ -39,7 +41,6 @@ class Experiment(Generic[Plan, Results, Workers]):
 
     @property
     def on_ray(self) -> bool:
-        """Whether it needs Ray."""
         return True
 
     @property
@@ -66,13 +67,12 @@ class Experiment(Generic[Plan, Results, Workers]):
         """Compute what is missing; a UserError if work failed; finished work is kept."""
         raise NotImplementedError
 
-    @classmethod
-    def show(cls, study: Results, width: int) -> Shown:
+    @staticmethod
+    def show(study: Results, width: int, /) -> Shown:
         """The tables, at most ``width`` columns wide, and the figures of a finished study."""
         raise NotImplementedError
 
     def execute(self) -> None:
-        """Run the whole command."""
         plan = self.prepare()
         with session(self.common.address) if self.on_ray else nullcontext(), self.workers(plan) as workers:
             study = self.begin(plan)
@@ -82,21 +82,43 @@ class Experiment(Generic[Plan, Results, Workers]):
                 tracker.record(study, shown)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PoolExperiment(Experiment[Plan, Results, ActorPool]):
     """An `Experiment` whose work is done by an actor pool."""
 
-    pool: PoolOptions
+    settings: Any
+    common: CommonOptions = field(default_factory=CommonOptions)
+    pool: PoolOptions = field(default_factory=PoolOptions)
 
     def workers(self, plan: Plan) -> ActorPool:  # noqa: ARG002
-        """The pool; its actors are started when there is work."""
         return ActorPool(self.pool, elastic=self.elastic)
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """A checked study of one model: its settings, the model, and the images."""
+
+    config: Any
+    subject: Resolved
+    images: Any
+
+
+class ModelExperiment(PoolExperiment[ModelPlan, Study]):
+    """A `PoolExperiment` on one model."""
+
+    def begin(self, plan: ModelPlan) -> Study:
+        study = Study.begin(self.kind, asdict(plan.config), self.common.out)
+        plan.subject.record_in(study)
+        return study
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainExperiment(Experiment[None, Study, None]):
     """An `Experiment` that is one training run, on Ray Train or, with ``--alone``, in this process."""
 
     settings: Any
     layout: TrainLayout
+    common: CommonOptions = field(default_factory=CommonOptions)
 
     @property
     def on_ray(self) -> bool:
@@ -104,12 +126,13 @@ class TrainExperiment(Experiment[None, Study, None]):
 
     def workers(self, plan: None) -> AbstractContextManager[None]:  # noqa: ARG002
         if self.on_ray:
-            require_resources(self.layout.fewest, self.layout.gpus, self.layout.accelerator, elastic=self.elastic)
+            require_resources(self.layout.fewest, self.layout, elastic=self.elastic)
         return nullcontext()
 
     def begin(self, plan: None) -> Study:  # noqa: ARG002
         study = Study.begin(self.kind, asdict(self.settings), self.common.out)
-        require_local(study, alone=self.layout.alone)
+        if self.layout.alone and not study.store.is_local:
+            raise UserError(f"--alone needs a folder on this machine, not {study.store.uri!r}; choose another --out.")
         return study
 
 

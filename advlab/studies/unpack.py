@@ -3,8 +3,6 @@
 Training reads single images by number (`advlab.training.image_classifier`), but packed files only sequentially.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging
@@ -68,10 +66,13 @@ def unpack(config: UnpackConfig) -> int:
     """
     out = Store(config.out)
     out.require_writable()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     total = 0
     try:
         with Console(stderr=True).status("unpacking") as status:
-            for result in _results(config, out.uri):
+            source = _Packed(config.source, _Writer(out.uri, config))
+            for result in ray.data.read_datasource(source).iter_rows():
                 if result["problem"] is not None:
                     raise UserError(f"--source {config.source!r}: {result['problem']}")
                 total += result["images"]
@@ -84,29 +85,71 @@ def unpack(config: UnpackConfig) -> int:
     return total
 
 
-def _results(config: UnpackConfig, out: str) -> Iterator[dict[str, Any]]:
-    """The results of `_Writer` for every batch."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    writer = _Writer(out, config.layout, config.image, config.label)
-    return iter(ray.data.read_datasource(_Packed(config.source, writer)).iter_rows())
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Writes packed images; returns their number, or the problem with one of them."""
+
+    out: str
+    config: UnpackConfig
+
+    @property
+    def image_keys(self) -> tuple[str, ...]:
+        given = self.config.image
+        return (given,) if given else ("image",) if self.config.layout == "parquet" else KEYS
+
+    @property
+    def label_key(self) -> str:
+        return self.config.label or ("label" if self.config.layout == "parquet" else "cls")
+
+    def write(self, samples: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+        """Write samples up to the first with a problem."""
+        written, problem = 0, None
+        try:
+            for sample in samples:
+                problem = self._write(sample)
+                if problem is not None:
+                    break
+                written += 1
+        except (OSError, ValueError, TypeError, LookupError, pa.ArrowException, tarfile.TarError) as error:
+            problem = f"it cannot be read as {self.config.layout}, or not be written ({one_line(error)})."
+        return {"images": [written], "problem": [problem]}
+
+    def _write(self, sample: dict[str, Any]) -> str | None:
+        """Write a sample; returns its problem, if there is one."""
+        label = self.label_key
+        image = next((key for key in self.image_keys if sample.get(key) is not None), None)
+        if image is None or sample.get(label) is None:
+            missing = f"--label {label}" if image else f"--image {self.image_keys[0]}"
+            there = ", ".join(key for key in sample if not key.startswith("__"))
+            return f"a row has no {missing}; name one of {there}."
+        content = sample[image]["bytes"] if isinstance(sample[image], dict) else sample[image]
+        try:
+            with Image.open(io.BytesIO(content), formats=tuple(SUFFIXES)) as opened:
+                suffix = SUFFIXES[opened.format or ""]
+        except (OSError, TypeError, Image.DecompressionBombError) as error:
+            known = f"not an encoded image, of {', '.join(SUFFIXES)}"
+            return f"{image!r} of a row is {known} ({one_line(error)}); name another with --image, or convert it."
+        name = f"{class_folder(sample[label])}/{hashlib.sha256(content).hexdigest()[:24]}{suffix}"
+        store = Store(self.out)
+        if not store.exists(name):
+            store.write_bytes(name, content)
+        return None
 
 
 class _Packed(FileBasedDatasource):
     """Files of samples, each sample written as it is read; Ray's own readers take values of any size into memory."""
 
     def __init__(self, paths: str, writer: _Writer) -> None:
-        super().__init__(paths, file_extensions=["parquet"] if writer.layout == "parquet" else None)
+        super().__init__(paths, file_extensions=["parquet"] if writer.config.layout == "parquet" else None)
         self.writer = writer
 
     def _open_input_source(self, filesystem: Any, path: str, **_: Any) -> Any:
-        if self.writer.layout == "parquet":
+        if self.writer.config.layout == "parquet":
             return filesystem.open_input_file(path)
         return filesystem.open_input_stream(path, compression=None)  # images are compressed already
 
     def _read_stream(self, f: Any, path: str) -> Iterator[pa.Table]:  # noqa: ARG002
-        read = _rows if self.writer.layout == "parquet" else _members
+        read = _rows if self.writer.config.layout == "parquet" else _members
         samples = read(f, {self.writer.label_key, *self.writer.image_keys})
         result: dict[str, list[Any]] = {"images": [BATCH], "problem": [None]}
         while result["images"] == [BATCH]:
@@ -145,65 +188,12 @@ def _members(stream: Any, wanted: set[str]) -> Iterator[dict[str, Any]]:
         yield sample
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
-    """Writes packed images; returns their number, or the problem with one of them."""
-
-    out: str
-    layout: str
-    image: str | None
-    label: str | None
-
-    @property
-    def image_keys(self) -> tuple[str, ...]:
-        return (self.image,) if self.image else ("image",) if self.layout == "parquet" else KEYS
-
-    @property
-    def label_key(self) -> str:
-        return self.label or ("label" if self.layout == "parquet" else "cls")
-
-    def write(self, samples: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
-        """Write samples up to the first with a problem."""
-        written, problem = 0, None
-        try:
-            for sample in samples:
-                problem = self._write(sample)
-                if problem is not None:
-                    break
-                written += 1
-        except (OSError, ValueError, TypeError, LookupError, pa.ArrowException, tarfile.TarError) as error:
-            problem = f"it cannot be read as {self.layout}, or not be written ({one_line(error)})."
-        return {"images": [written], "problem": [problem]}
-
-    def _write(self, sample: dict[str, Any]) -> str | None:
-        """Write a sample; returns its problem, if there is one."""
-        label = self.label_key
-        image = next((key for key in self.image_keys if sample.get(key) is not None), None)
-        if image is None or sample.get(label) is None:
-            missing = f"--label {label}" if image else f"--image {self.image_keys[0]}"
-            there = ", ".join(key for key in sample if not key.startswith("__"))
-            return f"a row has no {missing}; name one of {there}."
-        content = sample[image]["bytes"] if isinstance(sample[image], dict) else sample[image]
-        try:
-            with Image.open(io.BytesIO(content), formats=tuple(SUFFIXES)) as opened:
-                suffix = SUFFIXES[opened.format or ""]
-        except (OSError, TypeError, Image.DecompressionBombError) as error:
-            known = f"not an encoded image, of {', '.join(SUFFIXES)}"
-            return f"{image!r} of a row is {known} ({one_line(error)}); name another with --image, or convert it."
-        name = f"{class_folder(sample[label])}/{hashlib.sha256(content).hexdigest()[:24]}{suffix}"
-        store = Store(self.out)
-        if not store.exists(name):
-            store.write_bytes(name, content)
-        return None
-
-
 def class_folder(label: object) -> str:
     """The folder of a class: a number with four digits, or a name without characters that could leave the folder.
 
     A ValueError for an empty name, or one with control characters.
     """
-    text = label.decode() if isinstance(label, bytes) else str(label)
-    text = text.strip()
+    text = (label.decode() if isinstance(label, bytes) else str(label)).strip()
     if text.isdecimal():
         return f"{int(text):0{NUMBER_DIGITS}d}"
     name = text.replace("/", "_").lstrip(".")

@@ -72,7 +72,6 @@ class Kind:
     variants: tuple[str, ...] = ()
 
     def pattern(self, name: str) -> str:
-        """A regular expression of its names."""
         amount = rf"-(?P<amount>{_NUMBER})" if self.has_amount else "(?P<amount>)"
         variant = rf"(-(?P<variant>{'|'.join(self.variants)}))?" if self.variants else "(?P<variant>)"
         return re.escape(name) + amount + variant + ("(-(?P<model>.+))?" if self.from_model else "(?P<model>)")

@@ -1,10 +1,8 @@
 """Rates and intervals of one cell of the matrix, from counts that are summed over shards."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -33,10 +31,10 @@ class Counts:
     same_mistakes: int | None
     rms_steps: int
 
-    def __add__(self, other: Counts) -> Counts:
+    def __add__(self, other: Self) -> Self:
         pairs = zip(astuple(self), astuple(other), strict=True)
         sums: list[Any] = [None if None in pair else sum(pair) for pair in pairs]
-        return Counts(*sums)
+        return type(self)(*sums)
 
 
 def count(

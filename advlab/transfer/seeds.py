@@ -23,12 +23,10 @@ class Estimate:
 
     @property
     def low(self) -> float:
-        """Lower end of the interval of the mean."""
         return self.mean - self.half_width
 
     @property
     def high(self) -> float:
-        """Upper end of the interval of the mean."""
         return self.mean + self.half_width
 
     def admits(self, value: float, resolution: float = 0.0) -> bool:

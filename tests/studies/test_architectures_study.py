@@ -114,7 +114,7 @@ def test_its_models_go_into_a_transfer_matrix_by_one_name(sweep: TransferStudy, 
         plan = matrix.prepare()
         study = matrix.begin(plan)
         with ActorPool(POOL, elastic=False) as pool:
-            matrix.run(plan, study, pool)
+            matrix.run(plan, study, pool, lambda _: None)
     assert study.targets == [*NAMES, "softmax1e-2"]
     assert {name: study.fingerprints[name] for name in NAMES} == sweep.fingerprints
     rows = study.matrix().to_pylist()

@@ -42,7 +42,7 @@ def run(config: UnitsConfig, out: Path) -> Study:
     plan = units.prepare()
     study = units.begin(plan)
     with ActorPool(PoolOptions(actors=1), elastic=False) as pool:
-        units.run(plan, study, pool)
+        units.run(plan, study, pool, lambda _: None)
     return study
 
 

@@ -53,7 +53,7 @@ def prepare(out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TransferStudy, 
     monkeypatch.setattr("advlab.engine.pool.require_success", lambda *_: None)
     plan, pool = transfer_plan.prepare(CONFIG), Pool()
     study = transfer_study.TransferMatrix(common=CommonOptions(out=str(out))).begin(plan)
-    transfer_study._prepare_models(transfer_study._Work(plan, study, pool))  # type: ignore[arg-type]
+    transfer_study._prepare_models(plan, study, pool)  # type: ignore[arg-type]
     return study, pool
 
 

@@ -25,8 +25,6 @@ POLL_EVERY = 10
 
 
 class _Generator:
-    """The actor."""
-
     def __init__(self, dataset: Dataset, settings: Settings) -> None:
         torch.set_num_threads(1)
         self.dataset, self.settings = dataset, settings
@@ -121,6 +119,5 @@ class Generators:
             self._calls[call] = actor, time.monotonic()
 
     def close(self) -> None:
-        """Kill the actors."""
         for actor in self.actors:
             ray.kill(actor)

@@ -14,7 +14,7 @@ from advlab.command import CommonOptions, listed, require_at_least
 from advlab.data import Dataset
 from advlab.engine import launcher
 from advlab.engine.actors import PoolOptions
-from advlab.engine.launcher import OnRay, require_resources
+from advlab.engine.launcher import Devices, OnRay, require_resources
 from advlab.engine.pool import ActorPool, complete
 from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.session import host_count
@@ -24,9 +24,7 @@ from advlab.hardening.settings import VARIANTS, is_variant, variant
 from advlab.hardening.trainer import build, cut
 from advlab.models import external
 from advlab.report import Shown
-from advlab.store import Study
-from advlab.store.addresses import address
-from advlab.store.layout import MANIFEST
+from advlab.store import MANIFEST, Study, address
 from advlab.studies.adversarial_training import show, tuning
 from advlab.studies.adversarial_training.work import HardeningConfig, TrainUnit
 from advlab.studies.experiment import Experiment
@@ -37,16 +35,12 @@ RESULTS = "results.parquet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class Layout(Devices):
     """Distribution of each run over workers: it changes results of runs without a pool by rounding only, and those of
     runs with one like another seed."""
 
     workers: int = 1
     """Number of Ray Train workers per run, each with a part of every batch and of the pool."""
-    gpus: bool = False
-    """One GPU per worker with NCCL; otherwise one CPU per worker with gloo."""
-    accelerator: str | None = None
-    """Kind of GPU, as Ray names it, such as A100; any by default."""
 
     @property
     def shared(self) -> bool:
@@ -77,7 +71,6 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
     pool_options: PoolOptions = field(default_factory=PoolOptions)
 
     def prepare(self) -> HardeningPlan:
-        """Load the data and check the variants."""
         config, layout = self.settings, self.layout
         require_at_least(config, seeds=1, seed=0, snapshot_epochs=1, distortions=1, generators=1, tune=0)
         require_at_least(layout, workers=1)
@@ -97,7 +90,7 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
 
     def workers(self, plan: HardeningPlan) -> AbstractContextManager[ActorPool | None]:  # noqa: ARG002
         if self.layout.shared:
-            require_resources(self.layout.workers, self.layout.gpus, self.layout.accelerator, elastic=self.elastic)
+            require_resources(self.layout.workers, self.layout, elastic=self.elastic)
             return nullcontext()
         return ActorPool(self._size(), elastic=self.elastic)
 
@@ -142,7 +135,10 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
         if workers is None:
             with Stage("training", len(units), done=len(units) - len(missing)) as stage:
                 for unit in missing:
-                    self._share(study, unit)
+                    folder = f"train/{unit.stem}"
+                    launcher.fit(
+                        study, _work, {"unit": unit}, self.layout, self.layout.workers, restart=True, folder=folder
+                    )
                     stage.advance(unit.name)
                     record(unit, None, stage.done)
         else:
@@ -154,26 +150,12 @@ class AdversarialTraining(Experiment[HardeningPlan, Study, ActorPool | None]):
         if study.manifest["finished"] is None:
             study.finish(host_count())
 
-    def _share(self, study: Study, unit: TrainUnit) -> None:
-        """One run by the workers of Ray Train."""
-        launcher.fit(
-            study,
-            _work,
-            {"unit": unit},
-            workers=self.layout.workers,
-            gpus=self.layout.gpus,
-            accelerator=self.layout.accelerator,
-            restart=True,
-            folder=f"train/{unit.stem}",
-        )
-
-    @classmethod
-    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
+    @staticmethod
+    def show(study: Study, _width: int) -> Shown:
         return Shown(tables=[show.ablation_table(study)], rows={"results": study.store.read_table(RESULTS)})
 
 
 def _images(config: HardeningConfig) -> tuple[Dataset, Dataset]:
-    """Training and held-out images."""
     train = data.load(config.dataset, config.split)
     examples = len(train) if config.examples is None else config.examples
     if not 1 <= examples <= len(train):
@@ -202,7 +184,6 @@ def _require_shares(config: HardeningConfig, layout: Layout, examples: int) -> N
 
 
 def _work(given: dict[str, Any]) -> None:
-    """Run one worker of a training run."""
     torch.set_num_threads(1)
     given["unit"].run_among(OnRay(), *_images(given["unit"].config))
 

@@ -65,7 +65,7 @@ def choose(
     trials: int,
     options: PoolOptions,
     images: dict[str, Dataset],
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress,
 ) -> None:
     """Try ``trials`` settings of each variant; those with the smallest validation error are stored in the manifest.
 
@@ -76,53 +76,36 @@ def choose(
     Writes ``tuning/variant=….parquet``, one row per trial: its point, ``epochs`` and ``validation_error``. Raises a
     UserError when no trial of a variant finished.
     """
+    be_quiet()
+    shared = {split: SharedDataset.of(dataset) for split, dataset in images.items()}
     chosen = study.manifest.setdefault("chosen", {})
     for name, settings in variants.items():
-        if name not in chosen:
-            chosen[name] = _search(study, name, Space(settings), trials, options, images, on_progress)
-            study.save_manifest()
+        if name in chosen:
+            continue
+        space, epochs = Space(settings), settings.epochs
+        trainable = tune.with_parameters(_trial, space=space, images=shared, threads=max(1, int(options.num_cpus)))
+        patience = max(1, epochs // 5)
+        scheduler = AsyncHyperBandScheduler("epochs", grace_period=patience, max_t=epochs, reduction_factor=3)
+        file = f"tuning/variant={name}.parquet"
+        rows: list[dict[str, Any]] = study.store.read_shard(file).to_pylist() if study.store.exists(file) else []
+        folder = notes_folder(study, name)
+        with Stage(f"tuning {name}", trials, done=min(len(rows), trials)) as stage:
+            journal = _Journal(stage, name, epochs, on_progress, study.store, file, rows)
+            if len(rows) < trials:
+                search: dict[str, Any] = {"search_alg": _optuna(space, rows), "scheduler": scheduler}
+                search |= {"metric": METRIC, "mode": "min", "num_samples": trials - len(rows)}
+                tuner(trainable, folder, options, journal, **search).fit()
+        whole = [row for row in rows if row["epochs"] == epochs]
+        if not whole:
+            raise UserError(f"no trial of {name!r} finished; see {folder} for the errors.")
+        chosen[name] = _point(min(whole, key=lambda row: row[METRIC]))
+        study.save_manifest()
 
 
 def settled(study: Study, name: str, settings: Settings) -> Settings:
     """The settings of a variant in a study: the tuned ones if there are any, else the given ones."""
     chosen = study.manifest.get("chosen", {})
     return Space(settings).settle(chosen[name]) if name in chosen else settings
-
-
-def _search(
-    study: Study,
-    name: str,
-    space: Space,
-    trials: int,
-    options: PoolOptions,
-    images: dict[str, Dataset],
-    on_progress: OnProgress,
-) -> dict[str, float]:
-    """The best point of a variant."""
-    be_quiet()
-    shared = {split: SharedDataset.of(dataset) for split, dataset in images.items()}
-    trainable = tune.with_parameters(_trial, space=space, images=shared, threads=max(1, int(options.num_cpus)))
-    epochs = space.settings.epochs
-    patience = max(1, epochs // 5)
-    scheduler = AsyncHyperBandScheduler("epochs", grace_period=patience, max_t=epochs, reduction_factor=3)
-    file = f"tuning/variant={name}.parquet"
-    rows: list[dict[str, Any]] = study.store.read_shard(file).to_pylist() if study.store.exists(file) else []
-    folder = notes_folder(study, name)
-    with Stage(f"tuning {name}", trials, done=min(len(rows), trials)) as stage:
-        journal = _Journal(stage, name, epochs, on_progress, study.store, file, rows)
-        if len(rows) < trials:
-            search: dict[str, Any] = {
-                "search_alg": _optuna(space, rows),
-                "scheduler": scheduler,
-                "metric": METRIC,
-                "mode": "min",
-            }
-            tuner(trainable, folder, options, journal, num_samples=trials - len(rows), **search).fit()
-    whole = [row for row in rows if row["epochs"] == epochs]
-    if not whole:
-        raise UserError(f"no trial of {name!r} finished; see {folder} for the errors.")
-    best = min(whole, key=lambda row: row[METRIC])
-    return _point(best)
 
 
 def _optuna(space: Space, rows: list[dict[str, Any]]) -> OptunaSearch:

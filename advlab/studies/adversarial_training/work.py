@@ -1,7 +1,5 @@
 """One training run of the ablation, by a unit of work or by several workers; resumable."""
 
-from __future__ import annotations
-
 import json
 import math
 import tempfile
@@ -10,7 +8,7 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import torch
@@ -82,6 +80,86 @@ class HardeningConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshots:
+    """The state of a single trainer of the run ``key``, stored beside the snapshot of its pool."""
+
+    store: Store
+    folder: str
+    key: str
+
+    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
+        """Restore the last stored state of the same run, if there is one; returns the curve up to there."""
+        if not self.store.exists(f"{self.folder}/{snapshots.POINTER}"):
+            return []
+        pool, pointer = snapshots.read(self.store, self.folder)
+        if pointer["extra"].get("key") != self.key:
+            return []
+        state = snapshots.read_trainer(self.store, self.folder, pointer)
+        with trainer_state.restoring(self.store.path(self.folder)):
+            trainer.restore(state)
+            trainer.take_shard([pool.state()])
+            return _curve(pointer["extra"])
+
+    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
+        """Store the current state of the trainer and its pool."""
+        extra = {"key": self.key, "curve": curve}
+        predictions = trainer.predictions(trainer.pool)
+        state = trainer.state()
+        snapshots.save(self.store, self.folder, trainer.pool, trainer.step, predictions, trainer=state, extra=extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The state of workers that share a run: checkpoints of Ray Train, each worker's shard included.
+
+    A snapshot of the whole pool is also written for other readers; the workers do not need it.
+    """
+
+    launcher: Launcher
+    store: Store
+    folder: str
+    key: str
+
+    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
+        """See `Snapshots`; shards of another number of workers are redistributed."""
+        with self.launcher.newest() as folder:
+            if folder is None:
+                return []
+            store = Store(folder)
+            state = trainer_state.read(store, STATE)
+            if state.get("key") != self.key:
+                return []
+            shards = [trainer_state.read(store, name) for name in store.files() if name.startswith("shard-")]
+        with trainer_state.restoring(folder):
+            trainer.restore(state["trainer"])
+            trainer.take_shard(shards)
+            return _curve(state)
+
+    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
+        whole = trainer.whole_pool()
+        if whole is not None:
+            snapshots.save(self.store, self.folder, whole, trainer.step, trainer.predictions(whole))
+        with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
+            rank = trainer.ranks.rank
+            torch.save(trainer.pool.state(), Path(folder) / f"shard-{rank:05d}.pt")
+            if rank == 0:
+                state = {"key": self.key, "curve": curve, "trainer": trainer.state()}
+                torch.save(state, Path(folder) / STATE)
+            self.launcher.report({"step": trainer.step, "loss": curve[-1]["loss"]}, folder)
+
+
+def _curve(state: dict[str, Any]) -> list[dict[str, float]]:
+    rows: list[dict[str, float]] = state["curve"]
+    if not all(isinstance(row["cpu_seconds"] + row["seconds"] + row["loss"], float) for row in rows):
+        raise ValueError("its curve has rows without numbers")
+    return rows
+
+
+Keeper = Snapshots | Checkpoints
+"""Storage for the state from which a run resumes."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainUnit:
     """Train one variant with one seed, and evaluate it; ``key`` is the content address of its row."""
 
@@ -102,12 +180,10 @@ class TrainUnit:
 
     @property
     def part(self) -> str:
-        """The file of the run's row."""
         return f"runs/{self.stem}.parquet"
 
     @property
     def stem(self) -> str:
-        """The stem of the names of the run's files."""
         return f"variant={self.variant}/seed-{self.seed:04d}"
 
     def run(self, resources: Resources) -> None:
@@ -210,88 +286,3 @@ def distortions(network: nn.Module, images: Dataset) -> dict[str, float]:
         found[f"distortion_{level}"] = float(l2.median())
         found[f"relative_distortion_{level}"] = float((l2 / norms[nearest.success]).median())
     return found
-
-
-class Keeper(Protocol):
-    """Storage for the state from which a run resumes."""
-
-    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
-        """Restore the last stored state of the same run, if there is one; returns the curve up to there."""
-
-    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
-        """Store the current state of the trainer and its pool."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshots:
-    """A `Keeper` for a single trainer of the run ``key``: its state is stored beside the snapshot of its pool."""
-
-    store: Store
-    folder: str
-    key: str
-
-    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
-        if not self.store.exists(f"{self.folder}/{snapshots.POINTER}"):
-            return []
-        pool, pointer = snapshots.read(self.store, self.folder)
-        if pointer["extra"].get("key") != self.key:
-            return []
-        state = snapshots.read_trainer(self.store, self.folder, pointer)
-        with trainer_state.restoring(self.store.path(self.folder)):
-            trainer.restore(state)
-            trainer.take_shard([pool.state()])
-            return _curve(pointer["extra"])
-
-    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
-        extra = {"key": self.key, "curve": curve}
-        predictions = trainer.predictions(trainer.pool)
-        state = trainer.state()
-        snapshots.save(self.store, self.folder, trainer.pool, trainer.step, predictions, trainer=state, extra=extra)
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoints:
-    """A `Keeper` for workers that share a run: checkpoints of Ray Train, each worker's shard included.
-
-    A snapshot of the whole pool is also written for other readers; the workers do not need it.
-    """
-
-    launcher: Launcher
-    store: Store
-    folder: str
-    key: str
-
-    def resume(self, trainer: Trainer) -> list[dict[str, float]]:
-        """See `Keeper`; shards of another number of workers are redistributed."""
-        with self.launcher.newest() as folder:
-            if folder is None:
-                return []
-            store = Store(folder)
-            state = trainer_state.read(store, STATE)
-            if state.get("key") != self.key:
-                return []
-            shards = [trainer_state.read(store, name) for name in store.files() if name.startswith("shard-")]
-        with trainer_state.restoring(folder):
-            trainer.restore(state["trainer"])
-            trainer.take_shard(shards)
-            return _curve(state)
-
-    def keep(self, trainer: Trainer, curve: list[dict[str, float]]) -> None:
-        whole = trainer.whole_pool()
-        if whole is not None:
-            snapshots.save(self.store, self.folder, whole, trainer.step, trainer.predictions(whole))
-        with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
-            rank = trainer.ranks.rank
-            torch.save(trainer.pool.state(), Path(folder) / f"shard-{rank:05d}.pt")
-            if rank == 0:
-                state = {"key": self.key, "curve": curve, "trainer": trainer.state()}
-                torch.save(state, Path(folder) / STATE)
-            self.launcher.report({"step": trainer.step, "loss": curve[-1]["loss"]}, folder)
-
-
-def _curve(state: dict[str, Any]) -> list[dict[str, float]]:
-    """The rows of a curve, as a run left them."""
-    rows: list[dict[str, float]] = state["curve"]
-    if not all(isinstance(row["cpu_seconds"] + row["seconds"] + row["loss"], float) for row in rows):
-        raise ValueError("its curve has rows without numbers")
-    return rows

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from advlab.store.files import Store
+from advlab.store import Store
 
 FOLDER = "curve"
 
@@ -14,5 +14,4 @@ def write(store: Store, epoch: int, row: dict[str, float]) -> None:
 
 def read(store: Store) -> list[dict[str, float]]:
     """All rows, in order."""
-    files = sorted(store.files(FOLDER, suffix=".parquet"))
-    return [row for name in files for row in store.read_table(name).to_pylist()]
+    return [row for name in store.files(FOLDER, suffix=".parquet") for row in store.read_table(name).to_pylist()]

@@ -5,15 +5,14 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from advlab.report import Shown, canvas
-from advlab.report.numbers import percent
-from advlab.report.palette import RULE, hue
+from advlab.report.numbers import percent, ruled
+from advlab.report.palette import hue
 from advlab.store import Study
 from advlab.studies.alexnet import curve
 from advlab.transfer.metrics import wilson
 
 
-def show(study: Study) -> Shown:
-    """The results and the learning curve."""
+def show(study: Study, _width: int) -> Shown:
     return Shown(
         tables=[table(study)],
         files={"figures/learning_curve.png": learning_curve(study)},
@@ -23,12 +22,9 @@ def show(study: Study) -> Shown:
 
 
 def table(study: Study) -> Table:
-    """The results of the run."""
     config, result = study.config, study.manifest["result"]
     rows = curve.read(study.store)
-    shown = Table(title=f"AlexNet ({config['variant']}, width {config['width']:g}) on {config['data']}")
-    shown.add_column("what")
-    shown.add_column("value", justify="right")
+    shown = ruled(f"AlexNet ({config['variant']}, width {config['width']:g}) on {config['data']}", ["what"], ["value"])
     shown.add_row("weights and biases", f"{result['parameters']:,}")
     shown.add_row("epochs", str(len(rows)))
     shown.add_row("training accuracy, undistorted", f"{percent(1 - result['train_error'])}%")
@@ -65,7 +61,6 @@ def learning_curve(study: Study) -> bytes:
         axes.set_xlim(left=0)
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy, %")
-        axes.grid(color=RULE, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.legend(frameon=False, loc="lower right")
+        axes.grid()
+        axes.legend(loc="lower right")
         return canvas.png(figure)

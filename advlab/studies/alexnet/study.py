@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from advlab.command import CommonOptions, require_at_least
+from advlab.command import require_at_least
 from advlab.data import ImageFolder
 from advlab.engine.launcher import launch
 from advlab.engine.progress import OnProgress, following
@@ -13,9 +13,9 @@ from advlab.engine.session import host_count
 from advlab.errors import UserError
 from advlab.models import alexnet
 from advlab.models.study_models import trained_by
-from advlab.report import Shown
 from advlab.store import Study
-from advlab.studies.alexnet import curve, show
+from advlab.studies.alexnet import curve
+from advlab.studies.alexnet import show as presentation
 from advlab.studies.alexnet.work import AlexNetConfig, Layout, work
 from advlab.studies.experiment import TrainExperiment
 from advlab.training import image_classifier
@@ -29,12 +29,9 @@ class AlexNet(TrainExperiment):
 
     settings: AlexNetConfig = field(default_factory=AlexNetConfig)
     layout: Layout = field(default_factory=Layout)
-    common: CommonOptions = field(default_factory=CommonOptions)
 
     def prepare(self) -> None:
-        """Check the settings and the images."""
-        config, layout = self.settings, self.layout
-        least = layout.workers if layout.min_workers is None else layout.min_workers
+        config, layout, least = self.settings, self.layout, self.layout.fewest
         require_at_least(config, epochs=1, batch_size=1, held_out=0, size=alexnet.SMALLEST, seed=0)
         require_at_least(layout, workers=1, min_workers=1, accumulate=1, checkpoint_every=0, threads=1)
         if not re.fullmatch(r"[\w.-]+", config.name):
@@ -65,9 +62,7 @@ class AlexNet(TrainExperiment):
         study.manifest["result"] = trained.report
         study.finish(1 if layout.alone else host_count())
 
-    @classmethod
-    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
-        return show.show(study)
+    show = staticmethod(presentation.show)
 
 
 def _require_images(config: AlexNetConfig) -> None:

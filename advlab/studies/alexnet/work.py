@@ -23,8 +23,7 @@ from advlab.engine.progress import Reporter
 from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe, alexnet
 from advlab.models.alexnet import Variant
-from advlab.store.files import Store
-from advlab.store.layout import weights_file
+from advlab.store import Store, weights_file
 from advlab.studies.alexnet import curve
 from advlab.training import image_classifier, trainer_state
 from advlab.training.image_classifier import DEFAULTS, Colours, Name, Precision, Run, Settings, Tally
@@ -80,7 +79,6 @@ class AlexNetConfig:
         return is_folder(self.data)
 
     def settings(self) -> Settings:
-        """The settings of the training."""
         rate, decay = DEFAULTS[self.recipe]
         given = {field.name: getattr(self, field.name) for field in fields(Settings)} | {"size": self.pixels()}
         by_default = {"learning_rate": rate, "weight_decay": decay}
@@ -154,8 +152,6 @@ def work(config: AlexNetConfig, layout: Layout, store: Store, launcher: Launcher
 
 
 class _Job:
-    """A worker's part of a run."""
-
     def __init__(
         self, config: AlexNetConfig, layout: Layout, store: Store, launcher: Launcher, run: Run, held_out: Tensor
     ) -> None:
@@ -191,7 +187,8 @@ class _Job:
             if not math.isfinite(metrics["train_loss"]):
                 raise UserError(f"the loss is NaN or infinite at step {done}; lower --learning-rate.")
             if ends:
-                metrics |= self._validated()
+                loss, wrong, seen = run.evaluate(run.dataset, self.held_out)
+                metrics |= {"validation_loss": loss, "validation_accuracy": 1 - wrong / seen} if seen else {}
                 if self.launcher.rank == 0:
                     curve.write(self.store, done // per_epoch, metrics)
                 self.epoch = _Epoch()
@@ -236,10 +233,6 @@ class _Job:
             "utilisation": per_second * self.share_of_peak,
             "seconds": self.epoch.seconds,
         }
-
-    def _validated(self) -> dict[str, float]:
-        loss, wrong, seen = self.run.evaluate(self.run.dataset, self.held_out)
-        return {"validation_loss": loss, "validation_accuracy": 1 - wrong / seen} if seen else {}
 
     def _resume(self) -> int:
         """Load the newest checkpoint; returns the next step."""

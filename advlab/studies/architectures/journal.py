@@ -1,7 +1,5 @@
 """The journal of a sweep over architectures: rows, progress and errors while Tune runs it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +21,18 @@ class Journal:
     def __init__(self, plan: ArchitecturesPlan, study: Study, on_progress: OnProgress) -> None:
         self.plan, self.study, self.on_progress = plan, study, on_progress
         self._rows = {row["trial"]: row for row in trials.read(study.store)}
-        self._stage: Stage | None = None
+        self.stage: Stage | None = None
         self._adopt_models_without_a_row()
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """All rows, by architecture, weight decay and seed."""
         place = {name: position for position, name in enumerate(self.plan.space.architectures)}
-        return sorted(
-            self._rows.values(), key=lambda row: (place[row["architecture"]], row["weight_decay"], row["seed"])
-        )
+        rows = self._rows.values()
+        return sorted(rows, key=lambda row: (place[row["architecture"]], row["weight_decay"], row["seed"]))
 
     @property
     def done(self) -> int:
-        """Number of trials that are done."""
         return sum(row["status"] != FAILED for row in self._rows.values())
 
     def not_done(self) -> list[Point]:
@@ -53,19 +49,13 @@ class Journal:
             del self._rows[row["trial"]]
         return [point_of(row) for row in lost]
 
-    @contextmanager
-    def following(self, title: str, total: int, done: int = 0) -> Iterator[None]:
-        """Show the progress of Tune while the block runs."""
-        with Stage(title, total, done=min(done, total)) as self._stage:
-            yield
-
     def heard(self, trial: Any, result: dict[str, Any]) -> None:
         """Handle a report of a trial; the last one is its row."""
         name = _point(trial).name
         if "fingerprint" not in result:
-            if PERCENT in result and self._stage is not None:
+            if PERCENT in result and self.stage is not None:
                 status = f"{result[PERCENT]}%, validation error {100 * result['validation_error']:.2f}%"
-                self._stage.say(f"{name}: {status}")
+                self.stage.say(f"{name}: {status}")
             return
         row = {column: result.get(column) for column in trials.SCHEMA.names} | {"trial_id": trial.trial_id}
         self._add(row)
@@ -76,13 +66,8 @@ class Journal:
         point, result = _point(trial), trial.last_result or {}
         if self._rows.get(point.name, {}).get("status") == FINISHED:
             return
-        row = {
-            "trial": point.name,
-            "status": FAILED if failed else STOPPED,
-            "trial_id": trial.trial_id,
-            "seed": point.seed,
-        }
-        row |= {"architecture": point.architecture, "weight_decay": list(point.decays)}
+        row = {"trial": point.name, "status": FAILED if failed else STOPPED, "trial_id": trial.trial_id}
+        row |= {"architecture": point.architecture, "weight_decay": list(point.decays), "seed": point.seed}
         row |= {key: result.get(key) for key in ("validation_error", PERCENT)}
         self._add(row | {"reason": _reason(trial) if failed else None})
 
@@ -117,8 +102,8 @@ class Journal:
         is_new = self._rows.get(row["trial"], {}).get("status", FAILED) == FAILED
         self._rows[row["trial"]] = row
         self._write()
-        if self._stage is not None and is_new and row["status"] != FAILED:
-            self._stage.advance(row["trial"])
+        if self.stage is not None and is_new and row["status"] != FAILED:
+            self.stage.advance(row["trial"])
 
     def _write(self) -> None:
         trials.write(self.study.store, self.rows)
@@ -130,7 +115,6 @@ def _point(trial: Any) -> Point:
 
 
 def point_of(row: dict[str, Any]) -> Point:
-    """The point of a row of ``trials.parquet``."""
     return Point(row["architecture"], tuple(row["weight_decay"]), row["seed"])
 
 

@@ -62,7 +62,6 @@ class ArchitecturesPlan:
 
     @property
     def total(self) -> int:
-        """Number of trials."""
         return self.settings["trials"] if self.points is None else len(self.points)
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from advlab.report import Shown, canvas
 from advlab.report.numbers import ruled
-from advlab.report.palette import RULE, hue
+from advlab.report.palette import hue
 from advlab.store import Study
 from advlab.studies.architectures import trials
 from advlab.studies.transfer.results import TransferStudy
@@ -28,8 +28,7 @@ Curve = dict[str, list[tuple[float, float]]]
 """By architecture, λ and a value for each trial."""
 
 
-def show(study: Study) -> Shown:
-    """The best trials, the curves, and the command to attack all models."""
+def show(study: Study, _width: int) -> Shown:
     finished = trials.measured(trials.read(study.store))
     return Shown(
         tables=[table(study)],
@@ -94,7 +93,7 @@ def figure(study: Study, transfer: TransferStudy | None = None) -> bytes:
             axes[0].set_yscale("log")
             axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
             canvas.plain(axes[0].yaxis)
-            axes[0].legend(frameon=False, fontsize=8, handlelength=3)
+            axes[0].legend(fontsize=8, handlelength=3)
         return canvas.png(drawn)
 
 
@@ -124,13 +123,8 @@ def _draw(panel: Axes, curve: list[tuple[float, float]], position: int, name: st
     for decay, value in curve:
         by_decay[f"{decay:.2e}"].append((decay, value))
     means = sorted(tuple(np.mean(points, axis=0)) for points in by_decay.values())
-    look: dict[str, Any] = {
-        "color": hue(position),
-        "linestyle": canvas.DASHES[position % len(canvas.DASHES)],
-        "linewidth": 1.6,
-    }
     if means:
-        panel.plot(*zip(*means, strict=True), label=name, **look)
+        panel.plot(*zip(*means, strict=True), label=name, linewidth=1.6, **canvas.look(position))
         panel.plot(*zip(*curve, strict=True), "o", color=hue(position), markersize=3.5, alpha=0.7)
 
 
@@ -139,5 +133,4 @@ def _finish(panel: Axes, label: str) -> None:
     canvas.plain(panel.xaxis)
     panel.set_xlabel("weight decay λ")
     panel.set_title(label, fontsize=10, loc="left")
-    panel.grid(color=RULE, linewidth=0.6)
-    panel.set_axisbelow(True)
+    panel.grid()

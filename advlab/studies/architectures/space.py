@@ -105,7 +105,6 @@ class Space:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the largest λ."""
         return min(self.decays), max(self.decays)
 
     def _seeded(self, architecture: str, decays: tuple[float, ...]) -> Iterator[Point]:

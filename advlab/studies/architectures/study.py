@@ -4,8 +4,6 @@ Tune schedules the trials; their results are in the study's folder: models with 
 rows in ``trials.parquet``. So a trial is done if its row and its model exist, and a sweep resumes from these only.
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,12 +15,11 @@ from ray.tune.search.optuna import OptunaSearch
 
 from advlab.command import CommonOptions
 from advlab.engine.actors import Actors, PoolOptions
-from advlab.engine.progress import OnProgress
+from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.shared_dataset import SharedDataset
 from advlab.engine.tune import be_quiet, notes_folder, tuner, warmed
-from advlab.report import Shown
 from advlab.store import Study, provenance
-from advlab.studies.architectures import show
+from advlab.studies.architectures import show as presentation
 from advlab.studies.architectures.journal import Journal, point_of
 from advlab.studies.architectures.plan import ArchitecturesConfig, ArchitecturesPlan, prepare
 from advlab.studies.architectures.space import Point
@@ -57,20 +54,26 @@ class Architectures(Experiment[ArchitecturesPlan, Study, None]):
         be_quiet()  # errors are reported below
         journal = Journal(plan, study, on_progress)
         if study.manifest["finished"] is None:
-            with journal.following("trials", plan.total, journal.done):
+            with Stage("trials", plan.total, done=min(journal.done, plan.total)) as journal.stage:
                 if todo := journal.not_done():
                     _tuner(journal, self.pool, todo, scheduler=_scheduler(plan.config)).fit()
                 if plan.points is None and (count := plan.total - journal.done) > 0:
                     searcher = _optuna(plan, journal.rows)
                     _tuner(journal, self.pool, count, scheduler=_scheduler(plan.config), search_alg=searcher).fit()
         if lost := journal.forget_lost():
-            with journal.following("lost models", len(lost)):
+            with Stage("lost models", len(lost)) as journal.stage:
                 _tuner(journal, self.pool, lost).fit()
         journal.conclude()
 
-    @classmethod
-    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
-        return show.show(study)
+    show = staticmethod(presentation.show)
+
+
+class _Optuna(OptunaSearch):
+    """Tune's link to Optuna; trials stopped before their distortion was measured count as pruned."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        whole = result is not None and result.get("mean_rms") is not None
+        super().on_trial_complete(trial_id, result if whole else None, error)
 
 
 def _tuner(journal: Journal, pool: PoolOptions, trials: list[Point] | int, **search: Any) -> tune.Tuner:
@@ -119,11 +122,3 @@ def _scheduler(config: ArchitecturesConfig) -> AsyncHyperBandScheduler | None:
     return AsyncHyperBandScheduler(
         time_attr=PERCENT, metric="validation_error", mode="min", grace_period=10, max_t=100, reduction_factor=3
     )
-
-
-class _Optuna(OptunaSearch):
-    """Tune's link to Optuna; trials stopped before their distortion was measured count as pruned."""
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        whole = result is not None and result.get("mean_rms") is not None
-        super().on_trial_complete(trial_id, result if whole else None, error)

@@ -6,8 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from advlab.models import Checkpoint
-from advlab.store.files import Store
-from advlab.store.layout import weights_file
+from advlab.store import Store, weights_file
 
 TRIALS = "trials.parquet"
 
@@ -52,8 +51,7 @@ def row(trained: Checkpoint) -> dict[str, Any]:
 
 def read(store: Store) -> list[dict[str, Any]]:
     """The rows of a sweep so far; a UserError if the file is damaged, see ``Store.read_shard``."""
-    rows: list[dict[str, Any]] = store.read_shard(TRIALS).to_pylist() if store.exists(TRIALS) else []
-    return rows
+    return store.read_shard(TRIALS).to_pylist() if store.exists(TRIALS) else []
 
 
 def write(store: Store, rows: list[dict[str, Any]]) -> None:

@@ -14,8 +14,7 @@ from advlab.engine.shared_dataset import SharedDataset
 from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe, checkpoint, error_rate
 from advlab.models.study_models import read_model
-from advlab.store import Store, provenance
-from advlab.store.layout import MANIFEST, weights_file
+from advlab.store import MANIFEST, Store, provenance, weights_file
 from advlab.studies.architectures import trials
 from advlab.studies.architectures.plan import ArchitecturesConfig
 from advlab.studies.architectures.space import Point

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field, replace
 from rich.table import Table
 from rich.text import Text
 
-from advlab.command import CommonOptions
-from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool
 from advlab.engine.progress import OnProgress
 from advlab.report import Shown
@@ -25,20 +23,16 @@ class CrossTrainingSet(TransferExperiment):
     """Measure transfer between models of disjoint halves of the training set: Tables 3 and 4."""
 
     settings: CrossTrainingSetConfig = field(default_factory=CrossTrainingSetConfig)
-    common: CommonOptions = field(default_factory=CommonOptions)
-    pool: PoolOptions = field(default_factory=PoolOptions)
 
     def prepare(self) -> Plan:
         return prepare(self.settings.transfer())
 
-    def run(
-        self, plan: Plan, study: TransferStudy, workers: ActorPool, on_progress: OnProgress = lambda _: None
-    ) -> None:
+    def run(self, plan: Plan, study: TransferStudy, workers: ActorPool, on_progress: OnProgress) -> None:
         TransferExperiment.run(self, plan, study, workers, on_progress)
         record_halves(study)
 
-    @classmethod
-    def show(cls, study: TransferStudy, width: int) -> Shown:
+    @staticmethod
+    def show(study: TransferStudy, width: int) -> Shown:
         view = View(study)
         shown = show.show(view, width)
         return replace(shown, tables=[halves_table(view), *shown.tables])

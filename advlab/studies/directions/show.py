@@ -1,7 +1,5 @@
 """Contact sheets of Figures 1 to 4, and a table that compares bases."""
 
-from typing import Any
-
 import numpy as np
 import pyarrow.compute as pc
 import torch
@@ -29,8 +27,7 @@ ROWS = 8
 _CELL = 0.62  # inches
 
 
-def show(study: Study) -> Shown:
-    """The table of bases, the finding, and contact sheets."""
+def show(study: Study, _width: int) -> Shown:
     config = study.config
     size = config["input_size"] or input_size(config["model"])
     images = data.load(config["data"], config["split"], size=size)
@@ -61,7 +58,6 @@ def bases_table(study: Study) -> Table:
 
 
 def verdict(study: Study) -> str:
-    """The study's finding, a sentence."""
     return str(study.manifest["verdict"])
 
 
@@ -76,7 +72,12 @@ def contact_sheet(study: Study, images: Dataset) -> bytes:
     basis_of, row_of = np.array(first["basis"].to_pylist()), first["row"].to_numpy()
     rows = np.unique(row_of)
     shown = images.subset(torch.from_numpy(rows)).images.numpy()
-    k = study.config["top"]
+    config, k = study.config, study.config["top"]
+    layer, images_from = config["layer"] or "the input of the last linear layer", config["data"].rpartition("/")[2]
+    caption = (
+        f"Each row: the {k} images that stimulate\none direction most, best first.\n\n"
+        f"{config['model']}\n{layer}\n{images_from} ({config['split']})"
+    )
     bases = list(dict.fromkeys(winners["basis"].to_pylist()))
     columns = 2
     lines = -(-len(bases) // columns)
@@ -86,28 +87,11 @@ def contact_sheet(study: Study, images: Dataset) -> bytes:
         for panel in panels:
             panel.set_axis_off()
         for panel, basis in zip(panels, bases, strict=False):
-            place = np.searchsorted(rows, row_of[basis_of == basis]).reshape(-1, k)
-            look: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "antialiased"}
-            panel.imshow(_mosaic(shown[place]), **look)
+            tiles = shown[np.searchsorted(rows, row_of[basis_of == basis])].clip(0, 1)
+            picture = canvas.tiled(np.moveaxis(tiles, 1, -1), k, (max(1, tiles.shape[2] // 14), 1))
+            coloured = np.broadcast_to(picture, (*picture.shape[:2], 3))
+            panel.imshow(coloured, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
             panel.set_title(TITLES[basis], color=INK, fontsize=11, loc="left")
         for panel in panels[len(bases) :]:
-            panel.text(0.0, 0.9, _caption(study), color=MUTED, va="top", wrap=True, transform=panel.transAxes)
+            panel.text(0.0, 0.9, caption, color=MUTED, va="top", wrap=True, transform=panel.transAxes)
         return canvas.png(figure)
-
-
-def _mosaic(images: np.ndarray) -> np.ndarray:
-    """Images [rows, columns, C, H, W] as one picture [·, ·, 3], white between rows."""
-    rows, columns, _, height, width = images.shape
-    gap = max(1, height // 14)
-    apart = np.pad(images.clip(0, 1), ((0, 0), (0, 0), (0, 0), (0, gap), (0, 1)), constant_values=1)
-    picture = apart.transpose(0, 3, 1, 4, 2).reshape(rows * (height + gap), columns * (width + 1), -1)
-    return np.broadcast_to(picture[:-gap, :-1], (*picture[:-gap, :-1].shape[:2], 3))
-
-
-def _caption(study: Study) -> str:
-    config = study.config
-    layer = config["layer"] or "the input of the last linear layer"
-    return (
-        f"Each row: the {config['top']} images that stimulate\none direction most, best first.\n\n"
-        f"{config['model']}\n{layer}\n{config['data'].rpartition('/')[2]} ({config['split']})"
-    )

@@ -5,7 +5,7 @@ features of the chosen images. Activations are discarded after each batch.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, reduce
 from typing import Annotated, Any, Literal
 
@@ -17,21 +17,16 @@ from advlab import data
 from advlab.analysis import statistics
 from advlab.analysis.directions import BASES, Moments, directions
 from advlab.analysis.features import Features, Top
-from advlab.command import CommonOptions, also, require_at_least
-from advlab.data import Dataset
-from advlab.engine.actors import PoolOptions
+from advlab.command import also, require_at_least
 from advlab.engine.pool import ActorPool, complete
 from advlab.engine.progress import OnProgress
 from advlab.engine.session import host_count
 from advlab.errors import UserError
-from advlab.models.resolve import Resolved, resolve
-from advlab.report import Shown
-from advlab.store import Study
-from advlab.store.addresses import address
-from advlab.store.layout import MANIFEST
-from advlab.studies.directions import show
+from advlab.models.resolve import resolve
+from advlab.store import MANIFEST, Study, address
+from advlab.studies.directions import show as presentation
 from advlab.studies.directions.work import ShardUnit, moments_from_arrow, packed
-from advlab.studies.experiment import PoolExperiment
+from advlab.studies.experiment import ModelExperiment, ModelPlan
 
 VERSION = 1
 """Version of the computation: shards of other versions are computed again."""
@@ -71,26 +66,15 @@ class UnitsConfig:
     """Seed of training, directions, random image sets and tests."""
 
 
-@dataclass(frozen=True, slots=True)
-class UnitsPlan:
-    """A validated study of units: its settings, the model, and the images."""
-
-    config: UnitsConfig
-    subject: Resolved
-    images: Dataset
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Units(PoolExperiment[UnitsPlan, Study]):
+class Units(ModelExperiment):
     """Find the images that most stimulate units and other directions, and test whether units differ: Figures 1 to 4."""
 
     kind = "units"
 
     settings: UnitsConfig
-    common: CommonOptions = field(default_factory=CommonOptions)
-    pool: PoolOptions = field(default_factory=PoolOptions)
 
-    def prepare(self) -> UnitsPlan:
+    def prepare(self) -> ModelPlan:
         """Load the model and list the images; those of a folder are not decoded."""
         config = self.settings
         require_at_least(config, directions=2, top=2, shard_size=1, seed=0)
@@ -103,14 +87,9 @@ class Units(PoolExperiment[UnitsPlan, Study]):
                 f"--examples {examples} is impossible: {config.data} {config.split} has {len(images)} images; "
                 f"choose {config.top} (--top) to {len(images)}."
             )
-        return UnitsPlan(config, subject, images.subset(slice(examples)))
+        return ModelPlan(config, subject, images.subset(slice(examples)))
 
-    def begin(self, plan: UnitsPlan) -> Study:
-        study = Study.begin(self.kind, asdict(plan.config), self.common.out)
-        plan.subject.record_in(study)
-        return study
-
-    def run(self, plan: UnitsPlan, study: Study, workers: ActorPool, on_progress: OnProgress = lambda _: None) -> None:
+    def run(self, plan: ModelPlan, study: Study, workers: ActorPool, on_progress: OnProgress) -> None:
         """Make the missing parts of the three passes, then compute the statistics.
 
         Writes ``winners.parquet`` (basis, direction, rank, row, index, label, score), ``sets.parquet`` (one row per
@@ -143,15 +122,13 @@ class Units(PoolExperiment[UnitsPlan, Study]):
         scores = np.concatenate([best.score, np.full(random.shape, np.nan, np.float32)])
         _conclude(study, np.array(names), np.array(number), np.concatenate([best.index, random]), scores, chosen)
 
-    @classmethod
-    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
-        return show.show(study)
+    show = staticmethod(presentation.show)
 
 
 class _Passes:
     """Passes over the shards of a study, each shard once."""
 
-    def __init__(self, plan: UnitsPlan, study: Study, pool: ActorPool, on_progress: OnProgress) -> None:
+    def __init__(self, plan: ModelPlan, study: Study, pool: ActorPool, on_progress: OnProgress) -> None:
         self.plan, self.study, self.pool, self.on_progress = plan, study, pool, on_progress
         self.made = 0
         self.starts = range(0, len(plan.images), plan.config.shard_size)

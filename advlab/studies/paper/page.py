@@ -1,14 +1,12 @@
 """The Markdown page with the paper's tables and claims beside ours, computed from the rows of the studies."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +38,7 @@ class Repeated:
     studies: list[TransferStudy]
 
     @classmethod
-    def open(cls, out: str, part: str, seeds: int) -> Repeated:
+    def open(cls, out: str, part: str, seeds: int) -> Self:
         """Read the study of every seed; a UserError if one is missing or not finished."""
         studies = [TransferStudy.open(f"{out}/{seed_folder(part, seed)}") for seed in range(seeds)]
         for study in studies:
@@ -61,17 +59,19 @@ class Repeated:
 
     @property
     def models(self) -> list[str]:
-        """The models, in order."""
         return [paper_numbers.undrawn(name) for name in self.studies[0].targets]
 
     @property
     def sources(self) -> list[str]:
-        """Models, then controls."""
         return [paper_numbers.undrawn(name) for name in self.studies[0].sources]
 
     def errors(self, source: str, target: str) -> list[float]:
         """The error rate of each seed."""
         return [cells[source, target]["error_rate"] for cells in self.cells]
+
+    def curve(self, source: str, target: str) -> list[tuple[float, Estimate]]:
+        """RMS, and error rate on the examples amplified to it."""
+        return [(rho, estimate(self.errors(f"amplified-{rho:g}-{source}", target))) for rho in CURVE]
 
     def counts(self, source: str, target: str) -> tuple[int, int]:
         """Errors and examples over all seeds."""
@@ -131,7 +131,7 @@ def render(out: str, *, seeds: int) -> dict[str, bytes]:
         revision=first.studies[0].manifest["revision"],
         versions=first.studies[0].manifest["versions"],
     )
-    return {PAGE: page.encode(), CURVES: figures.amplification_curves(_curves(first), first.models)}
+    return {PAGE: page.encode(), CURVES: figures.amplification_curves(first.curve, first.models)}
 
 
 @dataclass(slots=True)
@@ -183,7 +183,6 @@ def matrix_table(study: Repeated, printed: PaperMatrix, controls: list[str], tal
 
 
 def table_3(study: Repeated, tally: Tally) -> str:
-    """Errors of the models of two halves."""
     rows = [
         {paper_numbers.undrawn(row["model"]): row for row in s.store.read_shard(HALVES).to_pylist()}
         for s in study.studies
@@ -354,13 +353,6 @@ def _most_resistant(study: Repeated) -> Claim:
         f"{_percent(estimate(means[second]), 1)}%; p = {_p(p)} (paired t-test over seeds, one-sided).",
         least == "ae400-10" and _is_below(p, 0.05),
     )
-
-
-def _curves(study: Repeated) -> Callable[[str, str], list[tuple[float, Estimate]]]:
-    def curve(source: str, target: str) -> list[tuple[float, Estimate]]:
-        return [(rho, estimate(study.errors(f"amplified-{rho:g}-{source}", target))) for rho in CURVE]
-
-    return curve
 
 
 def _rate(ours: list[float], theirs: float | None, tally: Tally, digits: int) -> str:

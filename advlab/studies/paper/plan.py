@@ -97,5 +97,4 @@ def record_alignment(out: str, seeds: int) -> None:
 
 
 def seed_folder(part: str, seed: int) -> str:
-    """The folder of one seed of a repeated study."""
     return f"{part}/seed={seed}"

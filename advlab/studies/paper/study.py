@@ -5,8 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from advlab.command import CommonOptions
-from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool
 from advlab.engine.session import session
 from advlab.report import Tracker
@@ -25,8 +23,6 @@ class Paper(PoolExperiment[dict[str, TransferConfig], TransferStudy]):
     """All experiments of the paper, in one folder, and a page with their numbers beside the printed ones."""
 
     settings: PaperConfig = field(default_factory=PaperConfig)
-    common: CommonOptions = field(default_factory=CommonOptions)
-    pool: PoolOptions = field(default_factory=PoolOptions)
 
     page: Path | None = None
     """Additional path for the page, such as docs/REPRODUCTION.md; its figures go to images/ beside it."""

@@ -9,6 +9,7 @@ from advlab.analysis.filter_statistics import localisation, orientation
 from advlab.errors import UserError
 from advlab.models.quocnet import preset
 from advlab.report import Shown, canvas
+from advlab.report.numbers import ruled
 from advlab.store import Study
 from advlab.studies.quocnet.work import ATTACKED, FILTERS
 
@@ -16,8 +17,7 @@ _ACROSS = 24
 _SHOWN = 288
 
 
-def show(study: Study) -> Shown:
-    """The results, the filters, and Figure 6 if images were attacked."""
+def show(study: Study, _width: int) -> Shown:
     files = {"figures/filters.png": filters(study)}
     if study.store.exists(ATTACKED):
         files["figures/figure_6.png"] = figure_6(study)
@@ -25,11 +25,8 @@ def show(study: Study) -> Shown:
 
 
 def table(study: Study) -> Table:
-    """The results of the run."""
     result = study.manifest["result"]
-    shown = Table(title=f"{study.config['model']} on {study.config['data']}")
-    shown.add_column("what")
-    shown.add_column("value", justify="right")
+    shown = ruled(f"{study.config['model']} on {study.config['data']}", ["what"], ["value"])
     shown.add_row("cost per image, last 50 steps", f"{result['loss']:.2f}")
     shown.add_row("seconds per step, median", f"{result['seconds_per_step']:.3f}")
     kernels = _filters(study)

@@ -8,16 +8,15 @@ import pyarrow as pa
 import torch
 
 from advlab.analysis import linear_probe
-from advlab.command import CommonOptions, require_at_least
+from advlab.command import require_at_least
 from advlab.engine.launcher import launch
 from advlab.engine.progress import OnProgress, following
 from advlab.engine.session import host_count
 from advlab.errors import UserError
 from advlab.models.quocnet import preset
-from advlab.report import Shown
 from advlab.store import Store, Study
 from advlab.studies.experiment import TrainExperiment
-from advlab.studies.quocnet import show
+from advlab.studies.quocnet import show as presentation
 from advlab.studies.quocnet.work import ATTACKED, SCORES, Layout, QuocNetConfig, images, work
 
 
@@ -29,10 +28,8 @@ class QuocNet(TrainExperiment):
 
     settings: QuocNetConfig = field(default_factory=QuocNetConfig)
     layout: Layout = field(default_factory=Layout)
-    common: CommonOptions = field(default_factory=CommonOptions)
 
     def prepare(self) -> None:
-        """Check the settings and the images."""
         config, layout = self.settings, self.layout
         preset(config.model)
         groups = layout.data_parallel
@@ -56,22 +53,15 @@ class QuocNet(TrainExperiment):
             return
 
         def rows() -> list[dict[str, Any]]:
-            return (
-                losses(study.store).select(["step", "loss", "seconds"]).to_pylist() if _has_losses(study.store) else []
-            )
+            written = study.store.files("losses", suffix=".parquet")
+            return losses(study.store).select(["step", "loss", "seconds"]).to_pylist() if written else []
 
         with following(study.store, "training", rows, on_progress):
             launch(study, work, QuocNetConfig(**study.config), self.layout, self.layout.fewest)
         study.manifest["result"] = _summary(study.store)
         study.finish(1 if self.layout.alone else host_count())
 
-    @classmethod
-    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
-        return show.show(study)
-
-
-def _has_losses(store: Store) -> bool:
-    return bool(store.files("losses", suffix=".parquet"))
+    show = staticmethod(presentation.show)
 
 
 def losses(store: Store) -> pa.Table:
@@ -97,9 +87,6 @@ def _summary(store: Store) -> dict[str, Any]:
     if store.exists(ATTACKED):
         table = store.read_table(ATTACKED, ["success", "rms"])
         success = table["success"].to_numpy(zero_copy_only=False)
-        summary |= {
-            "attacked": len(table),
-            "fooled": int(success.sum()),
-            "mean_rms": float(table["rms"].to_numpy().mean()),
-        }
+        summary |= {"attacked": len(table), "fooled": int(success.sum())}
+        summary["mean_rms"] = float(table["rms"].to_numpy().mean())
     return summary

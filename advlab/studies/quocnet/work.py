@@ -23,7 +23,7 @@ from advlab.data import Dataset
 from advlab.engine.launcher import Launcher, TrainLayout
 from advlab.engine.progress import Reporter
 from advlab.models.quocnet import BinaryClassifier, QuocNet, preset
-from advlab.store.files import Store
+from advlab.store import Store
 from advlab.training import quocnet_parallel
 from advlab.training.quocnet_parallel import Kind, Parallel
 from advlab.training.rica import Settings, Step, images_of, train
@@ -96,12 +96,24 @@ def work(config: QuocNetConfig, layout: Layout, store: Store, launcher: Launcher
     settings = Settings(**{field.name: getattr(config, field.name) for field in fields(Settings)})
     every = layout.checkpoint_every or config.steps
     steps = train(parallel, optimiser, dataset, settings, first=first, device=device)
-    if launcher.rank == 0:
+    writing = launcher.rank == 0
+    if writing:
         steps = _reported(steps, Reporter(store, config.steps))
     while taken := tuple(islice(steps, every)):
-        _keep(taken, parallel, optimiser, store, launcher, config.batch_size, saving=bool(layout.checkpoint_every))
+        last = taken[-1].step + 1
+        if writing:  # a repeated step overwrites its own file
+            rows = pa.Table.from_pylist([step._asdict() for step in taken])
+            store.write_table(f"losses/part-{taken[0].step:08d}.parquet", rows)
+        metrics = {
+            "step": last,
+            "loss": float(np.mean([step.loss for step in taken])),
+            "images_per_second": config.batch_size / float(np.median([step.seconds for step in taken])),
+        }
+        with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
+            if layout.checkpoint_every:
+                quocnet_parallel.save(folder, parallel.network, optimiser, last)
+            launcher.report(metrics, folder if layout.checkpoint_every else None)
     filters = parallel.filters(SHOWN_PLACES)
-    writing = launcher.rank == 0
     if writing:
         store.write_table(FILTERS, pa.table({"filter": list(filters.flatten(1).numpy())}))
     if config.positive in dataset.class_names:
@@ -128,34 +140,6 @@ def _build(config: QuocNetConfig, layout: Layout, dataset: Dataset, device: torc
     sample = images_of(dataset, slice(WHITENED_BY // size**2), size)
     parallel.network.fit_whitening(sample.to(device))
     return parallel
-
-
-def _keep(
-    taken: tuple[Step, ...],
-    parallel: Parallel,
-    optimiser: torch.optim.Optimizer,
-    store: Store,
-    launcher: Launcher,
-    batch_size: int,
-    *,
-    saving: bool,
-) -> None:
-    """Write the losses of these steps, and a checkpoint after them; a repeated step overwrites its own file."""
-    last = taken[-1].step + 1
-    if launcher.rank == 0:
-        rows = pa.Table.from_pylist([step._asdict() for step in taken])
-        store.write_table(f"losses/part-{taken[0].step:08d}.parquet", rows)
-    metrics = {
-        "step": last,
-        "loss": float(np.mean([step.loss for step in taken])),
-        "images_per_second": batch_size / float(np.median([step.seconds for step in taken])),
-    }
-    if not saving:
-        launcher.report(metrics, None)
-        return
-    with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
-        quocnet_parallel.save(folder, parallel.network, optimiser, last)
-        launcher.report(metrics, folder)
 
 
 def _detect(
@@ -198,6 +182,5 @@ def _features(network: QuocNet, dataset: Dataset, device: torch.device) -> Tenso
 
 
 def images(config: QuocNetConfig, split: str) -> Dataset:
-    """The images of a run."""
     loaded = data.load(config.data, split, size=preset(config.model).size)
     return loaded if config.examples is None else loaded.subset(slice(config.examples))

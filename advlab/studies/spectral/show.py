@@ -9,7 +9,7 @@ from rich.table import Table
 
 from advlab.report import Shown, canvas
 from advlab.report.numbers import ruled
-from advlab.report.palette import HUES, INK, MUTED, RULE
+from advlab.report.palette import HUES, INK, MUTED
 from advlab.store import Study
 
 FLOOR = 2e-5
@@ -28,8 +28,7 @@ PAPER = {
 """Table 5: lower and upper bound of the trained AlexNet's layers, by size."""
 
 
-def show(study: Study) -> Shown:
-    """Table 5, the spectra, and the rows."""
+def show(study: Study, _width: int) -> Shown:
     rows = {"layers": study.store.read_table("layers.parquet")}
     return Shown(tables=[table(study)], files={"figures/spectra.png": figure(study)}, rows=rows)
 
@@ -42,7 +41,6 @@ def read(study: Study) -> tuple[list[dict[str, Any]], np.ndarray]:
 
 
 def table(study: Study) -> Table:
-    """Table 5, for a terminal."""
     rows, _ = read(study)
     title = f"Frame bounds of {study.config['model']}"
     bounds = ("lower", "upper", "padded", "measured", "printed", "paper", "product", "Jacobian", "adversarial")
@@ -119,6 +117,5 @@ def _finish(axes: Axes, label: str) -> None:
     axes.set_xscale("log")
     canvas.plain(axes.xaxis)
     axes.set_xlabel(label)
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.grid(axis="x")
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))

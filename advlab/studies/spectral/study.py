@@ -2,33 +2,28 @@
 
 import hashlib
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 
 from advlab import data
 from advlab.analysis.layer_graph import Layer, Network
 from advlab.analysis.layer_row import probes
 from advlab.analysis.lipschitz import product_bounds
-from advlab.command import CommonOptions, also, require_at_least
-from advlab.engine.actors import PoolOptions
+from advlab.command import also, require_at_least
 from advlab.engine.pool import ActorPool, complete, require_success
 from advlab.engine.progress import OnProgress
 from advlab.engine.session import host_count
 from advlab.errors import UserError
-from advlab.models.resolve import Resolved, resolve
+from advlab.models.resolve import resolve
 from advlab.models.study_models import is_stored
-from advlab.report import Shown
-from advlab.store import Study
-from advlab.store.addresses import address
-from advlab.store.layout import MANIFEST
+from advlab.store import MANIFEST, Study, address
 from advlab.store.schema import decode_images
-from advlab.studies.experiment import PoolExperiment
-from advlab.studies.spectral import show
+from advlab.studies.experiment import ModelExperiment, ModelPlan
+from advlab.studies.spectral import show as presentation
 from advlab.studies.spectral.work import PAIRS, LayerUnit, PairsUnit, part
 
 VERSION = 1
@@ -60,26 +55,15 @@ class SpectralConfig:
     """Seed of training, of noise images and of the power iterations."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpectralPlan:
-    """A validated spectral study: its settings, the model, and the images [N, C, H, W]."""
-
-    config: SpectralConfig
-    subject: Resolved
-    images: torch.Tensor
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spectral(PoolExperiment[SpectralPlan, Study]):
+class Spectral(ModelExperiment):
     """Frame bounds of every layer of a network, and its measured amplification: the paper's Table 5."""
 
     kind = "spectral"
 
     settings: SpectralConfig
-    common: CommonOptions = field(default_factory=CommonOptions)
-    pool: PoolOptions = field(default_factory=PoolOptions)
 
-    def prepare(self) -> SpectralPlan:
+    def prepare(self) -> ModelPlan:
         config = self.settings
         require_at_least(config, images=1, iterations=1, seed=0)
         subject = resolve(config.model, config.train_data, config.seed)
@@ -93,14 +77,9 @@ class Spectral(PoolExperiment[SpectralPlan, Study]):
             images = data.load(name, config.split, size=size).subset(slice(config.images)).images
         else:
             images = probes((3, size, size), config.images, config.seed)
-        return SpectralPlan(config, subject, images)
+        return ModelPlan(config, subject, images)
 
-    def begin(self, plan: SpectralPlan) -> Study:
-        study = Study.begin(self.kind, asdict(plan.config), self.common.out)
-        plan.subject.record_in(study)
-        return study
-
-    def run(self, plan: SpectralPlan, study: Study, workers: ActorPool, on_progress: OnProgress) -> None:
+    def run(self, plan: ModelPlan, study: Study, workers: ActorPool, on_progress: OnProgress) -> None:
         """Measure the layers that are missing; a UserError if the model cannot be traced."""
         config, store, pool = plan.config, study.store, workers
         images = plan.images.numpy()
@@ -129,9 +108,7 @@ class Spectral(PoolExperiment[SpectralPlan, Study]):
         if units or not store.exists(LAYERS):
             _conclude(study, network, len(keys))
 
-    @classmethod
-    def show(cls, study: Study, width: int) -> Shown:  # noqa: ARG003
-        return show.show(study)
+    show = staticmethod(presentation.show)
 
 
 def _kind(layer: Layer) -> str:

@@ -64,5 +64,4 @@ class LayerUnit:
 
 
 def part(position: int) -> str:
-    """The file of one layer."""
     return f"layers/part-{position:08d}.parquet"

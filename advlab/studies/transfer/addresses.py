@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from advlab.data import Dataset
-from advlab.store.addresses import address
+from advlab.store import address
 from advlab.studies.transfer.layout import predictions_part
 from advlab.transfer import controls
 
@@ -37,7 +37,6 @@ class Addresses:
         return {predictions_part(source, target, start): self.predictions(source, target, start) for start in starts}
 
     def _content(self, start: int) -> str:
-        """The fingerprint of a shard's clean images."""
         if start not in self._contents:
             shard = slice(start, start + self._config["shard_size"])
             self._contents[start] = self._dataset.subset(shard).fingerprint

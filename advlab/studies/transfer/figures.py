@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from advlab.report import canvas
 from advlab.report.numbers import percent
-from advlab.report.palette import INK, MUTED, RULE, heat, hue
+from advlab.report.palette import INK, MUTED, heat, hue
 from advlab.studies.transfer import paper_numbers
 from advlab.studies.transfer.summary import Matrix, short
 from advlab.studies.transfer.view import View
@@ -82,8 +82,7 @@ def amplification_curves(curve: Callable[[str, str], list[tuple[float, Estimate]
             for position, target in enumerate(models):
                 points = curve(source, target)
                 x, y = [rho for rho, _ in points], [100 * found.mean for _, found in points]
-                style = {"color": hue(position), "linestyle": canvas.DASHES[position % len(canvas.DASHES)]}
-                axes.plot(x, y, label=target, linewidth=2.6 if target == source else 1.4, **style)
+                axes.plot(x, y, label=target, linewidth=2.6 if target == source else 1.4, **canvas.look(position))
                 if all(found.n > 1 for _, found in points):
                     low, high = ([100 * getattr(found, end) for _, found in points] for end in ("low", "high"))
                     axes.fill_between(x, low, high, color=hue(position), alpha=0.15, linewidth=0)
@@ -96,7 +95,7 @@ def amplification_curves(curve: Callable[[str, str], list[tuple[float, Estimate]
         for axes in panels.flat[len(models) :]:
             axes.set_visible(False)
         handles, labels = panels.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(models), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(models))
         return canvas.png(figure)
 
 
@@ -145,16 +144,15 @@ def distortion_curves(view: View) -> bytes:
             table = view.sizes(row.source)
             fooled = np.sort(table["rms"].to_numpy()[table["success"].to_numpy(zero_copy_only=False)])
             share = 100 * np.arange(len(fooled) + 1) / max(1, len(table))
-            look = {"color": hue(position), "linestyle": canvas.DASHES[position % len(canvas.DASHES)], "linewidth": 1.8}
-            axes.step(np.r_[0.0, fooled], share, where="post", label=short(row.source), **look)
+            look = canvas.look(position)
+            axes.step(np.r_[0.0, fooled], share, where="post", label=short(row.source), linewidth=1.8, **look)
         axes.set_ylim(0, 102)
         axes.set_xlim(left=0)
         axes.set_xlabel("distortion allowed, RMS per pixel")
         axes.set_ylabel("examples that fool their model, %")
-        axes.grid(color=RULE, linewidth=0.6)
-        axes.set_axisbelow(True)
+        axes.grid()
         if matrix.models:
-            axes.legend(frameon=False, loc="lower right", handlelength=3)
+            axes.legend(loc="lower right", handlelength=3)
         return canvas.png(figure)
 
 
@@ -226,17 +224,10 @@ def _pairs(view: View, source: str, rows: int = _ROWS) -> np.ndarray | None:
     shown = table.take(picked)
     after = np.moveaxis(study.images(shown), 1, -1)
     before = np.moveaxis(study.clean_images(shown["index"].to_numpy()), 1, -1)
-    height, width, channels = after.shape[1:]
-    gap = max(1, width // 14)
-    across = _PAIRS_PER_ROW * (2 * width + 3 * gap) - 2 * gap
-    down = -(-len(picked) // _PAIRS_PER_ROW)
-    mosaic = np.ones((down * (height + gap) - gap, across, channels), dtype=np.float32)
-    for position, (clean, attacked) in enumerate(zip(before, after, strict=True)):
-        row, column = divmod(position, _PAIRS_PER_ROW)
-        top, left = row * (height + gap), column * (2 * width + 3 * gap)
-        mosaic[top : top + height, left : left + width] = clean
-        mosaic[top : top + height, left + width + gap : left + 2 * width + gap] = attacked
-    return mosaic.clip(0, 1)
+    gap = max(1, after.shape[2] // 14)
+    between = np.ones_like(after[:, :, :gap])
+    pairs = np.concatenate([before, between, after], 2).clip(0, 1)
+    return canvas.tiled(pairs, _PAIRS_PER_ROW, (gap, 2 * gap))
 
 
 def _by_class_in_turn(labels: np.ndarray, candidates: np.ndarray, wanted: int) -> np.ndarray:

@@ -6,7 +6,6 @@ MATRIX = "matrix.parquet"
 
 
 def examples_folder(source: str) -> str:
-    """All examples of an attacked model."""
     return f"examples/source={partition(source)}"
 
 
@@ -16,10 +15,8 @@ def examples_part(source: str, start: int) -> str:
 
 
 def predictions_folder(source: str, target: str) -> str:
-    """All predictions of one target for one source."""
     return f"predictions/source={partition(source)}/target={partition(target)}"
 
 
 def predictions_part(source: str, target: str, start: int) -> str:
-    """A target's predictions for one shard."""
     return f"{predictions_folder(source, target)}/part-{start:08d}.parquet"

@@ -17,7 +17,6 @@ _COLUMNS = ["label", "clean_prediction", "prediction", "source_prediction", "rms
 
 
 def count_table(table: pa.Table) -> Counts:
-    """The counts of a table of predictions."""
     columns = {column: table.column(column) for column in _COLUMNS}
     source = columns.pop("source_prediction")
     return count(
@@ -52,8 +51,6 @@ def build(store: Store, files: Mapping[tuple[str, str], Mapping[str, str]]) -> p
             )
         return count_table(table)
 
-    counts = {}
     with ThreadPoolExecutor(THREADS) as threads:
-        for pair, parts in files.items():
-            counts[pair] = reduce(add, threads.map(count_file, parts.items()))
+        counts = {pair: reduce(add, threads.map(count_file, parts.items())) for pair, parts in files.items()}
     return reduce_counts(counts)

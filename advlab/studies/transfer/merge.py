@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -12,15 +13,11 @@ from advlab.data import Dataset
 from advlab.errors import UserError
 from advlab.models import external
 from advlab.models.study_models import read_model
-from advlab.store import parquet, provenance
-from advlab.store.files import Store
-from advlab.store.layout import weights_file
-from advlab.store.study import study_identity
+from advlab.store import Store, parquet, provenance, study_identity, weights_file
 from advlab.studies.transfer import matrix
 from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.verify import attacked_rows, sound_examples, sound_predictions
-from advlab.transfer import controls
 
 THREADS = 8
 """Shards copied in parallel; each takes the memory of its images."""
@@ -53,25 +50,15 @@ def merge(
         _require_same_data(part, dataset)
     _models(parts)
 
-    config = parts[0].config | {
-        "models": _united("models", parts),
-        "controls": _united("controls", parts),
-        "examples": largest.config["examples"],
-    }
-    union = TransferStudy.adopt(
-        out,
-        {
-            **{key: parts[0].manifest[key] for key in ("kind", "attack", "seed")},
-            "config": config,
-            **provenance.describe(sys.argv),
-            "finished": None,
-            "hosts": None,
-            "merged": [
-                {"folder": part.store.uri} | {key: part.manifest[key] for key in _ORIGIN if key in part.manifest}
-                for part in parts
-            ],
-        },
-    )
+    config = parts[0].config | {setting: _united(setting, parts) for setting in ("models", "controls")}
+    config["examples"] = largest.config["examples"]
+    origins = [
+        {"folder": part.store.uri} | {key: part.manifest[key] for key in _ORIGIN if key in part.manifest}
+        for part in parts
+    ]
+    manifest = {key: parts[0].manifest[key] for key in ("kind", "attack", "seed")} | {"config": config}
+    manifest |= provenance.describe(sys.argv) | {"finished": None, "hosts": None, "merged": origins}
+    union = TransferStudy.adopt(out, manifest)
     models = _models([union, *parts])  # ``out`` may have models of its own
     union.manifest["models"] = {name: models[name] for name in union.targets}
     union.manifest["dataset"] = largest.manifest["dataset"]
@@ -151,8 +138,6 @@ def _copy_weights(model: str, union: TransferStudy, parts: list[TransferStudy]) 
 
 
 class _Copy:
-    """The copying of shards from the parts."""
-
     def __init__(self, union: TransferStudy, parts: list[TransferStudy], dataset: Dataset) -> None:
         self.union, self.addresses, self.dataset = union, union.addresses, dataset
         self.holders = [union.store, *(part.store for part in parts)]
@@ -170,7 +155,7 @@ class _Copy:
     def _group(self, group: tuple[str | None, int]) -> int:
         """Copy a shard's examples of one model and the files derived from them, or (None) its model-free noise."""
         attacked, start = group
-        sources = [source for source in self.union.sources if self._origin(source) == attacked]
+        sources = [source for source in self.union.sources if self.union.attacked(source) == attacked]
         rows = self.dataset.subset(slice(start, start + self.union.config["shard_size"]))
         holders, missing = self.holders, 0
         own: dict[str, np.ndarray] = {}  # columns of the attacked model's examples
@@ -185,11 +170,10 @@ class _Copy:
         for source, target in product(sources, self.union.targets):
             is_control = self.union.is_control(source)
             columns, is_own = (common, None) if is_control else (own, source == target)
-            missing += not self._predictions(source, target, start, holders, columns, is_own)
+            name, address = predictions_part(source, target, start), self.addresses.predictions(source, target, start)
+            sound = partial(sound_predictions, name=name, address=address, columns=columns, own=is_own)
+            missing += not self._take(name, holders, sound)
         return missing
-
-    def _origin(self, source: str) -> str | None:
-        return controls.attacked_model(source) if self.union.is_control(source) else source
 
     def _examples(self, source: str, start: int, clean: Dataset) -> dict[str, np.ndarray] | None:
         """Copy a shard from the first store that has it sound; returns its columns, or None if no store has."""
@@ -202,19 +186,10 @@ class _Copy:
                 return found[1]
         return None
 
-    def _predictions(
-        self,
-        source: str,
-        target: str,
-        start: int,
-        holders: list[Store],
-        columns: dict[str, np.ndarray],
-        own: bool | None,
-    ) -> bool:
+    def _take(self, name: str, holders: list[Store], sound: Callable[[Store], bytes | None]) -> bool:
         """Copy a shard from the first store that has it sound; returns whether one has."""
-        name, address = predictions_part(source, target, start), self.addresses.predictions(source, target, start)
         for holder in holders:
-            content = sound_predictions(holder, name, address, columns, own)
+            content = sound(holder)
             if content is not None:
                 if holder is not self.union.store:
                     self.union.store.write_bytes(name, content)

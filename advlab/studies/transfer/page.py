@@ -12,7 +12,6 @@ from markupsafe import Markup
 from advlab.report.numbers import percent, rms, span
 from advlab.report.palette import heat
 from advlab.studies.transfer.paper_numbers import as_printed
-from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.summary import AMONG, CLEAN, Cell, Matrix, conditional, finding
 from advlab.studies.transfer.view import View
 from advlab.text import masked, masked_values, printable
@@ -52,7 +51,10 @@ def page(view: View, images: Mapping[str, bytes], panels: Mapping[str, bytes]) -
         models=view.models,
         histograms=_picture(images["distortion_histograms"]),
         curves=_picture(images["distortion_curves"]),
-        panels=[(_picture(png), _noun(study, source)) for source, png in panels.items()],
+        panels=[
+            (_picture(png), describe(source) if study.is_control(source) else f"the attack on {source}")
+            for source, png in panels.items()
+        ],
         command=study.command_in("OUT"),
         settings=_settings(study.manifest),
     )
@@ -107,10 +109,6 @@ def _facts(matrix: Matrix) -> list[tuple[str, str]]:
     if counts:
         facts.append((f"{counts[-1]:,}", "examples of each"))
     return facts
-
-
-def _noun(study: TransferStudy, source: str) -> str:
-    return describe(source) if study.is_control(source) else f"the attack on {source}"
 
 
 def _settings(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -57,9 +57,7 @@ class Plan:
     Attributes:
         settings: as in ``study.json``; part of the study's identity.
         attack_settings: the attack's arguments and the version of its code; also part of the identity.
-        references: reference images for the attack, if it uses any.
         trained_on: by split, the images on which zoo models are trained.
-        recipes: of the zoo models.
         external, trained: the models from elsewhere, and those from other studies.
         reuse: folder of another study, whose shards are copied if their content addresses match.
     """

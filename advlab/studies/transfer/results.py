@@ -103,6 +103,10 @@ class TransferStudy(Study):
         """Whether a source is noise rather than an attacked model."""
         return source not in self.config["models"]
 
+    def attacked(self, source: str) -> str | None:
+        """The model whose examples a source is, or is made from; None for noise without a model."""
+        return controls.attacked_model(source) if self.is_control(source) else source
+
     @property
     def dataset(self) -> Dataset:
         """The first ``examples`` clean images of its split; a UserError if those of that name here are others."""

@@ -10,8 +10,6 @@ import ray
 from torch import nn
 
 from advlab import data
-from advlab.command import CommonOptions
-from advlab.engine.actors import PoolOptions
 from advlab.engine.pool import ActorPool, complete, require_success
 from advlab.engine.progress import OnProgress, Stage
 from advlab.engine.session import host_count
@@ -20,9 +18,7 @@ from advlab.engine.worker import Unit
 from advlab.models import Checkpoint, checkpoint, external
 from advlab.models.study_models import read_model
 from advlab.report import Shown
-from advlab.store import Store
-from advlab.store.addresses import address
-from advlab.store.layout import MANIFEST, weights_file
+from advlab.store import MANIFEST, Store, address, weights_file
 from advlab.studies.experiment import PoolExperiment
 from advlab.studies.transfer import show
 from advlab.studies.transfer.addresses import Addresses
@@ -31,45 +27,31 @@ from advlab.studies.transfer.plan import Plan, TransferConfig, prepare
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.view import View
 from advlab.studies.transfer.work import AttackUnit, CountUnit, EvaluateUnit, Shard, TrainUnit
-from advlab.transfer import controls
 
 SHARDS_AT_ONCE = 16
 """Number of shards of images kept in the object store: units are assigned shard by shard."""
 
 
-@dataclass(slots=True)
-class _Work:
-    """A running study: the plan, the folder, the pool, and the models' fingerprints."""
-
-    plan: Plan
-    study: TransferStudy
-    pool: ActorPool
-    fingerprints: dict[str, str] = field(default_factory=dict)
-
-
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TransferExperiment(PoolExperiment[Plan, TransferStudy]):
-    """An `Experiment` that is a transfer study."""
-
     kind = "transfer"
 
     def begin(self, plan: Plan) -> TransferStudy:
         return TransferStudy.begin(self.kind, plan.settings, self.common.out, attack=plan.attack_settings)
 
-    def run(
-        self, plan: Plan, study: TransferStudy, workers: ActorPool, on_progress: OnProgress = lambda _: None
-    ) -> None:
+    def run(self, plan: Plan, study: TransferStudy, workers: ActorPool, on_progress: OnProgress) -> None:
         """Compute what is missing; ``on_progress({"attacked": …, "evaluated": …})``, in shards, after each unit."""
-        work = _Work(plan, study, workers)
         workers.require_file(study.store.uri, MANIFEST, study.save_manifest)
-        _prepare_models(work)
+        _prepare_models(plan, study, workers)
+        addresses = Addresses(study.manifest, study.fingerprints, plan.attacked)
         is_counted = study.store.is_whole(MATRIX) and study.manifest["finished"] is not None
-        if not _attack_and_evaluate(work, on_progress) and is_counted:
+        if not _attack_and_evaluate(plan, study, workers, addresses, on_progress) and is_counted:
             return
-        study.store.write_table(MATRIX, _count(work))
+        study.store.write_table(MATRIX, _count(study, workers, addresses))
         study.finish(host_count())
 
-    @classmethod
-    def show(cls, study: TransferStudy, width: int) -> Shown:
+    @staticmethod
+    def show(study: TransferStudy, width: int) -> Shown:
         return show.show(View(study), width)
 
 
@@ -78,8 +60,6 @@ class TransferMatrix(TransferExperiment):
     """Attack every model once, classify every example with every model: the paper's Tables 1 and 2 and Figure 7."""
 
     settings: TransferConfig = field(default_factory=TransferConfig)
-    common: CommonOptions = field(default_factory=CommonOptions)
-    pool: PoolOptions = field(default_factory=PoolOptions)
 
     reuse: str | None = None
     """Folder of another study: shards that would be the same are taken from it."""
@@ -91,48 +71,44 @@ class TransferMatrix(TransferExperiment):
         return prepare(self.settings, self.reuse, self.trust_code)
 
 
-def _prepare_models(work: _Work) -> None:
+def _prepare_models(plan: Plan, study: TransferStudy, pool: ActorPool) -> None:
     """Share every model with the pool: from the study, from the cache, or newly trained on the pool."""
-    plan, study = work.plan, work.study
     described = study.manifest.setdefault("models", {})
     missing: list[TrainUnit] = []
     for name in plan.models:
         if name in plan.external:
             network = plan.external[name]
             weights = checkpoint.weights_fingerprint(network.state_dict())
-            _share(work, name, network, address(weights, external.identity(name)))
+            _share(study, pool, name, network, address(weights, external.identity(name)))
             continue
         if name in plan.trained:
-            _adopt(work, plan.trained[name].checkpoint, origin=plan.trained[name].origin)
+            _adopt(study, pool, plan.trained[name].checkpoint, origin=plan.trained[name].origin)
             continue
         recipe = plan.recipes[name]
         found = _stored(study.store, name) or checkpoint.find(recipe)
         if found is None:
             missing.append(TrainUnit(recipe))
         else:
-            _adopt(work, found)
+            _adopt(study, pool, found)
     if missing:
         missing.sort(key=lambda unit: unit.parameters, reverse=True)  # the longest first
         needed = {recipe.split: plan.trained_on[recipe.split] for recipe in (unit.recipe for unit in missing)}
         needed["test"] = data.load(plan.config.dataset, "test")
         for split, dataset in needed.items():
-            work.pool.share(f"images {split}", SharedDataset.of(dataset))
+            pool.share(f"images {split}", SharedDataset.of(dataset))
 
         def adopt(_unit: Unit, content: bytes, _done: int) -> None:
             trained = Checkpoint.from_bytes(content)
             try:
-                _adopt(work, trained)
+                _adopt(study, pool, trained)
             finally:  # after it is stored in the study, or if that fails
                 checkpoint.save(trained)
 
-        complete(work.pool, missing, study.store.uri, "training", len(missing), adopt, depth=1)
-        work.pool.unshare(*(f"images {split}" for split in needed))
+        complete(pool, missing, study.store.uri, "training", len(missing), adopt, depth=1)
+        pool.unshare(*(f"images {split}" for split in needed))
     study.manifest["models"] = {name: described[name] for name in plan.models}
-    study.manifest["dataset"] = {
-        "name": plan.config.dataset,
-        "split": plan.config.split,
-        "fingerprint": plan.attacked.fingerprint,
-    }
+    named = {"name": plan.config.dataset, "split": plan.config.split}
+    study.manifest["dataset"] = named | {"fingerprint": plan.attacked.fingerprint}
     study.save_manifest()
 
 
@@ -144,34 +120,32 @@ def _stored(store: Store, name: str) -> Checkpoint | None:
         return None
 
 
-def _adopt(work: _Work, trained: Checkpoint, **described: Any) -> None:
+def _adopt(study: TransferStudy, pool: ActorPool, trained: Checkpoint, **described: Any) -> None:
     """Store a model in the study, before anything else, and share it."""
-    name, store = trained.recipe.name, work.study.store
-    if _stored(store, name) is None:
-        store.write_bytes(weights_file(name), trained.to_bytes())
+    name = trained.recipe.name
+    if _stored(study.store, name) is None:
+        study.store.write_bytes(weights_file(name), trained.to_bytes())
     described |= {"recipe": trained.recipe.to_json(), "report": trained.report}
-    _share(work, name, trained.network(), trained.fingerprint, **described)
+    _share(study, pool, name, trained.network(), trained.fingerprint, **described)
 
 
-def _share(work: _Work, name: str, network: nn.Module, fingerprint: str, **described: Any) -> None:
-    work.study.record_model(name, fingerprint, **described)
-    work.fingerprints[name] = fingerprint
-    work.pool.share(f"model {name}", network)
+def _share(
+    study: TransferStudy, pool: ActorPool, name: str, network: nn.Module, fingerprint: str, **described: Any
+) -> None:
+    study.record_model(name, fingerprint, **described)
+    pool.share(f"model {name}", network)
 
 
-def _attack_and_evaluate(work: _Work, on_progress: OnProgress) -> bool:
-    """Attack every missing shard; evaluate each attacked shard on every model without predictions for it.
-
-    Returns whether there was anything to do.
-    """
-    plan, config, store = work.plan, work.plan.config, work.study.store
-    starts, addresses = work.study.starts, Addresses(work.study.manifest, work.fingerprints, plan.attacked)
+def _attack_and_evaluate(
+    plan: Plan, study: TransferStudy, pool: ActorPool, addresses: Addresses, on_progress: OnProgress
+) -> bool:
+    """Attack missing shards, evaluate each on the models without predictions for it; returns whether there were any."""
+    config, store, starts = plan.config, study.store, study.starts
     shards = {start: Shard(store.uri, start, config.seed) for start in starts}
     held = store.keys("examples") | store.keys("predictions")
     # sources by the model whose examples they are made from (itself and some controls); None for other controls
-    made_from: dict[str | None, list[str]] = {name: [name] for name in plan.models} | {None: []}
-    for control in plan.controls:
-        made_from[controls.attacked_model(control)].append(control)
+    attacked = {source: study.attacked(source) for source in study.sources}
+    made_from = {name: [source for source, of in attacked.items() if of == name] for name in (*plan.models, None)}
 
     def evaluation(attacked: str | None, start: int, *, again: bool = False) -> list[EvaluateUnit]:
         missing: dict[str, dict[str, str]] = {}
@@ -195,14 +169,14 @@ def _attack_and_evaluate(work: _Work, on_progress: OnProgress) -> bool:
     to_attack = [unit for unit in units if isinstance(unit, AttackUnit)]
     to_evaluate = sum(len(unit.keys) for unit in units if isinstance(unit, EvaluateUnit))
     to_evaluate += sum(len(made_from[unit.source]) for unit in to_attack)
-    totals = {"attacked": len(starts) * len(plan.models), "evaluated": len(starts) * len(work.study.sources)}
+    totals = {"attacked": len(starts) * len(plan.models), "evaluated": len(starts) * len(study.sources)}
     done = {"attacked": totals["attacked"] - len(to_attack), "evaluated": totals["evaluated"] - to_evaluate}
 
     @lru_cache(maxsize=SHARDS_AT_ONCE)
     def stored(start: int) -> ray.ObjectRef:
         return ray.put(SharedDataset.of(plan.attacked.subset(slice(start, start + config.shard_size))))
 
-    work.pool.share("references", None if plan.references is None else plan.references.images.numpy())
+    pool.share("references", None if plan.references is None else plan.references.images.numpy())
     with Stage("attacking", sum(totals.values()), done=sum(done.values())) as stage:
 
         def follow(unit: Any, _answer: Any) -> Iterable[Unit]:
@@ -219,13 +193,12 @@ def _attack_and_evaluate(work: _Work, on_progress: OnProgress) -> bool:
         def given(unit: Any) -> ray.ObjectRef:
             return stored(unit.shard.start)
 
-        require_success(work.pool.run(units, follow, inputs=given, on_status=stage.say), work.study.store.uri)
+        require_success(pool.run(units, follow, inputs=given, on_status=stage.say), store.uri)
     return bool(units)
 
 
-def _count(work: _Work) -> pa.Table:
+def _count(study: TransferStudy, pool: ActorPool, addresses: Addresses) -> pa.Table:
     """The matrix; each source's rows are counted on the pool."""
-    study, addresses = work.study, Addresses(work.study.manifest, work.fingerprints, work.plan.attacked)
     rows: dict[str, pa.Table] = {}
 
     def collect(unit: CountUnit, table: pa.Table, _done: int) -> None:
@@ -235,5 +208,5 @@ def _count(work: _Work) -> pa.Table:
         return {target: addresses.prediction_files(source, target, study.starts) for target in study.targets}
 
     units = [CountUnit(study.store.uri, source, files(source)) for source in study.sources]
-    complete(work.pool, units, study.store.uri, "counting", len(units), collect)
+    complete(pool, units, study.store.uri, "counting", len(units), collect)
     return pa.concat_tables([rows[source] for source in study.sources])

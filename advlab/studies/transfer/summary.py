@@ -39,7 +39,6 @@ class Cell:
 
     @property
     def is_self(self) -> bool:
-        """Whether the examples were made for this very target."""
         return self.source == self.target
 
 
@@ -73,12 +72,10 @@ class Matrix:
 
     @property
     def models(self) -> tuple[Row, ...]:
-        """The rows of attacked models."""
         return tuple(row for row in self.rows if not row.is_control)
 
     @property
     def controls(self) -> tuple[Row, ...]:
-        """The rows of noise and shuffled perturbations."""
         return tuple(row for row in self.rows if row.is_control)
 
     @property

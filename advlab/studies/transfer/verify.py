@@ -18,17 +18,14 @@ from advlab.data.folder import Budget
 from advlab.errors import UserError, one_line
 from advlab.models import Checkpoint, external, registry
 from advlab.models.recipe import UnknownRecipe
-from advlab.store import Store, bounds, parquet
+from advlab.store import MANIFEST, Store, bounds, parquet, study_identity, weights_file
 from advlab.store.bounds import Damaged, Oversized
-from advlab.store.layout import MANIFEST, weights_file
 from advlab.store.retry import Result
 from advlab.store.schema import BRIEF_MATRIX, PREDICTIONS, SHAPE_KEY, decode_images, examples
-from advlab.store.study import study_identity
 from advlab.studies.transfer import matrix
 from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
 from advlab.studies.transfer.results import TransferStudy
 from advlab.text import masked, printable
-from advlab.transfer import controls
 from advlab.transfer.generate import distortion
 from advlab.transfer.metrics import Counts
 
@@ -195,8 +192,7 @@ class _Files:
     def _shard(self, source: str, start: int) -> tuple[list[Finding], dict[str, Counts]]:
         """Check one shard of one source, and count its predictions by target."""
         findings: list[Finding] = []
-        is_control = self.study.is_control(source)
-        attacked = controls.attacked_model(source) if is_control else source
+        is_control, attacked = self.study.is_control(source), self.study.attacked(source)
         clean: Dataset | None = None
         common: dict[str, np.ndarray] = {}  # columns that every file of the shard must have
         aimed: dict[str, np.ndarray] = {}

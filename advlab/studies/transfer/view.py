@@ -33,7 +33,6 @@ class View:
 
     @cached_property
     def table(self) -> pa.Table:
-        """The rows of ``matrix.parquet``."""
         return self.study.matrix()
 
     @cached_property

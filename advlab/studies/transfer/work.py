@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -136,11 +136,8 @@ class EvaluateUnit:
             clean = clean.subset(torch.from_numpy(np.searchsorted(clean.index.numpy(), attacked.index)))
         failures: list[str] = []
         for source, keys in self.keys.items():
-            if source == self.attacked:
-                assert attacked is not None
-                examples = attacked
-            else:
-                examples = controls.make(source, clean, attacked, seed=self.shard.seed)
+            own = attacked if source == self.attacked else None
+            examples = own or controls.make(source, clean, attacked, seed=self.shard.seed)
             failures += self._show(resources, source, examples, clean, keys)
         if failures:
             raise UserError(failures[0])
@@ -156,11 +153,8 @@ class EvaluateUnit:
             return _answers(resources, model, examples.images, examples.label)
 
         def to_clean(model: str) -> Answers:
-            answers: Answers = resources.memo(
-                f"clean {model} {start} {len(clean)}",
-                lambda: _answers(resources, model, clean.images.numpy(), examples.label),
-            )
-            return answers
+            make = partial(_answers, resources, model, clean.images.numpy(), examples.label)
+            return resources.memo(f"clean {model} {start} {len(clean)}", make)
 
         failures: list[str] = []
         for target, key in keys.items():
@@ -185,13 +179,11 @@ class CountUnit:
     source: str
     files: dict[str, dict[str, str]]
 
+    kind = "count"
+
     @property
     def name(self) -> str:
         return f"count {self.source}"
-
-    @property
-    def kind(self) -> str:
-        return "count"
 
     def run(self, _resources: Resources) -> pa.Table:
         """Reads all bytes of the predictions, and only the footers of the examples, whose rows are not counted."""
