@@ -4,8 +4,6 @@ The images of a step, their crops and the dropped units depend only on seed, epo
 take the same steps, up to rounding, and a run can be stopped anywhere and resumed.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque
@@ -13,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -101,7 +99,7 @@ class Tally:
     sums: Tensor
 
     @classmethod
-    def empty(cls, device: torch.device) -> Tally:
+    def empty(cls, device: torch.device) -> Self:
         """A tally of no examples."""
         return cls(torch.zeros(3, dtype=torch.float64, device=device))
 
@@ -114,7 +112,7 @@ class Tally:
         """Loss, correct predictions and examples over all processes; resets the tally."""
         if dist.is_initialized():
             dist.all_reduce(self.sums)
-        totals: list[float] = self.sums.tolist()
+        totals = self.sums.tolist()
         self.sums.zero_()
         return totals
 

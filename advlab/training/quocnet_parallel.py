@@ -134,11 +134,6 @@ def load(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.opti
     return int(state["step"])
 
 
-def load_network(path: str | os.PathLike[str], network: nn.Module) -> None:
-    """Read only the network; raises as ``load``."""
-    distributed_checkpoint.read({"model": network.state_dict()}, path)
-
-
 def _state(network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> dict[str, Any]:
     model, moments = get_state_dict(network, optimiser)
     return {"model": model, "optimiser": moments, "step": torch.tensor(step)}
