@@ -82,7 +82,7 @@ def _whole(layer: Any, shape: Sequence[int]) -> float:
 
 def _adaptive_max(layer: Any, shape: Sequence[int]) -> float:
     sizes = shape[1:]
-    wanted = _pooled(layer.output_size, sizes)
+    wanted = [out or n for n, out in zip(sizes, _each(layer.output_size, len(sizes)), strict=True)]
     # windows [⌊in/out⌋…] overlap by at most one entry while they shrink
     overlaps = [1 if n % out == 0 else -(-out // n) + 1 for n, out in zip(sizes, wanted, strict=True)]
     return math.sqrt(math.prod(overlaps))
@@ -142,11 +142,6 @@ _FACTORS: dict[type[nn.Module], float | Callable[[Any, Sequence[int]], float]] =
     **dict.fromkeys((nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d), _whole),
     **dict.fromkeys((nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d), _whole),
 }  # fmt: skip
-
-
-def _pooled(output_size: Any, sizes: Sequence[int]) -> list[int]:
-    """An adaptive layer's output sizes; None keeps the input's."""
-    return [out or n for n, out in zip(sizes, _each(output_size, len(sizes)), strict=True)]
 
 
 def _each(value: Any, axes: int) -> list[int]:
