@@ -3,8 +3,6 @@
 Shapes: B images, b of them in one call, k classes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable
@@ -54,7 +52,7 @@ class Classifier:
         self.num_classes, self.precision = self._probe(images[:PROBED].detach(), differentiable)
 
     @classmethod
-    def of(cls, model: Model, images: Tensor) -> Classifier:
+    def of(cls, model: Model, images: Tensor) -> "Classifier":
         """The model, checked unless it is already; it need not be differentiable."""
         return model if isinstance(model, Classifier) else cls(model, images, differentiable=False)
 

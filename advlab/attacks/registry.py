@@ -61,16 +61,13 @@ def resolve(name: str, target: str | None = None) -> Attack:
         UserError: an unknown name, an impossible budget, Foolbox is wanted and not installed, or an attack of Foolbox
             that does not take the target (a policy of `targets`, ``all`` or a class).
     """
-    attack: Attack
     if name in ATTACKS:
-        attack = pkgutil.resolve_name(ATTACKS[name])
-        return attack
+        return pkgutil.resolve_name(ATTACKS[name])
     scheme, _, rest = name.partition(":")
     if scheme == "minimum-norm":
         if not (rest.isdecimal() and int(rest)):
             raise UserError(f"attack {name!r}: {rest!r} is not a number of evaluations; write e.g. minimum-norm:32.")
-        attack = functools.partial(pkgutil.resolve_name(ATTACKS[scheme]), max_evaluations=int(rest))
-        return attack
+        return functools.partial(pkgutil.resolve_name(ATTACKS[scheme]), max_evaluations=int(rest))
     if scheme == "foolbox" and rest:
         if importlib.util.find_spec("foolbox") is None:
             raise UserError(f"attack {name!r} needs Foolbox; install it with: pip install 'advlab[foolbox]'.")

@@ -4,8 +4,6 @@ No call waits: generators push examples, trainers draw from those that are there
 made on; random numbers are drawn on the CPU, so that they are the same on every device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
@@ -41,7 +39,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def rows(self, rows: Tensor) -> Batch:
+    def rows(self, rows: Tensor) -> "Batch":
         """The examples at these rows (LongTensor [b])."""
         return Batch(*(getattr(self, f.name)[rows] for f in fields(self)))
 

@@ -1,9 +1,8 @@
 """The state of the live problems, and how problems enter and leave it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -64,7 +63,7 @@ class Batch:
     @classmethod
     def start(
         cls, x: Tensor, lower: Tensor, upper: Tensor, history: int, *, shared_box: bool = False, shiftable: bool = False
-    ) -> Batch:
+    ) -> Self:
         """Problems 0 … L − 1 at their feasible points x [L, N]."""
         zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return cls(

@@ -10,7 +10,6 @@ Elsewhere masks of that shape are 0/1 in the problem's own dtype, which is vecto
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,21 +60,6 @@ class Judgement:
     y_y: Tensor
 
 
-class Products(NamedTuple):
-    """Products of the newest pairs s = x⁺ − x, y = g⁺ − g.
-
-    Attributes:
-        slope: [L], sᵀg.
-        s_y, y_y: [L], sᵀy and yᵀy.
-        total: [L], the sum of g⁺; not finite if any of its entries is not.
-    """
-
-    slope: Tensor
-    s_y: Tensor
-    y_y: Tensor
-    total: Tensor
-
-
 def judge(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits: Limits) -> Judgement:
     """Write the newest pair of every problem into its memory, and decide which trial points are accepted.
 
@@ -106,19 +90,22 @@ def judge(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits
     )
 
 
-def _compare(batch: Batch, x_trial: Tensor, gradient: Tensor) -> Products:
-    """Write the newest pairs into the memory; y is zero where s is, as the variable did not leave its face."""
+def _compare(batch: Batch, x_trial: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+    """Write the newest pairs s = x⁺ − x, y = g⁺ − g into the memory; y is zero where s is, as the variable did not
+    leave its face. Returns sᵀg, sᵀy, yᵀy and the sum of g⁺, [L] each; that is not finite if any of its entries is not.
+    """
     curvature = batch.curvature
     y, s = curvature.next_slot().unbind(1)
     if compiled.fits(batch.x, x_trial, gradient):
-        found = Products(*batch.x.new_empty(4, len(x_trial)).unbind())
-        compiled.run(kernels.compare, batch, curvature, found, x_trial=x_trial, gradient_trial=gradient)
+        found = batch.x.new_empty(4, len(x_trial)).unbind()
+        products = dict(zip(("slope", "s_y", "y_y", "total"), found, strict=True))
+        compiled.run(kernels.compare, batch, curvature, **products, x_trial=x_trial, gradient_trial=gradient)
         return found
     s.copy_(x_trial).sub_(batch.x)
     y.copy_(gradient).sub_(batch.gradient)
     y.mul_(torch.ne(s, 0, out=torch.empty_like(x_trial)))
     y.nan_to_num_(0, 0, 0)
-    return Products(slope=vecdot(s, batch.gradient), s_y=vecdot(s, y), y_y=vecdot(y, y), total=gradient.sum(1))
+    return vecdot(s, batch.gradient), vecdot(s, y), vecdot(y, y), gradient.sum(1)
 
 
 def settle(batch: Batch, value: Tensor, judged: Judgement, limits: Limits) -> Tensor:

@@ -3,10 +3,8 @@
 Shapes: B images of a batch, n pixels, L lanes. Numbers in brackets are the equations of the package's overview.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -38,7 +36,7 @@ class Rays:
     merit: Tensor
 
     @classmethod
-    def unknown(cls, images: Tensor) -> Rays:
+    def unknown(cls, images: Tensor) -> Self:
         """No rays yet from the images [B, n]."""
         one = torch.ones_like(images[:, 0])
         return cls(images, images.clone(), one, one.clone(), torch.full_like(one, torch.inf))

@@ -288,9 +288,13 @@ class Search:
         Lanes that have converged on a smooth boundary get none: it would come back to the same point.
         """
         best = best[~(lanes.curved & (lanes.residual <= CONVERGED))[best]]
-        row = lanes.row[best]
-        known = lanes.normals[best], lanes.multipliers[best]
-        return starts.rest(self.rays, row, lanes.rivals[best], *self._beyond(row), *known)
+        kept = lanes.keep(best)
+        return self._restarted(kept, *self._beyond(kept.row))
+
+    def _restarted(self, lanes: Lanes, x: Tensor, length: Tensor) -> Lanes:
+        """New lanes in place of these, one per image, at x [l, n]."""
+        known = {name: getattr(lanes, name) for name in ("row", "rivals", "normals", "multipliers")}
+        return Lanes.start(self.rays, **known, x=x, length=length)
 
     def _break_through(self, missed: Lanes, most: int) -> Iterator[tuple[Lanes, int]]:
         """Go beyond the boundary from the clean images by steps that add up.
@@ -317,7 +321,7 @@ class Search:
                     found.rivals = self.best.criterion.rows(row).strongest(logits[reached])[:, None]
                 scale = torch.full_like(found.length, BEND_RETREAT)
                 start = along(self.clean, row, self.best.x[row], scale, *self.bounds)
-                yield starts.rest(self.rays, row, found.rivals, *start, found.normals, found.multipliers), steps
+                yield self._restarted(found, *start), steps
             left = (~reached).nonzero().squeeze(1)
             if not len(left):
                 break

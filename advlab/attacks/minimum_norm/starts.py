@@ -22,20 +22,10 @@ TARGETED_STARTS = (math.inf, 0.4)
 """The same for a target: the caps, in distances of its linearised region."""
 
 
-def rest(
-    rays: Rays, row: Tensor, rivals: Tensor, x: Tensor, length: Tensor, normals: Tensor, multipliers: Tensor
-) -> Lanes:
-    """One lane per image, at x [l, n], free to take steps of any length."""
-    return Lanes.start(
-        rays, row=row, place=torch.zeros_like(row), rivals=rivals, x=x, length=length, normals=normals,
-        multipliers=multipliers, cap=torch.full_like(length, torch.inf),
-    )  # fmt: skip
-
-
 def free(rays: Rays, row: Tensor, x: Tensor, length: Tensor) -> Lanes:
     """One lane per image at x [l, n], whose rival is the strongest class wherever it is."""
     none = {"rivals": row.new_empty(len(row), 0), "normals": x.new_empty(len(row), 0, x.shape[1])}
-    return rest(rays, row, x=x, length=length, multipliers=torch.zeros_like(length)[:, None], **none)
+    return Lanes.start(rays, row=row, x=x, length=length, multipliers=torch.zeros_like(length)[:, None], **none)
 
 
 def towards_nearest(
