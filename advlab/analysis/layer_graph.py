@@ -38,14 +38,8 @@ class Layer:
 
 
 class Network:
-    """A traced network.
-
-    Args:
-        model: images [B, …] → logits, in evaluation mode.
-        shape: of one image.
-
-    Raises:
-        UserError: the model cannot be traced, or does not take images of that shape.
+    """A traced network. ``model`` maps images [B, …] to logits, in evaluation mode; ``shape`` is that of one image.
+    Raises a UserError if the model cannot be traced, or does not take images of that shape.
     """
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
@@ -76,11 +70,7 @@ class Network:
         return self.module.get_submodule(str(node.target))
 
     def constants(self, arguments: Any) -> Any:
-        """Arguments of a node, with the values of those that do not depend on the image.
-
-        Raises:
-            KeyError: one does.
-        """
+        """A node's arguments, those that do not depend on the image as values; raises a KeyError if another does."""
         return map_arg(arguments, lambda node: node.meta["constant"])
 
     def until(self, node: fx.Node) -> Callable[[Tensor], Tensor]:

@@ -14,11 +14,8 @@ STEPS, FEWEST, ENTRIES = 512, 16, 1 << 26
 
 
 def layer_factor(layer: nn.Module, shape: Sequence[int]) -> float:
-    """An upper bound of a layer's Lipschitz constant in its mode of evaluation or training; infinite if none is known.
-
-    Args:
-        layer: any module except linear layers and convolutions, whose factor is their upper frame bound.
-        shape: of its input, [C, …] without the batch.
+    """An upper bound of a layer's Lipschitz constant in its mode of evaluation or training, infinite if none is known;
+    not for linear layers and convolutions, which have frame bounds. ``shape`` is that of its input, [C, …].
     """
     kind = next((kind for kind in type(layer).__mro__ if kind in _FACTORS), None)
     if kind is None or getattr(layer.forward, "__func__", None) is not kind.forward:
@@ -31,11 +28,8 @@ def nonnegative_factor(function: Callable[[Tensor], Any], shape: Sequence[int]) 
     """The norm of a linear map A without negative coefficients, or with no positive one, from above.
 
     For any positive v the largest (AᵀAv)ᵢ / vᵢ bounds the largest eigenvalue of AᵀA (Collatz and Wielandt), and it
-    sinks towards that as v follows the power iteration.
-
-    Args:
-        function: the map, plus a constant; what it returns is a tensor or a tuple of tensors.
-        shape: of its input.
+    sinks towards that as v follows the power iteration. ``function`` is the map plus a constant, from a tensor of
+    ``shape`` to a tensor or a tuple of tensors.
     """
 
     def values(vector: Tensor) -> Tensor:

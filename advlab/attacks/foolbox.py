@@ -98,14 +98,8 @@ def _theirs(criterion: Criterion) -> FoolboxCriterion:
 
 
 def validate(name: str, target: str | None = None) -> tuple[Any, float | None]:
-    """The Foolbox attack that ``CLASS[@EPSILON]`` names, and its size.
-
-    Args:
-        name: see `run`.
-        target: the policy it is to be used with, if known.
-
-    Raises:
-        UserError: no such attack, or one that lacks its epsilon, needs other arguments or does not take the target.
+    """The Foolbox attack that ``CLASS[@EPSILON]`` names, and its size. Raises a UserError for no such attack, or one that
+    lacks its epsilon, needs other arguments or does not take the ``target``, a policy, if that is known.
     """
     class_name, _, size = name.partition("@")
     attack_class = getattr(foolbox.attacks, class_name, None)

@@ -151,13 +151,8 @@ class Problems:
     def on_the_way(self, references: References, live: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """Where a search can start again: just beyond the boundary, on the way to the nearest reference that succeeds.
 
-        Args:
-            references: whose margins are known.
-            live: int64, the rows asked about.
-            share: rows whose best point is nearer than this share of the distance to that reference are left out.
-
-        Returns:
-            The rows [b] of ``live`` that have such a reference, and the points [b, n].
+        Returns the rows [b] of ``live`` that have such a reference, and the points [b, n]. Rows whose best point is
+        nearer than this share of the distance to that reference are left out.
         """
         clean = self.images.flatten(1)[live]
         nearest = references.nearest(clean, self.criterion.rows(live), self.rounding[live])[:, 0]

@@ -65,11 +65,8 @@ class References:
 
 
 def crossing(outside: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """Shares of the way from images to references that lie just beyond the boundary, by bisection.
-
-    Args:
-        outside: whether the points at shares [l] are still on the clean side [l] bool; takes one forward pass.
-        like: [l], gives the type of the shares.
+    """Shares [l] of the way from images to references that lie just beyond the boundary, by bisection; ``outside``
+    tells by one forward pass whether points at shares [l] are still on the clean side [l] bool.
     """
     low, high = torch.zeros_like(like), torch.ones_like(like)
     for _ in range(BISECTIONS):
