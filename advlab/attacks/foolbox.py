@@ -98,8 +98,8 @@ def _theirs(criterion: Criterion) -> FoolboxCriterion:
 
 
 def validate(name: str, target: str | None = None) -> tuple[Any, float | None]:
-    """The Foolbox attack that ``CLASS[@EPSILON]`` names, and its size. Raises a UserError for no such attack, or one that
-    lacks its epsilon, needs other arguments or does not take the ``target``, a policy, if that is known.
+    """The Foolbox attack that ``CLASS[@EPSILON]`` names, and its size. Raises a UserError for no such attack, or one
+    that lacks its epsilon, needs other arguments or does not take the ``target``, a policy, if that is known.
     """
     class_name, _, size = name.partition("@")
     attack_class = getattr(foolbox.attacks, class_name, None)
