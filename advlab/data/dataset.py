@@ -53,7 +53,6 @@ class Dataset:
         return digest.hexdigest()
 
     def to(self, device: torch.device) -> Self:
-        """This data set on a device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), index=self.index.to(device))
 
     def subset(self, rows: Tensor | slice) -> Self:

@@ -143,7 +143,6 @@ class Pool:
         return columns | {f"{level}.loss": loss for level, loss in self._loss.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Restore a pool from its ``state``."""
         levels = sorted({int(name.partition(".")[0]) for name, column in state.items() if len(column)})
         self.layers = {k: Batch(*(state[f"{k}.{f.name}"].clone() for f in fields(Batch))) for k in levels}
         self._loss = {k: state[f"{k}.loss"].clone() for k in levels}

@@ -29,7 +29,6 @@ class Fields:
 
     @property
     def places(self) -> int:
-        """Number of positions."""
         return (self.size - self.side) // self.stride + 1
 
     def needs(self, first: int, last: int) -> tuple[int, int]:
@@ -83,7 +82,6 @@ class LocalLinear(nn.Module):
         self.precision: torch.dtype | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Responses [B, M, R, S]."""
         return encode(self._cast(images), self.own_weight(), self.side, self.stride).to(images.dtype)
 
     def decode(self, codes: Tensor) -> Tensor:

@@ -32,17 +32,14 @@ class Recipe:
     name: str
     """The model's name in tables; not part of its identity."""
     network: str
-    """A callable that builds the untrained ``nn.Module``."""
+    """A callable that builds the untrained ``nn.Module`` from ``network_arguments``."""
     network_arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the network."""
     trainer: str
     """A callable ``(network, dataset, *, seed, device, progress, **trainer_arguments) -> dict`` that fits in place."""
     trainer_arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the trainer."""
     data: str = "mnist"
-    """Data set the model is trained on."""
     split: str = "train"
-    """Split it is trained on."""
+    """Split of the data set that it is trained on."""
     seed: int = 0
     """Seed of the initial weights and of all randomness in training."""
 

@@ -130,11 +130,8 @@ class Curvature:
         self.empty = self.empty & ~which
 
     def shift(self, places: Tensor, by: Tensor) -> None:
-        """Add by[k] · I to the Hessian of the problem at places[k] (4); pairs that this makes concave leave H.
-
-        Args:
-            places: [K] int64.
-            by: [K], of either sign.
+        """Add by[k] · I, of either sign, to the Hessian of the problem at places[k] (4); pairs that this makes concave
+        leave H.
         """
         if compiled.fits(self.t, by):
             compiled.run(kernels.shift, self, places=places, by=by, newest=self.slot)

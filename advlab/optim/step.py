@@ -63,11 +63,8 @@ class Judgement:
 def judge(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits: Limits) -> Judgement:
     """Write the newest pair of every problem into its memory, and decide which trial points are accepted.
 
-    Args:
-        batch: the live problems; only the newest slot of their memory changes.
-        x_trial: [L, N], from :meth:`Batch.trial`.
-        value, gradient: [L], [L, N], the objective there.
-        limits: when to stop.
+    ``x_trial`` [L, N] is from :meth:`Batch.trial`, ``value`` [L] and ``gradient`` [L, N] are the objective there. Only
+    the newest slot of the memory changes.
     """
     dtype = torch.finfo(value.dtype)
     new = batch.evaluations == 0
@@ -111,10 +108,8 @@ def _compare(batch: Batch, x_trial: Tensor, gradient: Tensor) -> tuple[Tensor, .
 def settle(batch: Batch, value: Tensor, judged: Judgement, limits: Limits) -> Tensor:
     """Count, choose t and the free variables, and end the problems that are done; the iterates have moved already.
 
-    Halfway to a failed search the memory is dropped, for a new start along −γ g.
-
-    Returns:
-        [L] bool, the problems whose newest pair is to be learnt.
+    Halfway to a failed search the memory is dropped, for a new start along −γ g. Returns [L] bool, the problems whose
+    newest pair is to be learnt.
     """
     curvature = batch.curvature
     new, accepted, learnt = judged.new, judged.accepted, judged.learnt
@@ -153,17 +148,11 @@ def settle(batch: Batch, value: Tensor, judged: Judgement, limits: Limits) -> Te
 
 
 def revise(batch: Batch, learnt: Tensor, places: Tensor, value: Tensor, gradient: Tensor, shift: Tensor) -> Tensor:
-    """Let the problems at ``places`` [K] go on from where they are with another objective.
+    """Let the problems at ``places`` [K] go on from where they are with another objective, between :func:`settle`, from
+    which ``learnt`` [L] bool is, and :func:`direct`.
 
-    Args:
-        batch: the live problems, between :func:`settle` and :func:`direct`.
-        learnt: [L] bool, from :func:`settle`.
-        places: [K] int64.
-        value, gradient: [K], [K, N], the new objective at their iterates.
-        shift: [K], its Hessian minus that of the old one, as a multiple of I.
-
-    Returns:
-        ``learnt``, without the pairs that the shift makes concave.
+    ``value`` [K] and ``gradient`` [K, N] are the new objective at their iterates, ``shift`` [K] its Hessian minus that
+    of the old one, as a multiple of I. Returns ``learnt``, without the pairs that the shift makes concave.
     """
     curvature = batch.curvature
     curvature.shift(places, shift)

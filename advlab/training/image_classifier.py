@@ -100,7 +100,6 @@ class Tally:
 
     @classmethod
     def empty(cls, device: torch.device) -> Self:
-        """A tally of no examples."""
         return cls(torch.zeros(3, dtype=torch.float64, device=device))
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -174,7 +173,6 @@ def centred(images: Tensor, size: int) -> Tensor:
 
 
 def optimiser(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """The optimiser of the recipe."""
     weights = [p for p in network.parameters() if p.ndim > 1]
     biases = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
@@ -214,12 +212,10 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Number of steps in all."""
         return self.settings.epochs * self.settings.steps_per_epoch(len(self.rows))
 
     @property
     def ranks(self) -> Ranks:
-        """The processes that share the work."""
         return Ranks.joined(self.device)
 
     def train(self, optimiser: torch.optim.Optimizer, tally: Tally, first: int = 0) -> Iterator[int]:

@@ -37,7 +37,6 @@ class Parallel:
 
     @property
     def parts(self) -> int:
-        """Number of parts of a batch."""
         return self.mesh["data"].size()
 
     def part(self, batch: Tensor) -> Tensor:

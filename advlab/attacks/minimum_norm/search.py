@@ -79,13 +79,8 @@ class Search:
         self.logits = self.graph.detach()
 
     def run(self, criterion: Criterion, references: Callable[[], References], given: bool) -> BestSoFar:
-        """Spend the budget.
-
-        Args:
-            criterion: of the B images.
-            references: is called where the user has given some, the budget is above `FIRST`, or nothing else leads
-                across the boundary.
-            given: whether the user has given some.
+        """Spend the budget. ``references`` is called where the user has ``given`` some, the budget is above `FIRST`, or
+        nothing else leads across the boundary.
         """
         count, far = torch.ones_like(self.labels), torch.full_like(self.clean[:, 0], torch.inf)
         rounding = rounding_margin(self.logits, self.model.precision)
@@ -238,11 +233,8 @@ class Search:
     ) -> None:
         """Move the lanes, and retire those that converge or fall behind; at the end all may move again.
 
-        Args:
-            lanes: any number per image.
-            plan: (lanes per image that go on, steps).
-            step_from, step_to: s of the first and of the last step.
-            momentum: β; None for one that suits the number of steps (`MEMORY`).
+        ``plan`` has (lanes per image that go on, steps); s goes from ``step_from`` to ``step_to``; ``momentum`` is β, by
+        default one that suits the number of steps (`MEMORY`).
         """
         settled = torch.full_like(self.rays.merit, torch.inf)
         total = sum(steps for _, steps in plan)
@@ -303,12 +295,8 @@ class Search:
         iterates may circle about the image without ever reaching the boundary. These steps are DeepFool's
         (Moosavi-Dezfooli et al. 2016, algorithm 2), but towards the strongest class: x ← x − 1.5 (m/‖g‖²) g.
 
-        Args:
-            missed: a lane for each image for which no point beyond the boundary is known.
-            most: steps.
-
-        Yields:
-            New lanes, somewhat beyond the points found, and the number of steps taken so far.
+        ``missed`` has a lane for each image for which no point beyond the boundary is known. Yields new lanes, somewhat
+        beyond the points found, and the number of steps taken so far, of ``most``.
         """
         x, length = self.clean[missed.row], torch.zeros_like(missed.length)
         for steps in range(1, most + 1):

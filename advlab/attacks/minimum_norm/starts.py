@@ -31,15 +31,10 @@ def free(rays: Rays, row: Tensor, x: Tensor, length: Tensor) -> Lanes:
 def towards_nearest(
     rays: Rays, row: Tensor, rivals: Tensor, normals: list[Tensor], gaps: Tensor, lower: float, upper: float
 ) -> Lanes:
-    """Lanes towards the rivals whose linearised boundaries are nearest within the box.
+    """Lanes from the images ``row`` [l] towards the rivals whose linearised boundaries are nearest within the box.
 
-    Args:
-        rays: from the B images.
-        row: [l] int64, the images to start from.
-        rivals: [l, R] int64, the strongest first.
-        normals: gradients of the margins at the images, [B, n] for each of R rivals.
-        gaps: [l, R], the margins.
-        lower, upper: of the box.
+    ``rivals`` are [l, R], the strongest first; ``normals`` the gradients [B, n] of the margin to each of them at the
+    images, ``gaps`` [l, R] the margins.
     """
     images = rays.images
     each = [
