@@ -233,8 +233,8 @@ class Search:
     ) -> None:
         """Move the lanes, and retire those that converge or fall behind; at the end all may move again.
 
-        ``plan`` has (lanes per image that go on, steps); s goes from ``step_from`` to ``step_to``; ``momentum`` is β, by
-        default one that suits the number of steps (`MEMORY`).
+        ``plan`` has (lanes per image that go on, steps); s goes from ``step_from`` to ``step_to``; ``momentum`` is β,
+        by default one that suits the number of steps (`MEMORY`).
         """
         settled = torch.full_like(self.rays.merit, torch.inf)
         total = sum(steps for _, steps in plan)
