@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Map = Callable[[Tensor], Tensor]
 
@@ -55,5 +56,4 @@ def pair_gains(function: Map, images: Tensor, others: Tensor) -> Tensor:
 
 def _unit(vectors: Tensor) -> Tensor:
     """Rows [B, …] scaled to norm 1; rows of zeros stay zero."""
-    norms = vectors.flatten(1).norm(dim=1).clamp(min=torch.finfo(vectors.dtype).tiny)
-    return vectors / norms.view(-1, *[1] * (vectors.ndim - 1))
+    return functional.normalize(vectors.flatten(1), eps=torch.finfo(vectors.dtype).tiny).view_as(vectors)

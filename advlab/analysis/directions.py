@@ -1,8 +1,7 @@
 """Directions in a layer's feature space: its units, random ones, a rotation, principal components (section 3)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -30,12 +29,12 @@ class Moments:
     high: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> Moments:
+    def of(cls, features: np.ndarray) -> Self:
         """Of feature vectors [N, n]."""
         wide = features.astype(np.float64)
         return cls(len(wide), wide.sum(0), wide.T @ wide, features.min(0), features.max(0))
 
-    def __add__(self, other: Moments) -> Moments:
+    def __add__(self, other: "Moments") -> "Moments":
         return Moments(
             self.count + other.count,
             self.total + other.total,

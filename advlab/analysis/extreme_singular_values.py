@@ -30,11 +30,7 @@ def extremes(symbol: BlockSymbol, *, need_lower: bool = True) -> tuple[float, fl
     """Smallest and largest singular value; the smallest of min(outputs, inputs) per block.
 
     A Gram matrix gives the largest to machine precision, and the smallest with an absolute error in σ². So blocks that
-    may hold the smallest are decomposed again, by an SVD of the block itself.
-
-    Args:
-        symbol: the layer.
-        need_lower: without it, the smallest is returned as 0.
+    may hold the smallest are decomposed again, by an SVD of the block itself. Without ``need_lower``, it is 0.
     """
     if not symbol.taps_GQFP.any():
         return 0.0, 0.0

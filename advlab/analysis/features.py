@@ -1,14 +1,13 @@
 """Features φ(x) of a layer, the responses of directions to images, and the images of largest response."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from advlab.errors import UserError
 
@@ -27,7 +26,7 @@ class Top:
     index: np.ndarray
 
     @classmethod
-    def of(cls, scores: np.ndarray, index: np.ndarray, k: int) -> Top:
+    def of(cls, scores: np.ndarray, index: np.ndarray, k: int) -> Self:
         """Of images' scores [N, D] and their positions [N]."""
         order = np.lexsort((np.broadcast_to(index[:, None], scores.shape).T, -scores.T), axis=1)[:, :k]
         best = cls(np.take_along_axis(scores.T, order, axis=1), index[order])
@@ -35,7 +34,7 @@ class Top:
         padded = ((0, 0), (0, lacking))
         return cls(np.pad(best.score, padded, constant_values=-np.inf), np.pad(best.index, padded, constant_values=-1))
 
-    def merge(self, other: Top) -> Top:
+    def merge(self, other: "Top") -> "Top":
         """The best k of both; no image may be in both."""
         score, index = np.hstack([self.score, other.score]), np.hstack([self.index, other.index])
         order = np.lexsort((index, -score), axis=1)[:, : self.score.shape[1]]
@@ -67,24 +66,18 @@ class Features:
     def batches(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Features [B, n, L] at L positions (1 where the layer is not spatial), and logits [B, k], batch by batch."""
         for part in images.split(BATCH):
-            with self._captured() as captured:
+            captured: list[Tensor] = []
+            with self._capture_in(captured):
                 logits = self.model(part.to(self.device))
             (features,) = captured
             if features.ndim < 2:
                 raise UserError(f"the layer's output has {features.ndim} axes; choose one with features per image.")
             yield features.flatten(2) if features.ndim > 2 else features[:, :, None], logits
 
-    @contextmanager
-    def _captured(self) -> Iterator[list[Tensor]]:
-        held: list[Tensor] = []
+    def _capture_in(self, held: list[Tensor]) -> RemovableHandle:
         if self.takes_input:
-            hook = self.module.register_forward_pre_hook(lambda _module, given: held.append(given[0]))
-        else:
-            hook = self.module.register_forward_hook(lambda _module, _given, output: held.append(output))
-        try:
-            yield held
-        finally:
-            hook.remove()
+            return self.module.register_forward_pre_hook(lambda _module, given: held.append(given[0]))
+        return self.module.register_forward_hook(lambda _module, _given, output: held.append(output))
 
 
 def stimulation(features_BnL: Tensor, directions_Dn: Tensor) -> Tensor:

@@ -150,10 +150,8 @@ def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _applied(layer: Any, kind: Any) -> Tensor:
-    """The weight of a layer with hooks or a forward pass of its own, as a pass leaves it.
-
-    Raises:
-        UserError: the pass computes something else from it.
+    """The weight of a layer with hooks or a forward pass of its own, as a pass leaves it; raises a UserError if the
+    pass computes something else from it.
     """
     like = next(layer.parameters(), layer.weight)
     is_linear = kind is nn.Linear
@@ -168,16 +166,15 @@ def _applied(layer: Any, kind: Any) -> Tensor:
             own = functional.linear if is_linear else partial(kind._conv_forward, layer)
             expected = own(images, weight, layer.bias)
         tolerance = torch.finfo(weight.dtype).eps ** 0.5 * expected.abs().max()
-        if not weight.isfinite().all() or (
-            found.shape == expected.shape and (found - expected).abs().max() <= tolerance
-        ):
+        is_same = found.shape == expected.shape and (found - expected).abs().max() <= tolerance
+        if is_same or not weight.isfinite().all():
             return cast(Tensor, weight)
     except Exception as error:  # whatever its own code raises
         reason = f" ({one_line(error)[:200]})"
-    what = (
+    raise UserError(
         f"the {type(layer).__name__} has hooks or a forward pass of its own, and does more than multiply by its weight"
+        f"{reason}; pass the plain layer that it amounts to."
     )
-    raise UserError(f"{what}{reason}; pass the plain layer that it amounts to.")
 
 
 def _reach(layer: Convolution) -> list[int]:
@@ -188,12 +185,9 @@ def _reach(layer: Convolution) -> list[int]:
 def _sizes(layer: Convolution, input_size: Any) -> tuple[int, ...]:
     axes = len(layer.kernel_size)
     try:
-        sizes = (operator.index(input_size),) * axes
-    except TypeError:
-        try:
-            sizes = tuple(map(operator.index, input_size))
-        except TypeError:
-            sizes = ()
+        sizes = tuple(map(operator.index, [input_size] * axes if np.ndim(input_size) == 0 else input_size))
+    except (TypeError, ValueError):
+        sizes = ()
     if len(sizes) != axes or min(sizes) < 1:
         example = ", ".join(["224"] * axes)
         raise UserError(
@@ -219,10 +213,8 @@ def _padded(layer: Convolution, size: tuple[int, ...], padding: Padding) -> tupl
     padded = tuple(n + pad for n, pad in zip(size, total, strict=True))
     if padding == "zeros" or layer.padding_mode == "zeros":
         return padded, 1.0
-    steps = [
-        (n + pad - extent - 1) // s + 1 for n, pad, extent, s in zip(size, total, reach, layer.stride, strict=True)
-    ]
-    divides = all(n == s * step for n, s, step in zip(size, layer.stride, steps, strict=True))
+    axes = zip(size, total, reach, layer.stride, strict=True)
+    divides = all(n == s * ((n + pad - extent - 1) // s + 1) for n, pad, extent, s in axes)
     if layer.padding_mode == "circular" and divides:
         return size, 1.0  # it is the torus itself
     # Padding repeats each entry a number of times along each axis; the root of the product of these is its norm.

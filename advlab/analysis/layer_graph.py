@@ -38,14 +38,8 @@ class Layer:
 
 
 class Network:
-    """A traced network.
-
-    Args:
-        model: images [B, …] → logits, in evaluation mode.
-        shape: of one image.
-
-    Raises:
-        UserError: the model cannot be traced, or does not take images of that shape.
+    """A traced network. ``model`` maps images [B, …] to logits, in evaluation mode; ``shape`` is that of one image.
+    Raises a UserError if the model cannot be traced, or does not take images of that shape.
     """
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
@@ -55,19 +49,15 @@ class Network:
         try:
             self.module = fx.symbolic_trace(model)
         except Exception as error:  # the model's own code may raise anything on a proxy
-            raise UserError(
-                f"the {kind} cannot be traced by torch.fx ({one_line(error).rstrip('.')}); "
-                "pass a model whose forward pass does not depend on values."
-            ) from error
+            what = f"the {kind} cannot be traced by torch.fx ({one_line(error).rstrip('.')})"
+            raise UserError(f"{what}; pass a model whose forward pass does not depend on values.") from error
         device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
         try:
             with torch.no_grad():
                 _Pass(self.module).run(torch.rand(1, *shape, device=device))
         except Exception as error:  # whatever its layers raise
-            raise UserError(
-                f"the {kind} does not take images of shape {list(shape)} "
-                f"({one_line(error)[:200].rstrip('.')}); give its `input_size`."
-            ) from error
+            what = f"the {kind} does not take images of shape {list(shape)} ({one_line(error)[:200].rstrip('.')})"
+            raise UserError(f"{what}; give its `input_size`.") from error
         self.layers = [layer for node in self.nodes if (layer := self._layer(node)) is not None]
 
     @property
@@ -80,11 +70,7 @@ class Network:
         return self.module.get_submodule(str(node.target))
 
     def constants(self, arguments: Any) -> Any:
-        """Arguments of a node, with the values of those that do not depend on the image.
-
-        Raises:
-            KeyError: one does.
-        """
+        """A node's arguments, those that do not depend on the image as values; raises a KeyError if another does."""
         return map_arg(arguments, lambda node: node.meta["constant"])
 
     def until(self, node: fx.Node) -> Callable[[Tensor], Tensor]:
@@ -159,18 +145,10 @@ def _versions(value: Any) -> list[int]:
 
 def _is_all_of(value: Any, result: Any) -> bool:
     """Whether a tensor has the entries of another, no more and no fewer, in the same memory."""
-    if value is result:
-        return True
-    return (
-        isinstance(value, Tensor)
-        and isinstance(result, Tensor)
-        and (
-            value.data_ptr() == result.data_ptr()
-            and value.numel() == result.numel()
-            and value.is_contiguous()
-            and result.is_contiguous()
-        )
-    )
+    if value is result or not (isinstance(value, Tensor) and isinstance(result, Tensor)):
+        return value is result
+    is_whole = value.is_contiguous() and result.is_contiguous() and value.numel() == result.numel()
+    return is_whole and value.data_ptr() == result.data_ptr()
 
 
 def shape_of(node: Any) -> tuple[int, ...]:
@@ -181,14 +159,11 @@ def shape_of(node: Any) -> tuple[int, ...]:
 def _module(function: Any, weight: Tensor, values: dict[str, Any]) -> nn.Module:
     """A layer equivalent to a functional call."""
     if function in CONVOLUTIONS:
-        groups = values.get("groups", 1)
-        settings = {
-            name: values.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
-        }
-        layer: nn.Module = CONVOLUTIONS[function](
-            weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), bias=False, groups=groups,
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()},
-        )  # fmt: skip
+        outputs, inputs, *kernel = weight.shape
+        settings = {name: value for name, value in values.items() if name not in ("weight", "bias")}
+        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        inputs *= settings.get("groups", 1)
+        layer: nn.Module = CONVOLUTIONS[function](inputs, outputs, tuple(kernel), bias=False, **settings)
     else:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight = nn.Parameter(weight.detach(), requires_grad=False)

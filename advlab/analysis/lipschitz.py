@@ -60,12 +60,8 @@ def product_bounds(network: Network, known: Mapping[fx.Node, float] = MappingPro
     the sum of squares. A batch norm right after a convolution is fused with it. After an operation without a known
     factor, such as a product of two branches, the bound is infinite.
 
-    Args:
-        network: traced, in evaluation mode.
-        known: upper frame bounds with the layers' own padding that are known already, by the layer's node.
-
-    Raises:
-        UserError: a layer that has no frame bounds.
+    ``known`` are upper frame bounds with the layers' own padding that are known already, by the layer's node. Raises a
+    UserError for a layer that has no frame bounds.
     """
     bounds = _Bounds(network, known)
     found: dict[fx.Node, float] = {}

@@ -14,11 +14,8 @@ STEPS, FEWEST, ENTRIES = 512, 16, 1 << 26
 
 
 def layer_factor(layer: nn.Module, shape: Sequence[int]) -> float:
-    """An upper bound of a layer's Lipschitz constant in its mode of evaluation or training; infinite if none is known.
-
-    Args:
-        layer: any module except linear layers and convolutions, whose factor is their upper frame bound.
-        shape: of its input, [C, …] without the batch.
+    """An upper bound of a layer's Lipschitz constant in its mode of evaluation or training, infinite if none is known;
+    not for linear layers and convolutions, which have frame bounds. ``shape`` is that of its input, [C, …].
     """
     kind = next((kind for kind in type(layer).__mro__ if kind in _FACTORS), None)
     if kind is None or getattr(layer.forward, "__func__", None) is not kind.forward:
@@ -31,11 +28,8 @@ def nonnegative_factor(function: Callable[[Tensor], Any], shape: Sequence[int]) 
     """The norm of a linear map A without negative coefficients, or with no positive one, from above.
 
     For any positive v the largest (AᵀAv)ᵢ / vᵢ bounds the largest eigenvalue of AᵀA (Collatz and Wielandt), and it
-    sinks towards that as v follows the power iteration.
-
-    Args:
-        function: the map, plus a constant; what it returns is a tensor or a tuple of tensors.
-        shape: of its input.
+    sinks towards that as v follows the power iteration. ``function`` is the map plus a constant, from a tensor of
+    ``shape`` to a tensor or a tuple of tensors.
     """
 
     def values(vector: Tensor) -> Tensor:
@@ -82,7 +76,7 @@ def _whole(layer: Any, shape: Sequence[int]) -> float:
 
 def _adaptive_max(layer: Any, shape: Sequence[int]) -> float:
     sizes = shape[1:]
-    wanted = _pooled(layer.output_size, sizes)
+    wanted = [out or n for n, out in zip(sizes, _each(layer.output_size, len(sizes)), strict=True)]
     # windows [⌊in/out⌋…] overlap by at most one entry while they shrink
     overlaps = [1 if n % out == 0 else -(-out // n) + 1 for n, out in zip(sizes, wanted, strict=True)]
     return math.sqrt(math.prod(overlaps))
@@ -142,11 +136,6 @@ _FACTORS: dict[type[nn.Module], float | Callable[[Any, Sequence[int]], float]] =
     **dict.fromkeys((nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d), _whole),
     **dict.fromkeys((nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d), _whole),
 }  # fmt: skip
-
-
-def _pooled(output_size: Any, sizes: Sequence[int]) -> list[int]:
-    """An adaptive layer's output sizes; None keeps the input's."""
-    return [out or n for n, out in zip(sizes, _each(output_size, len(sizes)), strict=True)]
 
 
 def _each(value: Any, axes: int) -> list[int]:

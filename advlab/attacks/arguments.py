@@ -57,7 +57,6 @@ def checked(attack: Callable[Arguments, Adversarial]) -> Callable[Arguments, Adv
 
 
 def _references(references: Any, images: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """References of the images' shape, within the box."""
     references = _images(references, "references")
     if references.shape[1:] != images.shape[1:]:
         raise UserError(

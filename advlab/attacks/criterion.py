@@ -1,7 +1,5 @@
 """The criterion of success: the target is reached or, without one, the label is lost."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +18,7 @@ class Criterion:
     labels: Tensor
     target: Tensor | None = None
 
-    def rows(self, rows: Tensor) -> Criterion:
+    def rows(self, rows: Tensor) -> "Criterion":
         """The criterion of a subset of the rows (LongTensor [b])."""
         return Criterion(self.labels[rows], None if self.target is None else self.target[rows])
 
@@ -45,9 +43,8 @@ class Criterion:
     def weights(self, logits: Tensor, rival: Tensor) -> Tensor:
         """[B, k]: ∂ margin to the rivals [B] int64/∂ logits: ±1 at the two classes, 0 elsewhere."""
         sign = 1.0 if self.target is None else -1.0
-        zero, rows = torch.zeros_like(logits), rival[:, None]
-        ends = torch.cat([self.away[:, None], rows], 1)
-        return zero.scatter(1, ends, zero.new_tensor([sign, -sign]).expand(len(logits), 2))
+        ends = torch.stack([self.away, rival], 1)
+        return torch.zeros_like(logits).scatter(1, ends, logits.new_tensor([sign, -sign]).expand(len(logits), 2))
 
     def margin(self, logits: Tensor) -> Tensor:
         """[B]: positive while the attack fails, negative once it succeeds.
@@ -68,9 +65,7 @@ class Criterion:
 
     def reached(self, logits: Tensor) -> Tensor:
         """[B] int64: the target or, untargeted, the strongest class except the label."""
-        if self.target is not None:
-            return self.target
-        return self.strongest(logits)
+        return self.strongest(logits) if self.target is None else self.target
 
 
 ULPS = {torch.float16: 8, torch.bfloat16: 8}

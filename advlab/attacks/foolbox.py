@@ -1,6 +1,7 @@
 """Foolbox's attacks under the contract of ours, and ours as Foolbox attacks (whose version 3 has no L-BFGS)."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import foolbox
@@ -97,14 +98,8 @@ def _theirs(criterion: Criterion) -> FoolboxCriterion:
 
 
 def validate(name: str, target: str | None = None) -> tuple[Any, float | None]:
-    """The Foolbox attack that ``CLASS[@EPSILON]`` names, and its size.
-
-    Args:
-        name: see `run`.
-        target: the policy it is to be used with, if known.
-
-    Raises:
-        UserError: no such attack, or one that lacks its epsilon, needs other arguments or does not take the target.
+    """The Foolbox attack that ``CLASS[@EPSILON]`` names, and its size. Raises a UserError for no such attack, or one
+    that lacks its epsilon, needs other arguments or does not take the ``target``, a policy, if that is known.
     """
     class_name, _, size = name.partition("@")
     attack_class = getattr(foolbox.attacks, class_name, None)
@@ -150,53 +145,46 @@ class _Asked(nn.Module):
         raise NotImplementedError(f"asked about {len(images)} images")
 
 
-class LBFGSAttack(MinimizationAttack):
+class _Ours(MinimizationAttack):
+    """One of our attacks as a Foolbox attack; keyword arguments are those of ``attack``."""
+
+    distance = l2
+    attack: Callable[..., Adversarial]
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def run(self, model: Any, inputs: Any, criterion: Any, **_kwargs: Any) -> Any:
+        """Foolbox's entry, on its model, tensors and criterion; ``early_stop`` is not used."""
+        images: Tensor = inputs.raw
+        with torch.no_grad():
+            labels = model(images).argmax(1)
+        target: str | Tensor = "nearest"
+        match foolbox.attacks.base.get_criterion(criterion):
+            case Misclassification() as untargeted:
+                labels = untargeted.labels.raw
+            case TargetedMisclassification() as targeted:
+                classes: Tensor = targeted.target_classes.raw
+                target = classes
+                labels = torch.where(labels == classes, (classes + 1) % model(images[:1]).shape[1], labels)
+            case FoolboxCriterion() as other:
+                raise UserError(
+                    f"criterion {other!r} is not supported; use Misclassification or TargetedMisclassification."
+                )
+        found = self.attack(model, images, labels, target, tuple(model.bounds), **self.options)
+        return type(inputs)(found.images)
+
+
+class LBFGSAttack(_Ours):
     """The paper's box-constrained L-BFGS attack as a Foolbox attack; keyword arguments of ``szegedy_lbfgs``."""
 
-    distance = l2
-
-    def __init__(self, **options: Any) -> None:
-        self.options = options
-
-    def run(self, model: Any, inputs: Any, criterion: Any, *, early_stop: float | None = None, **_kwargs: Any) -> Any:
-        """Foolbox's entry; ``early_stop`` is not used: the search has no cheaper end."""
-        del early_stop
-        return _attack(szegedy_lbfgs, model, inputs, criterion, self.options)
+    attack = staticmethod(szegedy_lbfgs)
 
 
-class MinimumNormAttack(MinimizationAttack):
+class MinimumNormAttack(_Ours):
     """Our minimum-norm attack as a Foolbox attack; keyword arguments of ``minimum_norm``."""
 
-    distance = l2
-
-    def __init__(self, **options: Any) -> None:
-        self.options = options
-
-    def run(self, model: Any, inputs: Any, criterion: Any, *, early_stop: float | None = None, **_kwargs: Any) -> Any:
-        """Foolbox's entry; ``early_stop`` is not used: use ``max_evaluations``."""
-        del early_stop
-        return _attack(minimum_norm, model, inputs, criterion, self.options)
-
-
-def _attack(attack: Any, model: Any, inputs: Any, criterion: Any, options: dict[str, Any]) -> Any:
-    """Run an attack of ours on Foolbox's model, tensors and criterion; returns tensors of the type of ``inputs``."""
-    images: Tensor = inputs.raw
-    with torch.no_grad():
-        labels = model(images).argmax(1)
-    target: str | Tensor = "nearest"
-    match foolbox.attacks.base.get_criterion(criterion):
-        case Misclassification() as untargeted:
-            labels = untargeted.labels.raw
-        case TargetedMisclassification() as targeted:
-            classes: Tensor = targeted.target_classes.raw
-            target = classes
-            labels = torch.where(labels == classes, (classes + 1) % model(images[:1]).shape[1], labels)
-        case FoolboxCriterion() as other:
-            raise UserError(
-                f"criterion {other!r} is not supported; use Misclassification or TargetedMisclassification."
-            )
-    found = attack(model, images, labels, target, tuple(model.bounds), **options)
-    return type(inputs)(found.images)
+    attack = staticmethod(minimum_norm)
 
 
 class _Counted(nn.Module):

@@ -3,8 +3,6 @@
 Shapes: B images, b of them in one call, k classes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable
@@ -38,23 +36,18 @@ class Classifier:
     """
 
     def __init__(self, model: Model, images: Tensor, *, differentiable: bool = True) -> None:
-        """Check the model on the first of the images [B, ...], B > 0, in the type that they have here.
+        """Check the model on the first two of the images [B, ...], B > 0, in the type that they have here; it is left
+        as it is.
 
-        Args:
-            model: is called on two images, again where it fails; its parameters and buffers are left as they are.
-            images: see above.
-            differentiable: gradients with respect to the images will be needed.
-
-        Raises:
-            UserError: a model that fails on the images, returns something other than logits [B, k], is in train mode,
-                or cannot be differentiated.
+        Raises a UserError for a model that fails on the images, returns something other than logits [B, k], is in train
+        mode, or cannot be differentiated with respect to the images, if ``differentiable``.
         """
         self.model, self.dtype = model, images.dtype
         self._copies, self._masked, self._takes_gradients = True, False, False
         self.num_classes, self.precision = self._probe(images[:PROBED].detach(), differentiable)
 
     @classmethod
-    def of(cls, model: Model, images: Tensor) -> Classifier:
+    def of(cls, model: Model, images: Tensor) -> "Classifier":
         """The model, checked unless it is already; it need not be differentiable."""
         return model if isinstance(model, Classifier) else cls(model, images, differentiable=False)
 
@@ -121,13 +114,8 @@ class Classifier:
 
 
 def gradient(outputs: Tensor, leaf: Tensor, weights: Tensor | None = None, *, retain: bool = False) -> Tensor:
-    """∂ Σ weights · outputs/∂ leaf, as autograd finds it; see `finite`.
-
-    Args:
-        outputs: any shape, in which autograd knows the leaf.
-        leaf: [b, n].
-        weights: as the outputs; None for ones.
-        retain: keep the graph for another call.
+    """∂ Σ weights · outputs/∂ leaf [b, n], as autograd finds it; see `finite`. ``weights`` are as the outputs, None for
+    ones; ``retain`` keeps the graph for another call.
     """
     (found,) = torch.autograd.grad(
         outputs, leaf, torch.ones_like(outputs) if weights is None else weights, retain_graph=retain, allow_unused=True

@@ -10,7 +10,7 @@ Shapes: B images, n pixels, k classes; b problems of one call.
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -69,20 +69,6 @@ class Solver:
     max_iter: int
     history: int
     scipy: bool
-
-    def minimize(
-        self,
-        objective: lbfgsb.Objective,
-        start: Tensor,
-        lower: float,
-        upper: float,
-        revise_objective: lbfgsb.Revise | None = None,
-    ) -> lbfgsb.Result:
-        """Minimise within the box from ``start`` [b, n]; SciPy's problems are not revised."""
-        limits: dict[str, Any] = {"history": self.history, "max_iter": self.max_iter, "gtol": GTOL, "ftol": FTOL}
-        if self.scipy:
-            return reference_solver.minimize(objective, start, lower, upper, **limits)
-        return lbfgsb.minimize(objective, start, lower, upper, **limits, revise_objective=revise_objective)
 
 
 class Problems:
@@ -165,13 +151,8 @@ class Problems:
     def on_the_way(self, references: References, live: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """Where a search can start again: just beyond the boundary, on the way to the nearest reference that succeeds.
 
-        Args:
-            references: whose margins are known.
-            live: int64, the rows asked about.
-            share: rows whose best point is nearer than this share of the distance to that reference are left out.
-
-        Returns:
-            The rows [b] of ``live`` that have such a reference, and the points [b, n].
+        Returns the rows [b] of ``live`` that have such a reference, and the points [b, n]. Rows whose best point is
+        nearer than this share of the distance to that reference are left out.
         """
         clean = self.images.flatten(1)[live]
         nearest = references.nearest(clean, self.criterion.rows(live), self.rounding[live])[:, 0]
@@ -190,10 +171,16 @@ class Problems:
         return live, clean.lerp(ends, crossing(outside, rounding)[:, None])
 
     def minimize(self, live: Tensor, start: Tensor, revise_objective: lbfgsb.Revise | None = None) -> lbfgsb.Result:
-        """Run the solver on the rows ``live`` [b] from ``start`` [b, n], and count its evaluations."""
+        """Run the solver on the rows ``live`` [b] from ``start`` [b, n], and count its evaluations; SciPy's problems
+        are not revised.
+        """
         lower, upper = ((bound - self.lower) / self.width for bound in self.bounds)
-        objective = functools.partial(self._objective, live)
-        result = self.solver.minimize(objective, start, lower, upper, revise_objective)
+        limits = self.solver.history, self.solver.max_iter, GTOL, FTOL
+        problem = functools.partial(self._objective, live), start, lower, upper, *limits
+        if self.solver.scipy:
+            result = reference_solver.minimize(*problem)
+        else:
+            result = lbfgsb.minimize(*problem, revise_objective=revise_objective)
         self.evaluations[live] += result.evaluations
         return result
 

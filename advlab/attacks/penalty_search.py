@@ -110,15 +110,8 @@ class _Path:
         )
 
     def _verdict(self, progress: lbfgsb.Progress, distance_slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The state of the live problems.
-
-        Args:
-            progress: of the solver.
-            distance_slope: [b], c ∇D · q of (1).
-
-        Returns:
-            Which are done with their constant [b] bool, the estimated margins at its minimiser [b], and the places [j]
-            of those that have found their answer.
+        """Which live problems are done with their constant [b] bool, the estimated margins at its minimiser [b], and
+        the places [j] of those that have found their answer; ``distance_slope`` [b] is c ∇D · q of (1).
         """
         rows = progress.rows
         (loss, excess), last = self.iterate[rows].unbind(1), self.last[rows]

@@ -35,8 +35,7 @@ def project_halfspace(
         points: [B, n], p, inside the box.
         normals: [B, n], a.
         offsets: [B], b.
-        lower: of the box.
-        upper: of the box.
+        lower, upper: of the box.
         iterations: Newton steps; the default is ample for an exact root.
         start: [B], multipliers to start from (default: those of the problem without a box).
 
@@ -84,8 +83,7 @@ def project_polytope(
         points: [B, n], p.
         normals: [B, m, n], A; rows of zeros with non-negative offsets are ignored.
         offsets: [B, m], b; infinite where a half-space is the whole space.
-        lower: of the box.
-        upper: of the box.
+        lower, upper: of the box.
         iterations: most Newton steps; the rows are solved long before unless their polytope is empty.
         start: [B, m], non-negative multipliers to start from (default 0).
 

@@ -5,10 +5,9 @@ On hardened networks the gradient at a clean image leads nowhere; the boundary o
 Shapes: B images of a batch, n pixels, k classes, R references.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -44,7 +43,7 @@ class References:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: Classifier, images: Tensor, given: Tensor | None, bounds: tuple[float, float]) -> References:
+    def of(cls, model: Classifier, images: Tensor, given: Tensor | None, bounds: tuple[float, float]) -> Self:
         """The images given [R′, ...] and synthetic ones, for an attack on images [B, ...]; one forward pass of each."""
         points = synthetic(images, bounds)
         if given is not None:
@@ -66,11 +65,8 @@ class References:
 
 
 def crossing(outside: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """Shares of the way from images to references that lie just beyond the boundary, by bisection.
-
-    Args:
-        outside: whether the points at shares [l] are still on the clean side [l] bool; takes one forward pass.
-        like: [l], gives the type of the shares.
+    """Shares [l] of the way from images to references that lie just beyond the boundary, by bisection; ``outside``
+    tells by one forward pass whether points at shares [l] are still on the clean side [l] bool.
     """
     low, high = torch.zeros_like(like), torch.ones_like(like)
     for _ in range(BISECTIONS):

@@ -39,15 +39,9 @@ class Attack(Protocol):
 
 
 def register(name: str, place: str) -> None:
-    """Add an attack of your own.
-
-    Args:
-        name: of the attack.
-        place: where it can be imported from, ``package.module:function``; the function is an `Attack`. What it returns
-            is recorded under its default arguments: give it one that changes when its code does.
-
-    Raises:
-        UserError: there is one of that name.
+    """Add an attack of your own: an `Attack` that can be imported from ``package.module:function``. What it returns is
+    recorded under its default arguments: give it one that changes when its code does. Raises a UserError if there is
+    one of that name.
     """
     if name in ATTACKS or ":" in name:
         raise UserError(f"attack {name!r} is there already, or has a colon; register yours under another name.")
@@ -55,22 +49,17 @@ def register(name: str, place: str) -> None:
 
 
 def resolve(name: str, target: str | None = None) -> Attack:
-    """The attack called ``name``: ``lbfgs``, ``minimum-norm[:EVALUATIONS]`` or ``foolbox:CLASS``.
-
-    Raises:
-        UserError: an unknown name, an impossible budget, Foolbox is wanted and not installed, or an attack of Foolbox
-            that does not take the target (a policy of `targets`, ``all`` or a class).
+    """The attack called ``name``: ``lbfgs``, ``minimum-norm[:EVALUATIONS]`` or ``foolbox:CLASS``. Raises a UserError
+    for an unknown name, an impossible budget, Foolbox where it is not installed, or an attack of Foolbox that does not
+    take the target (a policy of `targets`, ``all`` or a class).
     """
-    attack: Attack
     if name in ATTACKS:
-        attack = pkgutil.resolve_name(ATTACKS[name])
-        return attack
+        return pkgutil.resolve_name(ATTACKS[name])
     scheme, _, rest = name.partition(":")
     if scheme == "minimum-norm":
         if not (rest.isdecimal() and int(rest)):
             raise UserError(f"attack {name!r}: {rest!r} is not a number of evaluations; write e.g. minimum-norm:32.")
-        attack = functools.partial(pkgutil.resolve_name(ATTACKS[scheme]), max_evaluations=int(rest))
-        return attack
+        return functools.partial(pkgutil.resolve_name(ATTACKS[scheme]), max_evaluations=int(rest))
     if scheme == "foolbox" and rest:
         if importlib.util.find_spec("foolbox") is None:
             raise UserError(f"attack {name!r} needs Foolbox; install it with: pip install 'advlab[foolbox]'.")
@@ -87,11 +76,8 @@ def takes_references(name: str) -> bool:
 
 
 def settings(name: str, references: str | None = None) -> dict[str, Any]:
-    """Everything that decides what the attack ``name`` returns: its default arguments and the version of its code.
-
-    Args:
-        name: of the attack.
-        references: fingerprint of the images that it is given as references, if it takes any.
+    """Everything that decides what the attack ``name`` returns: its default arguments, the version of its code, and the
+    fingerprint of the images that it is given as ``references``, if it takes any.
     """
     if name.startswith("foolbox:"):
         resolve(name)

@@ -88,9 +88,7 @@ def judge(
     l2 = torch.zeros(len(clean), dtype=torch.float64, device=clean.device)
     success = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
     reached = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
-    for rows in torch.arange(len(clean), device=clean.device).split(batch_size):
-        if not len(rows):
-            break
+    for rows in torch.arange(len(clean), device=clean.device).split(batch_size) if len(clean) else ():
         logits = model(candidates[rows])
         l2[rows] = (candidates[rows].double() - clean[rows].double()).flatten(1).norm(dim=1)
         success[rows] = criterion.rows(rows).is_met(logits)

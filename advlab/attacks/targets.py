@@ -27,8 +27,7 @@ def choose(
         index: [B] int64, the rows' positions in the data set (default 0..B-1). A row's random target depends on
             (seed, index) and its classes in play alone, so it is the same however a data set is cut into shards.
 
-    Raises:
-        UserError: an unknown policy, or explicit targets out of range.
+    Raises a UserError for an unknown policy, or explicit targets out of range.
     """
     num_classes = logits.shape[1]
     if isinstance(policy, Tensor):

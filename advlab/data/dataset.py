@@ -1,10 +1,9 @@
 """Labelled images with their positions in the file they come from."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -53,10 +52,9 @@ class Dataset:
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
-    def to(self, device: torch.device) -> Dataset:
-        """This data set on a device."""
+    def to(self, device: torch.device) -> Self:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), index=self.index.to(device))
 
-    def subset(self, rows: Tensor | slice) -> Dataset:
+    def subset(self, rows: Tensor | slice) -> Self:
         """The examples at ``rows`` (LongTensor [n], which copies; or a slice, which shares memory), in that order."""
         return replace(self, images=self.images[rows], labels=self.labels[rows], index=self.index[rows])

@@ -24,10 +24,8 @@ Image.core.set_block_size(PIXELS)  # type: ignore[attr-defined]  # Pillow's PILL
 
 
 def opened(content: bytes) -> Image.Image:
-    """The image in a file's bytes, its pixels not yet decoded.
-
-    Raises:
-        ValueError: more pixels than ``PIXELS``. Decoders may raise anything else.
+    """The image in a file's bytes, its pixels not yet decoded; raises a ValueError for more of them than ``PIXELS``.
+    Decoders may raise anything else.
     """
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     if image.width * image.height > PIXELS:
@@ -36,10 +34,8 @@ def opened(content: bytes) -> Image.Image:
 
 
 def pixels(image: Image.Image, size: int | None, margin: float) -> np.ndarray:
-    """[H, W, 3] uint8, upright; resized to size × size if a size is given.
-
-    Raises:
-        ValueError: several frames, transparent pixels, or numbers of unknown range.
+    """[H, W, 3] uint8, upright; resized to size × size if a size is given. Raises a ValueError for several frames,
+    transparent pixels, or numbers of unknown range.
     """
     # cameras append a preview or a gain map to the photo (MPO)
     if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:

@@ -1,7 +1,5 @@
 """A folder of image files as a data set, decoded only when its images are accessed."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -31,6 +29,28 @@ _BYTES = 4 * PIXELS
 IMAGENET = {"train": "train", "test": "val", "validation": "val"}
 """Folders of ``imagenet:PATH`` by split: the labels of ImageNet's test images were never published."""
 _SPLITS = ("train", "val", "valid", "validation", "test")
+
+
+class Budget:
+    """A limit on what all threads together hold at one time, in pixels or bytes."""
+
+    def __init__(self, total: int) -> None:
+        self._total = self._free = total
+        self._changed = Condition()
+
+    @contextmanager
+    def held(self, size: int) -> Iterator[None]:
+        """Wait until ``size`` (at most the whole budget) is free, and hold it while the block runs."""
+        size = min(size, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
 
 
 class ImageFolder(Dataset):
@@ -73,10 +93,8 @@ class ImageFolder(Dataset):
 
     @cached_property
     def images(self) -> Tensor:
-        """[N, 3, H, W] float32 in [0, 1], RGB.
-
-        Raises:
-            UserError: a file that is not an image, or files of different sizes without a size to resize them to.
+        """[N, 3, H, W] float32 in [0, 1], RGB; raises a UserError for a file that is not an image, or files of
+        different sizes without a size to resize them to.
         """
         with ThreadPoolExecutor(DECODERS) as threads:
             decoded = list(threads.map(partial(self._decode, Budget(PIXELS)), range(len(self))))
@@ -99,7 +117,7 @@ class ImageFolder(Dataset):
     def __repr__(self) -> str:
         return f"ImageFolder({self.name!r}, {len(self)} files, size={self.size})"
 
-    def subset(self, rows: Tensor | slice) -> ImageFolder:
+    def subset(self, rows: Tensor | slice) -> "ImageFolder":
         """The files at ``rows`` (LongTensor [n] or a slice), in that order; nothing is decoded."""
         chosen = torch.arange(len(self))[rows].tolist()
         contents = None if self._contents is None else [self._contents[row] for row in chosen]
@@ -107,7 +125,7 @@ class ImageFolder(Dataset):
         arguments = self.labels[rows], self.index[rows], self.class_names, self.size, contents
         return ImageFolder(self.name, self.split, files, *arguments, self.margin)
 
-    def __reduce__(self) -> tuple[type[ImageFolder], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[type[Dataset], tuple[object, ...]]:
         contents = [self._content(row) for row in range(len(self))]
         known = self.name, self.split, self.files, self.labels, self.index, self.class_names, self.size
         return ImageFolder, (*known, contents, self.margin)
@@ -133,28 +151,6 @@ class ImageFolder(Dataset):
             what = f"{printable(self.files[row])} cannot be read as an image ({one_line(error)[:200]})"
             raise UserError(f"{what}; save it as one opaque picture of 8 bits per channel, or remove it.") from error
         return torch.from_numpy(shown).permute(2, 0, 1).to(torch.float32).div_(255)
-
-
-class Budget:
-    """A limit on what all threads together hold at one time, in pixels or bytes."""
-
-    def __init__(self, total: int) -> None:
-        self._total = self._free = total
-        self._changed = Condition()
-
-    @contextmanager
-    def held(self, size: int) -> Iterator[None]:
-        """Wait until ``size`` (at most the whole budget) is free, and hold it while the block runs."""
-        size = min(size, self._total)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= size)
-            self._free -= size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += size
-                self._changed.notify_all()
 
 
 def is_folder(name: str) -> bool:
@@ -204,11 +200,8 @@ def load(name: str, split: str, size: int | None, margin: float = MARGIN) -> Ima
 
 
 def _image_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder with the suffix of an image, following links; hidden ones are ignored.
-
-    Raises:
-        OSError: an unreadable folder.
-        UserError: a broken link, or one to a folder that contains it.
+    """All files below a folder with the suffix of an image, following links; hidden ones are ignored. Raises an OSError
+    for an unreadable folder, a UserError for a broken link, or one to a folder that contains it.
     """
 
     def fail(error: OSError) -> None:

@@ -66,10 +66,8 @@ def find(folder: Path, files: Sequence[Path], others: Sequence[Path]) -> tuple[l
 
 
 def _is_class(path: Path) -> bool:
-    """Whether this is a folder of a class; an empty one is, so that the others keep their numbers.
-
-    Raises:
-        UserError: it has files, but no image.
+    """Whether this is a folder of a class; an empty one is, so that the others keep their numbers. Raises a UserError
+    if it has files, but no image.
     """
     if not path.is_dir() or not is_visible(path.name):
         return False

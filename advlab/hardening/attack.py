@@ -68,8 +68,7 @@ def _steps(
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Perturbations of one step; a single forward and backward pass serves all levels."""
     with torch.enable_grad():
-        # levels below all attacked ones need no gradient
-        first = min(wanted)
+        first = min(wanted)  # levels below all attacked ones need no gradient
         with torch.no_grad():
             start = levels.activations(images)[first]
         activations = {first: start.requires_grad_()}

@@ -4,8 +4,6 @@ Level 0 is the input, level k the output of the k-th hidden layer (after its act
 above a level is itself a classifier: its inputs are that level's activations, within that layer's box.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 
@@ -21,23 +19,6 @@ BOXES: dict[type[nn.Module], tuple[float, float]] = {
 }
 """The range of values of a layer with this activation."""
 IMAGE_BOX = (0.0, 1.0)
-
-
-class Mixture(nn.Module):
-    """A network whose forward pass lets further examples join at their level; shares the modules of ``levels``."""
-
-    def __init__(self, levels: Levels) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList(levels.stages)
-
-    def forward(self, images: Tensor, joining: dict[int, Tensor]) -> Tensor:
-        """Logits [B + Σ b, k] of images [B, ...], then those of the activations [b, ...] that join at each level."""
-        activations = images
-        for level, stage in enumerate(self.stages):
-            if level in joining:
-                activations = torch.cat([activations, joining[level]])
-            activations = stage(activations)
-        return activations
 
 
 class Levels:
@@ -86,6 +67,23 @@ class Levels:
     def tail(self, level: int) -> Callable[[Tensor], Tensor]:
         """The classifier above a level: its activations [B, ...] → logits [B, k]."""
         return nn.Sequential(*self.stages[level:])
+
+
+class Mixture(nn.Module):
+    """A network whose forward pass lets further examples join at their level; shares the modules of ``levels``."""
+
+    def __init__(self, levels: Levels) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(levels.stages)
+
+    def forward(self, images: Tensor, joining: dict[int, Tensor]) -> Tensor:
+        """Logits [B + Σ b, k] of images [B, ...], then those of the activations [b, ...] that join at each level."""
+        activations = images
+        for level, stage in enumerate(self.stages):
+            if level in joining:
+                activations = torch.cat([activations, joining[level]])
+            activations = stage(activations)
+        return activations
 
 
 def _unfolded(network: nn.Sequential) -> Iterator[nn.Module]:

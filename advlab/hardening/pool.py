@@ -4,8 +4,6 @@ No call waits: generators push examples, trainers draw from those that are there
 made on; random numbers are drawn on the CPU, so that they are the same on every device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
@@ -41,7 +39,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def rows(self, rows: Tensor) -> Batch:
+    def rows(self, rows: Tensor) -> "Batch":
         """The examples at these rows (LongTensor [b])."""
         return Batch(*(getattr(self, f.name)[rows] for f in fields(self)))
 
@@ -145,7 +143,6 @@ class Pool:
         return columns | {f"{level}.loss": loss for level, loss in self._loss.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Restore a pool from its ``state``."""
         levels = sorted({int(name.partition(".")[0]) for name, column in state.items() if len(column)})
         self.layers = {k: Batch(*(state[f"{k}.{f.name}"].clone() for f in fields(Batch))) for k in levels}
         self._loss = {k: state[f"{k}.loss"].clone() for k in levels}

@@ -120,5 +120,4 @@ def variant(name: str, base: Settings, levels: int | None = None) -> Settings:
 
 
 def is_variant(name: str) -> bool:
-    """Whether a variant has this name."""
     return name in VARIANTS or re.fullmatch(r"layer-[1-9]\d*", name) is not None

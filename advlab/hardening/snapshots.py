@@ -219,9 +219,9 @@ def _table(level: int, batch: Batch, reading: Tensor, loss: Tensor) -> pa.Table:
     }
     arrays = [columns.get(field.name, pa.nulls(n, field.type)) for field in target]
     table = pa.table(arrays, schema=target)
-    table = table.append_column("layer", pa.array(np.full(n, level, np.int64)))
-    table = table.append_column("birth", pa.array(batch.births.numpy()))
-    return table.append_column("loss", pa.array(loss.numpy()))
+    for name, values in (("layer", np.full(n, level)), ("birth", batch.births.numpy()), ("loss", loss.numpy())):
+        table = table.append_column(name, pa.array(values))
+    return table
 
 
 def _columns(level: int, table: pa.Table) -> dict[str, Tensor]:

@@ -5,8 +5,6 @@ processes of ``torch.distributed`` can share a run: each has the whole network, 
 and its share of every batch, which it attacks and trains on; DDP averages gradients, so all take the same step.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -39,7 +37,7 @@ READ_AT_ONCE = 1000
 class Source(Protocol):
     """A source of adversarial examples."""
 
-    def poll(self, trainer: Trainer, rows: Tensor) -> Iterator[dict[int, Batch]]:
+    def poll(self, trainer: "Trainer", rows: Tensor) -> Iterator[dict[int, Batch]]:
         """The examples that are ready now, without waiting, for a trainer (it has the newest weights, which are
         attacked) and the ``rows`` [b] of the clean images of its next step.
         """
@@ -48,7 +46,7 @@ class Source(Protocol):
 class Alternating:
     """A `Source` that attacks a part of each clean batch just before training on it: deterministic."""
 
-    def poll(self, trainer: Trainer, rows: Tensor) -> Iterator[dict[int, Batch]]:
+    def poll(self, trainer: "Trainer", rows: Tensor) -> Iterator[dict[int, Batch]]:
         chosen = rows[: trainer.ranks.share(trainer.settings.refresh)]
         yield make(
             trainer.network, trainer.levels, trainer.dataset, trainer.settings, chosen, trainer.step, trainer.draws
@@ -58,7 +56,7 @@ class Alternating:
 class Frozen:
     """A `Source` without examples: training on the pool of another run, unchanged."""
 
-    def poll(self, _trainer: Trainer, _rows: Tensor) -> Iterator[dict[int, Batch]]:
+    def poll(self, _trainer: "Trainer", _rows: Tensor) -> Iterator[dict[int, Batch]]:
         return iter(())
 
 
@@ -74,17 +72,9 @@ def make(
     """Attack a network on rows [b] of a data set by the settings; its mode is restored afterwards."""
     was_training = network.training
     network.eval()
-    examples_by_level = attack.examples(
-        levels,
-        dataset.images[rows],
-        dataset.labels[rows],
-        dataset.index[rows],
-        attack=settings.attack,
-        sizes=settings.sizes,
-        wanted=settings.levels,
-        step=step,
-        generator=generator,
-    )
+    clean = dataset.images[rows], dataset.labels[rows], dataset.index[rows]
+    chosen: Any = {"attack": settings.attack, "sizes": settings.sizes, "wanted": settings.levels}
+    examples_by_level = attack.examples(levels, *clean, **chosen, step=step, generator=generator)
     network.train(was_training)
     return examples_by_level
 
@@ -93,8 +83,7 @@ def build(settings: Settings, dataset: Dataset) -> nn.Module:
     """The untrained network; raises a UserError if its name is unknown, or its number of classes another."""
     if settings.network is not None:
         return models.build(settings.network, dataset)
-    inputs = math.prod(dataset.images.shape[1:])
-    widths = [inputs, *settings.hidden, dataset.num_classes]
+    widths = [math.prod(dataset.images.shape[1:]), *settings.hidden, dataset.num_classes]
     return MLP(widths, settings.activation, settings.dropout)
 
 

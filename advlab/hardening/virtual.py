@@ -26,8 +26,7 @@ def divergence(network: nn.Module, images: Tensor, logits: Tensor, size: float, 
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    length = vectors.flatten(1).norm(dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)
-    return vectors / length.view(-1, *[1] * (vectors.ndim - 1))
+    return functional.normalize(vectors.flatten(1), eps=torch.finfo(vectors.dtype).tiny).view_as(vectors)
 
 
 def _kl(answer: Tensor, logits: Tensor) -> Tensor:

@@ -62,11 +62,12 @@ class AlexNet(nn.Sequential):
             normalised = [] if plain else [nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)]
             return [nn.ReLU(), *normalised, nn.MaxPool2d(3, 2)]
 
-        opening, side = _opening(channels, first, size, plain)
+        kernel, stride, padding = (5, 1, 2) if size < 64 else (7, 2, 3) if size < 128 else (11, 4, 2 if plain else 0)
+        side = (size + 2 * padding - kernel) // stride + 1
         for _ in range(3):
             side = (side - 3) // 2 + 1
         super().__init__(
-            opening,
+            nn.Conv2d(channels, first, kernel, stride, padding),
             *pooled(),
             nn.Conv2d(first, second, 5, padding=2, groups=towers),
             *pooled(),
@@ -86,16 +87,6 @@ class AlexNet(nn.Sequential):
             nn.ReLU(),
             nn.Linear(units, classes),
         )
-
-
-def _opening(channels: int, maps: int, size: int, plain: bool) -> tuple[nn.Conv2d, int]:
-    """The first layer, and the side of its maps."""
-    if size < 64:
-        return nn.Conv2d(channels, maps, 5, padding=2), size
-    if size < 128:
-        return nn.Conv2d(channels, maps, 7, stride=2, padding=3), (size - 1) // 2 + 1
-    padding = 2 if plain else 0
-    return nn.Conv2d(channels, maps, 11, stride=4, padding=padding), (size + 2 * padding - 11) // 4 + 1
 
 
 def classifier(mean: Sequence[float], std: Sequence[float], size: int, **arguments: Any) -> Normalised:

@@ -1,13 +1,11 @@
 """Trained weights with their recipe, cached under the recipe's hash."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -53,7 +51,7 @@ class Checkpoint:
         return save_safetensors(self.weights, metadata)
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Checkpoint:
+    def from_bytes(cls, content: bytes) -> Self:
         """Read what ``to_bytes`` wrote; no name in it is looked up or run. Raises UnknownRecipe (a ValueError) if
         another version wrote it, else a ValueError if it is not a whole checkpoint.
         """

@@ -47,7 +47,6 @@ class KeyedDropout(nn.Dropout):
         self.keys: Tensor | None = None
 
     def forward(self, values: Tensor) -> Tensor:
-        """[B, n] → [B, n]."""
         if self.keys is None or not self.training or self.p == 0:
             return super().forward(values)
         kept = uniform(self.keys, values.shape[1], self.stream) >= self.p

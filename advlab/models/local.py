@@ -29,7 +29,6 @@ class Fields:
 
     @property
     def places(self) -> int:
-        """Number of positions."""
         return (self.size - self.side) // self.stride + 1
 
     def needs(self, first: int, last: int) -> tuple[int, int]:
@@ -83,7 +82,6 @@ class LocalLinear(nn.Module):
         self.precision: torch.dtype | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Responses [B, M, R, S]."""
         return encode(self._cast(images), self.own_weight(), self.side, self.stride).to(images.dtype)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -145,9 +143,8 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (images, weight), (side, stride), (grad,) = ctx.saved_tensors, ctx.settings, gradients
-        wanted = ctx.needs_input_grad
-        to_images = _Decode.apply(grad, weight, side, stride, images.shape[3]) if wanted[0] else None
-        to_weight = _Correlate.apply(images, grad, side, stride, weight.dtype) if wanted[1] else None
+        to_images = _Decode.apply(grad, weight, side, stride, images.shape[3]) if ctx.needs_input_grad[0] else None
+        to_weight = _Correlate.apply(images, grad, side, stride, weight.dtype) if ctx.needs_input_grad[1] else None
         return to_images, to_weight, None, None
 
 
@@ -175,9 +172,8 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (codes, weight), (side, stride), (grad,) = ctx.saved_tensors, ctx.settings, gradients
-        wanted = ctx.needs_input_grad
-        to_codes = _Encode.apply(grad, weight, side, stride) if wanted[0] else None
-        to_weight = _Correlate.apply(grad, codes, side, stride, weight.dtype) if wanted[1] else None
+        to_codes = _Encode.apply(grad, weight, side, stride) if ctx.needs_input_grad[0] else None
+        to_weight = _Correlate.apply(grad, codes, side, stride, weight.dtype) if ctx.needs_input_grad[1] else None
         return to_codes, to_weight, None, None, None
 
 
@@ -202,9 +198,8 @@ class _Correlate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (images, codes), (side, stride), (grad,) = ctx.saved_tensors, ctx.settings, gradients
-        wanted = ctx.needs_input_grad
-        to_images = _Decode.apply(codes, grad, side, stride, images.shape[3]) if wanted[0] else None
-        to_codes = _Encode.apply(images, grad, side, stride) if wanted[1] else None
+        to_images = _Decode.apply(codes, grad, side, stride, images.shape[3]) if ctx.needs_input_grad[0] else None
+        to_codes = _Encode.apply(images, grad, side, stride) if ctx.needs_input_grad[1] else None
         return to_images, to_codes, None, None, None
 
 

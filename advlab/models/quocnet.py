@@ -111,11 +111,9 @@ class Whole:
     """A `Space` of one process, which holds all rows."""
 
     def share(self, rows: int) -> tuple[int, int]:
-        """All rows."""
         return 0, rows
 
     def enter(self, images: Tensor, step: RowWise) -> Tensor:  # noqa: ARG002
-        """The images unchanged."""
         return images
 
     def fetch(self, mine: Tensor, step: RowWise) -> Tensor:
@@ -127,7 +125,6 @@ class Whole:
         return functional.pad(needed, (0, 0, 0, step.rows_in - needed.shape[2]))
 
     def leave(self, mine: Tensor, rows: int) -> Tensor:  # noqa: ARG002
-        """The map unchanged."""
         return mine
 
 
@@ -146,7 +143,6 @@ class Whitening(nn.Module):
         self.filter: Tensor
 
     def reset(self) -> None:
-        """Reset to the identity."""
         self.mean.zero_()
         self.filter.zero_()
         for channel in range(len(self.mean)):
@@ -178,7 +174,6 @@ class Whitening(nn.Module):
         return symmetric(kept).to(self.filter), kept.square().mean()
 
     def needs(self, first: int, last: int) -> tuple[int, int]:
-        """See `RowWise`."""
         return max(0, first - self.radius), min(self.rows, last + self.radius)
 
     def forward(self, images: Tensor, first: int, last: int) -> Tensor:
@@ -197,7 +192,6 @@ class L2Pool(nn.Module):
         self.rows_in, self.rows = rows, self.fields.places
 
     def needs(self, first: int, last: int) -> tuple[int, int]:
-        """See `RowWise`."""
         return self.fields.needs(first, last)
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -1,12 +1,10 @@
 """The recipe of a model: architecture, training procedure, data and seed, as JSON."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 from torch import Tensor, nn
@@ -17,7 +15,6 @@ from advlab.models.external import SCHEMES
 
 _LONGEST_NAME = 240
 """Longest model name as a file name: file systems allow 255 characters with the suffix."""
-_TYPES = {"int": int, "str": str}
 
 
 class UnknownRecipe(ValueError):
@@ -35,22 +32,19 @@ class Recipe:
     name: str
     """The model's name in tables; not part of its identity."""
     network: str
-    """A callable that builds the untrained ``nn.Module``."""
+    """A callable that builds the untrained ``nn.Module`` from ``network_arguments``."""
     network_arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the network."""
     trainer: str
     """A callable ``(network, dataset, *, seed, device, progress, **trainer_arguments) -> dict`` that fits in place."""
     trainer_arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the trainer."""
     data: str = "mnist"
-    """Data set the model is trained on."""
     split: str = "train"
-    """Split it is trained on."""
+    """Split of the data set that it is trained on."""
     seed: int = 0
     """Seed of the initial weights and of all randomness in training."""
 
     @classmethod
-    def from_json(cls, values: Any) -> Recipe:
+    def from_json(cls, values: Any) -> Self:
         """The inverse of ``to_json``, for values from an untrusted file. Raises UnknownRecipe for fields unknown to
         this version, a ValueError if fields are missing, mistyped or too large.
         """
@@ -61,7 +55,8 @@ class Recipe:
             raise UnknownRecipe(f"its recipe has {unknown[0][:80]!r}, which this version of advlab does not know")
         for name, one in known.items():
             optional = one.default is not MISSING or one.default_factory is not MISSING
-            if (name in values or not optional) and type(values.get(name)) is not _TYPES.get(str(one.type), dict):
+            wanted = one.type if one.type in (int, str) else dict
+            if (name in values or not optional) and type(values.get(name)) is not wanted:
                 raise ValueError(f"its recipe has no {name}, or one of another type")
         _require_name(values["name"])
         return cls(**values)

@@ -4,14 +4,14 @@ import inspect
 import math
 import threading
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils.hooks import RemovableHandle
 
 from advlab.errors import UserError, one_line
 
@@ -29,21 +29,18 @@ def require_fits(make: Callable[..., nn.Module], arguments: Mapping[str, Any], w
     try:
         with torch.device("meta"), _at_most(_SLACK * len(weights) + _TENSORS, _SLACK * total + _WEIGHTS):
             network = make(**arguments)
-            shapes = {name: value.shape for name, value in network.state_dict().items()}
+            shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     except (UserError, ValueError):
         raise
     except Exception as error:  # a constructor may raise anything on untested arguments
         raise ValueError(
             f"its arguments do not give a network ({type(error).__name__}: {one_line(error)[:200]})"
         ) from error
-    for name in sorted(shapes.keys() | weights.keys()):
-        wanted, found = shapes.get(name), weights[name].shape if name in weights else None
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(shapes.keys() | given.keys()):
+        wanted, found = shapes.get(name, "none"), given.get(name, "none")
         if wanted != found:
-            raise ValueError(f"its recipe needs {name[:80]!r} of shape {_shown(wanted)}, its file has {_shown(found)}")
-
-
-def _shown(shape: torch.Size | None) -> str:
-    return "none" if shape is None else str(tuple(shape))
+            raise ValueError(f"its recipe needs {name[:80]!r} of shape {wanted}, its file has {found}")
 
 
 def _require_plain(value: Any, depth: int = 0, room: list[int] | None = None) -> None:
@@ -96,9 +93,8 @@ def _is_of(value: Any, hint: Any) -> bool:
     return True
 
 
-@contextmanager
-def _at_most(tensors: int, weights: int) -> Iterator[None]:
-    """Raise a ValueError as soon as modules made by this thread within the block have more parameters than this."""
+def _at_most(tensors: int, weights: int) -> RemovableHandle:
+    """A hook, removed after a block: raises a ValueError once modules made by this thread have more than this."""
     counts, own = [0, 0], threading.get_ident()
 
     def count(_module: nn.Module, _name: str, parameter: Tensor | None) -> None:
@@ -109,8 +105,4 @@ def _at_most(tensors: int, weights: int) -> Iterator[None]:
         if counts[0] > tensors or counts[1] > weights:
             raise ValueError("its recipe needs far more weights than its file has")
 
-    handle = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return register_module_parameter_registration_hook(count)

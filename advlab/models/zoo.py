@@ -26,12 +26,9 @@ DISTILLATION = "advlab.training.robust:distil"
 
 
 def register(pattern: str, describe: Callable[[str, re.Match[str], Dataset], dict[str, Any]]) -> None:
-    """Register your own models; raises a UserError if the pattern is registered already.
-
-    Args:
-        pattern: a regular expression of their names.
-        describe: (name, match, data set) → ``network`` and ``trainer``, by their names in recipes
-            (`advlab.models.register`), ``network_arguments`` and ``trainer_arguments``.
+    """Register your own models, by a regular expression of their names. ``describe`` maps (name, match, data set) to
+    ``network`` and ``trainer``, by their names in recipes (`advlab.models.register`), ``network_arguments`` and
+    ``trainer_arguments``. Raises a UserError if the pattern is registered already.
     """
     if pattern in _PATTERNS:
         raise UserError(f"models {pattern!r} exist already; register yours under another pattern.")

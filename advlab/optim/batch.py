@@ -1,9 +1,8 @@
 """The state of the live problems, and how problems enter and leave it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -64,27 +63,23 @@ class Batch:
     @classmethod
     def start(
         cls, x: Tensor, lower: Tensor, upper: Tensor, history: int, *, shared_box: bool = False, shiftable: bool = False
-    ) -> Batch:
+    ) -> Self:
         """Problems 0 … L − 1 at their feasible points x [L, N]."""
-        zeros = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        rows = torch.arange(len(x), device=x.device)
+        vectors = {name: torch.zeros_like(x) for name in ("gradient", "downhill", "free", "direction")}
+        counts = {name: torch.zeros_like(rows) for name in ("trials", "iterations", "evaluations", "begun")}
+        state: dict[str, Any] = vectors | counts
         return cls(
-            rows=torch.arange(len(x), device=x.device),
+            rows=rows,
             lower=lower,
             upper=upper,
             x=x,
             value=torch.full_like(x[:, 0], torch.inf),
-            gradient=torch.zeros_like(x),
-            downhill=torch.zeros_like(x),
-            free=torch.zeros_like(x),
-            direction=torch.zeros_like(x),
             step=torch.zeros_like(x[:, 0]),
-            trials=zeros,
-            iterations=zeros.clone(),
-            evaluations=zeros.clone(),
-            begun=zeros.clone(),
-            status=torch.full_like(zeros, int(Status.RUNNING)),
+            status=torch.full_like(rows, int(Status.RUNNING)),
             curvature=Curvature.allocate(len(x), history, x, shiftable=shiftable),
             shared_box=shared_box,
+            **state,
         )
 
     def trial(self) -> Tensor:

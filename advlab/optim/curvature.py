@@ -30,9 +30,8 @@ and Yᵀv becomes Yᵀv + σ Sᵀv: the memory itself is neither read nor writte
 Shapes: B problems, M slots, N variables.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -72,7 +71,7 @@ class Curvature:
     used: int = 0
 
     @classmethod
-    def allocate(cls, num_problems: int, history: int, like: Tensor, *, shiftable: bool = False) -> Curvature:
+    def allocate(cls, num_problems: int, history: int, like: Tensor, *, shiftable: bool = False) -> Self:
         """Empty memories of ``history`` slots; ``like`` [..., N] gives N, device and dtype."""
         t, sy, yy, ss = like.new_zeros(4, num_problems, history, history).unbind()
         return cls(
@@ -131,11 +130,8 @@ class Curvature:
         self.empty = self.empty & ~which
 
     def shift(self, places: Tensor, by: Tensor) -> None:
-        """Add by[k] · I to the Hessian of the problem at places[k] (4); pairs that this makes concave leave H.
-
-        Args:
-            places: [K] int64.
-            by: [K], of either sign.
+        """Add by[k] · I, of either sign, to the Hessian of the problem at places[k] (4); pairs that this makes concave
+        leave H.
         """
         if compiled.fits(self.t, by):
             compiled.run(kernels.shift, self, places=places, by=by, newest=self.slot)

@@ -32,7 +32,7 @@ def compare(
     x: Array, gradient: Array, x_trial: Array, gradient_trial: Array, pairs: Array, slot: int, slope: Array,
     s_y: Array, y_y: Array, total: Array,
 ) -> None:  # fmt: skip
-    """The newest pair of every problem, and its products; see `step.Products`."""
+    """The newest pair of every problem, and its products; see `step._compare`."""
     zero = x.dtype.type(0)
     for row in range(len(x)):
         along, both, square, everything = zero, zero, zero, zero

@@ -20,10 +20,9 @@ an iteration or follows a refused one; a problem that stops makes room for one t
 evaluation and two host synchronisations, and a problem never waits for another.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -66,7 +65,7 @@ class Result:
     status: Tensor
 
     @classmethod
-    def unsolved(cls, start: Tensor) -> Result:
+    def unsolved(cls, start: Tensor) -> Self:
         """Room for the answers of problems that are at ``start`` [B, n]."""
         counts, unknown = start.new_zeros(len(start), dtype=torch.int64), start.new_full((len(start),), torch.nan)
         running = torch.full_like(counts, int(Status.RUNNING))
@@ -238,23 +237,13 @@ def _feasible_start(x0: Tensor, lower: Tensor | float, upper: Tensor | float) ->
 def _limits(
     history: int, max_iter: int, max_evaluations: int | None, max_line_search: int, gtol: float, ftol: float
 ) -> Limits:
-    for name, count, least in (
-        ("history", history, 1),
-        ("max_iter", max_iter, 0),
-        ("max_evaluations", max_evaluations, 1),
-        ("max_line_search", max_line_search, 1),
-        ("gtol", gtol, 0),
-        ("ftol", ftol, 0),
-    ):
-        if count is not None and not count >= least:
-            raise UserError(f"{name} is {count}; it must be at least {least}.")
-    return Limits(
-        max_iter=max_iter,
-        max_evaluations=torch.iinfo(torch.int64).max if max_evaluations is None else max_evaluations,
-        max_line_search=max_line_search,
-        gtol=gtol,
-        ftol=ftol,
-    )
+    most = torch.iinfo(torch.int64).max if max_evaluations is None else max_evaluations
+    found = Limits(max_iter, most, max_line_search, gtol, ftol)
+    least = {"history": 1, "max_iter": 0, "max_evaluations": 1, "max_line_search": 1, "gtol": 0, "ftol": 0}
+    for name, count in ({"history": history} | asdict(found)).items():
+        if not count >= least[name]:
+            raise UserError(f"{name} is {count}; it must be at least {least[name]}.")
+    return found
 
 
 def _live(history: int, num_variables: int, like: Tensor) -> int:

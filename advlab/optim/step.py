@@ -10,7 +10,6 @@ Elsewhere masks of that shape are 0/1 in the problem's own dtype, which is vecto
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,29 +60,11 @@ class Judgement:
     y_y: Tensor
 
 
-class Products(NamedTuple):
-    """Products of the newest pairs s = x⁺ − x, y = g⁺ − g.
-
-    Attributes:
-        slope: [L], sᵀg.
-        s_y, y_y: [L], sᵀy and yᵀy.
-        total: [L], the sum of g⁺; not finite if any of its entries is not.
-    """
-
-    slope: Tensor
-    s_y: Tensor
-    y_y: Tensor
-    total: Tensor
-
-
 def judge(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits: Limits) -> Judgement:
     """Write the newest pair of every problem into its memory, and decide which trial points are accepted.
 
-    Args:
-        batch: the live problems; only the newest slot of their memory changes.
-        x_trial: [L, N], from :meth:`Batch.trial`.
-        value, gradient: [L], [L, N], the objective there.
-        limits: when to stop.
+    ``x_trial`` [L, N] is from :meth:`Batch.trial`, ``value`` [L] and ``gradient`` [L, N] are the objective there. Only
+    the newest slot of the memory changes.
     """
     dtype = torch.finfo(value.dtype)
     new = batch.evaluations == 0
@@ -106,28 +87,29 @@ def judge(batch: Batch, x_trial: Tensor, value: Tensor, gradient: Tensor, limits
     )
 
 
-def _compare(batch: Batch, x_trial: Tensor, gradient: Tensor) -> Products:
-    """Write the newest pairs into the memory; y is zero where s is, as the variable did not leave its face."""
+def _compare(batch: Batch, x_trial: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+    """Write the newest pairs s = x⁺ − x, y = g⁺ − g into the memory; y is zero where s is, as the variable did not
+    leave its face. Returns sᵀg, sᵀy, yᵀy and the sum of g⁺, [L] each; that is not finite if any of its entries is not.
+    """
     curvature = batch.curvature
     y, s = curvature.next_slot().unbind(1)
     if compiled.fits(batch.x, x_trial, gradient):
-        found = Products(*batch.x.new_empty(4, len(x_trial)).unbind())
-        compiled.run(kernels.compare, batch, curvature, found, x_trial=x_trial, gradient_trial=gradient)
+        found = batch.x.new_empty(4, len(x_trial)).unbind()
+        products = dict(zip(("slope", "s_y", "y_y", "total"), found, strict=True))
+        compiled.run(kernels.compare, batch, curvature, **products, x_trial=x_trial, gradient_trial=gradient)
         return found
     s.copy_(x_trial).sub_(batch.x)
     y.copy_(gradient).sub_(batch.gradient)
     y.mul_(torch.ne(s, 0, out=torch.empty_like(x_trial)))
     y.nan_to_num_(0, 0, 0)
-    return Products(slope=vecdot(s, batch.gradient), s_y=vecdot(s, y), y_y=vecdot(y, y), total=gradient.sum(1))
+    return vecdot(s, batch.gradient), vecdot(s, y), vecdot(y, y), gradient.sum(1)
 
 
 def settle(batch: Batch, value: Tensor, judged: Judgement, limits: Limits) -> Tensor:
     """Count, choose t and the free variables, and end the problems that are done; the iterates have moved already.
 
-    Halfway to a failed search the memory is dropped, for a new start along −γ g.
-
-    Returns:
-        [L] bool, the problems whose newest pair is to be learnt.
+    Halfway to a failed search the memory is dropped, for a new start along −γ g. Returns [L] bool, the problems whose
+    newest pair is to be learnt.
     """
     curvature = batch.curvature
     new, accepted, learnt = judged.new, judged.accepted, judged.learnt
@@ -166,17 +148,11 @@ def settle(batch: Batch, value: Tensor, judged: Judgement, limits: Limits) -> Te
 
 
 def revise(batch: Batch, learnt: Tensor, places: Tensor, value: Tensor, gradient: Tensor, shift: Tensor) -> Tensor:
-    """Let the problems at ``places`` [K] go on from where they are with another objective.
+    """Let the problems at ``places`` [K] go on from where they are with another objective, between :func:`settle`, from
+    which ``learnt`` [L] bool is, and :func:`direct`.
 
-    Args:
-        batch: the live problems, between :func:`settle` and :func:`direct`.
-        learnt: [L] bool, from :func:`settle`.
-        places: [K] int64.
-        value, gradient: [K], [K, N], the new objective at their iterates.
-        shift: [K], its Hessian minus that of the old one, as a multiple of I.
-
-    Returns:
-        ``learnt``, without the pairs that the shift makes concave.
+    ``value`` [K] and ``gradient`` [K, N] are the new objective at their iterates, ``shift`` [K] its Hessian minus that
+    of the old one, as a multiple of I. Returns ``learnt``, without the pairs that the shift makes concave.
     """
     curvature = batch.curvature
     curvature.shift(places, shift)

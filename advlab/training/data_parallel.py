@@ -1,10 +1,8 @@
 """Data parallelism: the part of a batch, and of a pool, that belongs to each process of a training run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -21,7 +19,7 @@ class Ranks:
     size: int = 1
 
     @classmethod
-    def joined(cls, device: torch.device) -> Ranks:
+    def joined(cls, device: torch.device) -> Self:
         """The processes of ``torch.distributed``, or only this one if that is not initialised."""
         return cls(device, dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls(device)
 
@@ -45,8 +43,7 @@ class Ranks:
             return list(values)
         summed = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(summed)
-        result: list[float] = summed.tolist()
-        return result
+        return summed.tolist()
 
     def means(self, values: Sequence[float], weight: float) -> list[float]:
         """Means over processes, weighted; empty if all weights are zero."""

@@ -5,13 +5,11 @@ code. Here the pickle is parsed into names, arguments and states, DCP's metadata
 and values are read with ``weights_only``.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import pickle
 from dataclasses import replace
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import torch
 import torch.distributed as dist
@@ -85,7 +83,7 @@ class _Named:
     arguments: tuple[Any, ...] = ()
     state: Any = None
 
-    def __new__(cls, *arguments: Any) -> _Named:
+    def __new__(cls, *arguments: Any) -> Self:
         named = object.__new__(cls)
         named.arguments = arguments
         return named

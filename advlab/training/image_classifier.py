@@ -4,8 +4,6 @@ The images of a step, their crops and the dropped units depend only on seed, epo
 take the same steps, up to rounding, and a run can be stopped anywhere and resumed.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque
@@ -13,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -101,8 +99,7 @@ class Tally:
     sums: Tensor
 
     @classmethod
-    def empty(cls, device: torch.device) -> Tally:
-        """A tally of no examples."""
+    def empty(cls, device: torch.device) -> Self:
         return cls(torch.zeros(3, dtype=torch.float64, device=device))
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -114,7 +111,7 @@ class Tally:
         """Loss, correct predictions and examples over all processes; resets the tally."""
         if dist.is_initialized():
             dist.all_reduce(self.sums)
-        totals: list[float] = self.sums.tolist()
+        totals = self.sums.tolist()
         self.sums.zero_()
         return totals
 
@@ -176,7 +173,6 @@ def centred(images: Tensor, size: int) -> Tensor:
 
 
 def optimiser(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """The optimiser of the recipe."""
     weights = [p for p in network.parameters() if p.ndim > 1]
     biases = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
@@ -216,12 +212,10 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Number of steps in all."""
         return self.settings.epochs * self.settings.steps_per_epoch(len(self.rows))
 
     @property
     def ranks(self) -> Ranks:
-        """The processes that share the work."""
         return Ranks.joined(self.device)
 
     def train(self, optimiser: torch.optim.Optimizer, tally: Tally, first: int = 0) -> Iterator[int]:

@@ -37,7 +37,6 @@ class Parallel:
 
     @property
     def parts(self) -> int:
-        """Number of parts of a batch."""
         return self.mesh["data"].size()
 
     def part(self, batch: Tensor) -> Tensor:
@@ -132,11 +131,6 @@ def load(path: str | os.PathLike[str], network: nn.Module, optimiser: torch.opti
     distributed_checkpoint.read(state, path)
     set_state_dict(network, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
     return int(state["step"])
-
-
-def load_network(path: str | os.PathLike[str], network: nn.Module) -> None:
-    """Read only the network; raises as ``load``."""
-    distributed_checkpoint.read({"model": network.state_dict()}, path)
 
 
 def _state(network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> dict[str, Any]:

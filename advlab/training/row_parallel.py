@@ -7,8 +7,6 @@ same images: their communication in a backward pass then has the same order, as 
 same order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -70,44 +68,6 @@ def build(shape: QuocNetShape, space: DeviceMesh, *, seed: int, device: torch.de
     return network
 
 
-class Shared:
-    """A `Space` of several processes."""
-
-    def __init__(self, space: DeviceMesh) -> None:
-        self.group = space.get_group()
-        self.rank, self.ranks = space.get_local_rank(), space.size()
-
-    def share(self, rows: int) -> Interval:
-        """See `Space`."""
-        return shares(rows, self.ranks)[self.rank]
-
-    def enter(self, images: Tensor, step: RowWise) -> Tensor:
-        """See `Space`; the images' gradient is summed over all processes."""
-        begin, end = step.needs(*self.share(step.rows))
-        everyone: Tensor = _Everyone.apply(images, self.group)
-        return everyone[:, :, begin:end]
-
-    def fetch(self, mine: Tensor, step: RowWise) -> Tensor:
-        """See `Space`."""
-        needed: Tensor = _Fetch.apply(mine, self._plan(step))
-        return needed
-
-    def give_back(self, needed: Tensor, step: RowWise) -> Tensor:
-        """See `Space`."""
-        mine: Tensor = _GiveBack.apply(needed, self._plan(step))
-        return mine
-
-    def leave(self, mine: Tensor, rows: int) -> Tensor:
-        """See `Space`."""
-        whole: Tensor = _Leave.apply(mine, shares(rows, self.ranks), self.rank, self.group)
-        return whole
-
-    def _plan(self, step: RowWise) -> _Plan:
-        held = shares(step.rows_in, self.ranks)
-        wanted = [step.needs(*part) for part in shares(step.rows, self.ranks)]
-        return _Plan(self.group, self.rank, held, wanted)
-
-
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """The rows that every process holds, and the rows that it needs."""
@@ -126,8 +86,20 @@ class _Plan:
         kept = _overlap(own, (begin, end))
         if kept[0] < kept[1]:
             _rows(result, kept, begin).copy_(_rows(source, kept, own[0]))
-        send, receive = self._overlaps(own, want), self._overlaps((begin, end), have)
-        for part, tensor in self._swap(source, own[0], send, receive):
+        sent = [(peer, _rows(source, part, own[0]).contiguous()) for peer, part in self._overlaps(own, want)]
+        receive = self._overlaps((begin, end), have)
+        arrived = [
+            (peer, source.new_empty(*source.shape[:2], last - first, source.shape[3]))
+            for peer, (first, last) in receive
+        ]
+        operations = [
+            dist.P2POp(kind, tensor, dist.get_global_rank(self.group, peer), self.group)
+            for kind, parts in ((dist.isend, sent), (dist.irecv, arrived))
+            for peer, tensor in parts
+        ]
+        for request in dist.batch_isend_irecv(operations) if operations else ():
+            request.wait()
+        for (_, part), (_, tensor) in zip(receive, arrived, strict=True):
             join(_rows(result, part, begin), tensor)
         return result
 
@@ -135,24 +107,35 @@ class _Plan:
         common = [(peer, _overlap(own, other)) for peer, other in enumerate(others) if peer != self.rank]
         return [(peer, (first, last)) for peer, (first, last) in common if first < last]
 
-    def _swap(
-        self, source: Tensor, offset: int, send: list[tuple[int, Interval]], receive: list[tuple[int, Interval]]
-    ) -> list[tuple[Interval, Tensor]]:
-        """Send rows of ``source``, whose first row is ``offset``; returns the received rows with their intervals."""
-        sent = [(peer, _rows(source, part, offset).contiguous()) for peer, part in send]
-        arrived = [
-            (peer, part, source.new_empty(*source.shape[:2], part[1] - part[0], source.shape[3]))
-            for peer, part in receive
-        ]
-        operations = [dist.P2POp(dist.isend, tensor, self._global(peer), self.group) for peer, tensor in sent]
-        operations += [dist.P2POp(dist.irecv, tensor, self._global(peer), self.group) for peer, _, tensor in arrived]
-        if operations:
-            for request in dist.batch_isend_irecv(operations):
-                request.wait()
-        return [(part, tensor) for _, part, tensor in arrived]
 
-    def _global(self, peer: int) -> int:
-        return dist.get_global_rank(self.group, peer)
+class Shared:
+    """A `Space` of several processes."""
+
+    def __init__(self, space: DeviceMesh) -> None:
+        self.group = space.get_group()
+        self.rank, self.ranks = space.get_local_rank(), space.size()
+
+    def share(self, rows: int) -> Interval:
+        return shares(rows, self.ranks)[self.rank]
+
+    def enter(self, images: Tensor, step: RowWise) -> Tensor:
+        """The images' gradient is summed over all processes."""
+        begin, end = step.needs(*self.share(step.rows))
+        return _Everyone.apply(images, self.group)[:, :, begin:end]
+
+    def fetch(self, mine: Tensor, step: RowWise) -> Tensor:
+        return _Fetch.apply(mine, self._plan(step))
+
+    def give_back(self, needed: Tensor, step: RowWise) -> Tensor:
+        return _GiveBack.apply(needed, self._plan(step))
+
+    def leave(self, mine: Tensor, rows: int) -> Tensor:
+        return _Leave.apply(mine, shares(rows, self.ranks), self.rank, self.group)
+
+    def _plan(self, step: RowWise) -> _Plan:
+        held = shares(step.rows_in, self.ranks)
+        wanted = [step.needs(*part) for part in shares(step.rows, self.ranks)]
+        return _Plan(self.group, self.rank, held, wanted)
 
 
 class _Fetch(torch.autograd.Function):

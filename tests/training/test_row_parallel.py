@@ -18,7 +18,7 @@ from advlab.data import Dataset
 from advlab.engine.launcher import one_process
 from advlab.errors import UserError
 from advlab.models.quocnet import BinaryClassifier, QuocNet, preset
-from advlab.training import quocnet_parallel, row_parallel
+from advlab.training import distributed_checkpoint, quocnet_parallel, row_parallel
 from advlab.training.quocnet_parallel import Parallel
 from advlab.training.rica import Settings, train
 
@@ -226,15 +226,15 @@ def test_halos_are_less_than_weights(two: list[list[dict[str, Any]]]) -> None:
 @pytest.mark.usefixtures("two")
 def test_the_weights_of_a_checkpoint_stay_to_the_bit(folder: Path) -> None:
     first, again = QuocNet(SHAPE, seed=5), QuocNet(SHAPE, seed=6)
-    quocnet_parallel.load_network(folder / "saved", first)
-    quocnet_parallel.load_network(folder / "third", again)
+    distributed_checkpoint.read({"model": first.state_dict()}, folder / "saved")
+    distributed_checkpoint.read({"model": again.state_dict()}, folder / "third")
     for one, other in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_attacks_go_through_all_processes(four: list[list[dict[str, Any]]], folder: Path) -> None:
     alone = QuocNet(SHAPE)
-    quocnet_parallel.load_network(folder / "saved", alone)
+    distributed_checkpoint.read({"model": alone.state_dict()}, folder / "saved")
     torch.testing.assert_close(four[0][-1]["attack"], attack(alone), rtol=0, atol=2e-3)
 
 

@@ -7,10 +7,8 @@ projections zigzag, are averaged out by momentum and a decaying step.
 Shapes: L lanes, n pixels, m rivals of a lane. Numbers in brackets are the equations of the package's overview.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -104,29 +102,32 @@ class Lanes:
 
     @classmethod
     def start(
-        cls, rays: Rays, *, row: Tensor, place: Tensor, rivals: Tensor, x: Tensor, length: Tensor, normals: Tensor,
-        multipliers: Tensor, cap: Tensor,
-    ) -> Lanes:  # fmt: skip
-        """Lanes at rest in x [L, n], at distances ``length``; the tensors become theirs to write."""
-        far = torch.full_like(cap, torch.inf)
+        cls, rays: Rays, *, row: Tensor, rivals: Tensor, x: Tensor, length: Tensor, normals: Tensor,
+        multipliers: Tensor, place: Tensor | None = None, cap: Tensor | None = None,
+    ) -> Self:  # fmt: skip
+        """Lanes at rest in x [L, n], at distances ``length``; the tensors become theirs to write. By default there is
+        one lane per image, free to take steps of any length.
+        """
+        far = torch.full_like(length, torch.inf)
         return cls(
-            rays=rays, moving=len(row), row=row, place=place, rivals=rivals, x=x, length=length,
-            velocity=torch.empty_like(x), weight=torch.zeros_like(cap), cap=cap, slope=torch.zeros_like(cap),
-            curved=torch.zeros_like(cap, dtype=torch.bool), normals=normals, multipliers=multipliers, merit=far,
+            rays=rays, moving=len(row), row=row, place=torch.zeros_like(row) if place is None else place, rivals=rivals,
+            x=x, length=length, velocity=torch.empty_like(x), weight=torch.zeros_like(far),
+            cap=far.clone() if cap is None else cap, slope=torch.zeros_like(far),
+            curved=torch.zeros_like(far, dtype=torch.bool), normals=normals, multipliers=multipliers, merit=far,
             residual=far.clone(),
         )  # fmt: skip
 
     def __len__(self) -> int:
         return self.row.shape[0]
 
-    def part(self, lanes: slice) -> Lanes:
+    def part(self, lanes: slice) -> "Lanes":
         """Views of some lanes, all of them moving; the lanes themselves if these are all."""
         if lanes == slice(0, len(self)) and self.moving == len(self):
             return self
         parts = {name: getattr(self, name)[lanes] for name in PER_LANE}
         return Lanes(rays=self.rays, moving=len(parts["row"]), **parts)
 
-    def keep(self, lanes: Tensor) -> Lanes:
+    def keep(self, lanes: Tensor) -> "Lanes":
         """Copies of the chosen lanes (LongTensor [l]), all of them moving."""
         kept = {name: getattr(self, name).index_select(0, lanes) for name in PER_LANE}
         return Lanes(rays=self.rays, moving=len(lanes), **kept)

@@ -3,10 +3,8 @@
 Shapes: B images of a batch, n pixels, L lanes. Numbers in brackets are the equations of the package's overview.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -38,7 +36,7 @@ class Rays:
     merit: Tensor
 
     @classmethod
-    def unknown(cls, images: Tensor) -> Rays:
+    def unknown(cls, images: Tensor) -> Self:
         """No rays yet from the images [B, n]."""
         one = torch.ones_like(images[:, 0])
         return cls(images, images.clone(), one, one.clone(), torch.full_like(one, torch.inf))
@@ -67,17 +65,8 @@ class Reach(NamedTuple):
 
 
 def reach(images: Tensor, row: Tensor, normals: Tensor, gaps: Tensor, lower: float, upper: float) -> Reach:
-    """Project images x onto {x′: gap + a · (x′ − x) ≤ 0} and the box.
-
-    Args:
-        images: [B, n], within the box.
-        row: [l] int64, the images asked about.
-        normals: [B, n], a.
-        gaps: [l].
-        lower, upper: of the box.
-
-    Returns:
-        Fields of shape [l].
+    """Project the images x of ``row`` [l], within the box, onto {x′: gap + a · (x′ − x) ≤ 0} and the box; the normals a
+    are [B, n], the gaps and the fields of the result [l].
     """
     if compiled.fits(images, normals, gaps):
         found = Reach(*(torch.empty_like(gaps) for _ in Reach._fields))
@@ -107,19 +96,8 @@ def toward(
     lower: float,
     upper: float,
 ) -> tuple[Tensor, Tensor]:
-    """Go a share of the way to the clean images' projections.
-
-    Args:
-        images: [B, n].
-        row: [L] int64, the images.
-        choice: [L] int64, which of the normals.
-        normals: R tensors [B, n].
-        multipliers: [L], of the projection onto the chosen boundary; see `reach`.
-        shares: [L].
-        lower, upper: of the box.
-
-    Returns:
-        The points [L, n] and their distances [L] from the clean images.
+    """Go ``shares`` [L] of the way from the images ``row`` [L] to their projections, which `reach` found to have these
+    multipliers [L], for the ``choice`` [L] among R ``normals`` [B, n]. Returns the same as `along`.
     """
     x, length = images.new_empty(len(row), images.shape[1]), torch.empty_like(shares)
     for j, normal in enumerate(normals):
@@ -141,17 +119,8 @@ def toward(
 def along(
     images: Tensor, row: Tensor, ends: Tensor, scale: Tensor, lower: float, upper: float
 ) -> tuple[Tensor, Tensor]:
-    """Points ``image + scale (end − image)``, clipped to the box.
-
-    Args:
-        images: [B, n].
-        row: [L] int64, the images.
-        ends: [L, n].
-        scale: [L].
-        lower, upper: of the box.
-
-    Returns:
-        The points [L, n] and their distances [L] from the clean images.
+    """Points ``image + scale (end − image)`` [L, n] for the images ``row`` [L], clipped to the box, and their distances
+    [L] from the clean images; the ends are [L, n], the scale [L].
     """
     if compiled.fits(images, ends, scale):
         x, length = torch.empty_like(ends), torch.empty_like(scale)

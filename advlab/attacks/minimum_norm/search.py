@@ -79,13 +79,8 @@ class Search:
         self.logits = self.graph.detach()
 
     def run(self, criterion: Criterion, references: Callable[[], References], given: bool) -> BestSoFar:
-        """Spend the budget.
-
-        Args:
-            criterion: of the B images.
-            references: is called where the user has given some, the budget is above `FIRST`, or nothing else leads
-                across the boundary.
-            given: whether the user has given some.
+        """Spend the budget. ``references`` is called where the user has ``given`` some, the budget is above `FIRST`, or
+        nothing else leads across the boundary.
         """
         count, far = torch.ones_like(self.labels), torch.full_like(self.clean[:, 0], torch.inf)
         rounding = rounding_margin(self.logits, self.model.precision)
@@ -238,11 +233,8 @@ class Search:
     ) -> None:
         """Move the lanes, and retire those that converge or fall behind; at the end all may move again.
 
-        Args:
-            lanes: any number per image.
-            plan: (lanes per image that go on, steps).
-            step_from, step_to: s of the first and of the last step.
-            momentum: β; None for one that suits the number of steps (`MEMORY`).
+        ``plan`` has (lanes per image that go on, steps); s goes from ``step_from`` to ``step_to``; ``momentum`` is β,
+        by default one that suits the number of steps (`MEMORY`).
         """
         settled = torch.full_like(self.rays.merit, torch.inf)
         total = sum(steps for _, steps in plan)
@@ -288,9 +280,13 @@ class Search:
         Lanes that have converged on a smooth boundary get none: it would come back to the same point.
         """
         best = best[~(lanes.curved & (lanes.residual <= CONVERGED))[best]]
-        row = lanes.row[best]
-        known = lanes.normals[best], lanes.multipliers[best]
-        return starts.rest(self.rays, row, lanes.rivals[best], *self._beyond(row), *known)
+        kept = lanes.keep(best)
+        return self._restarted(kept, *self._beyond(kept.row))
+
+    def _restarted(self, lanes: Lanes, x: Tensor, length: Tensor) -> Lanes:
+        """New lanes in place of these, one per image, at x [l, n]."""
+        known = {name: getattr(lanes, name) for name in ("row", "rivals", "normals", "multipliers")}
+        return Lanes.start(self.rays, **known, x=x, length=length)
 
     def _break_through(self, missed: Lanes, most: int) -> Iterator[tuple[Lanes, int]]:
         """Go beyond the boundary from the clean images by steps that add up.
@@ -299,12 +295,8 @@ class Search:
         iterates may circle about the image without ever reaching the boundary. These steps are DeepFool's
         (Moosavi-Dezfooli et al. 2016, algorithm 2), but towards the strongest class: x ← x − 1.5 (m/‖g‖²) g.
 
-        Args:
-            missed: a lane for each image for which no point beyond the boundary is known.
-            most: steps.
-
-        Yields:
-            New lanes, somewhat beyond the points found, and the number of steps taken so far.
+        ``missed`` has a lane for each image for which no point beyond the boundary is known. Yields new lanes, somewhat
+        beyond the points found, and the number of steps taken so far, of ``most``.
         """
         x, length = self.clean[missed.row], torch.zeros_like(missed.length)
         for steps in range(1, most + 1):
@@ -317,7 +309,7 @@ class Search:
                     found.rivals = self.best.criterion.rows(row).strongest(logits[reached])[:, None]
                 scale = torch.full_like(found.length, BEND_RETREAT)
                 start = along(self.clean, row, self.best.x[row], scale, *self.bounds)
-                yield starts.rest(self.rays, row, found.rivals, *start, found.normals, found.multipliers), steps
+                yield self._restarted(found, *start), steps
             left = (~reached).nonzero().squeeze(1)
             if not len(left):
                 break

@@ -22,34 +22,19 @@ TARGETED_STARTS = (math.inf, 0.4)
 """The same for a target: the caps, in distances of its linearised region."""
 
 
-def rest(
-    rays: Rays, row: Tensor, rivals: Tensor, x: Tensor, length: Tensor, normals: Tensor, multipliers: Tensor
-) -> Lanes:
-    """One lane per image, at x [l, n], free to take steps of any length."""
-    return Lanes.start(
-        rays, row=row, place=torch.zeros_like(row), rivals=rivals, x=x, length=length, normals=normals,
-        multipliers=multipliers, cap=torch.full_like(length, torch.inf),
-    )  # fmt: skip
-
-
 def free(rays: Rays, row: Tensor, x: Tensor, length: Tensor) -> Lanes:
     """One lane per image at x [l, n], whose rival is the strongest class wherever it is."""
     none = {"rivals": row.new_empty(len(row), 0), "normals": x.new_empty(len(row), 0, x.shape[1])}
-    return rest(rays, row, x=x, length=length, multipliers=torch.zeros_like(length)[:, None], **none)
+    return Lanes.start(rays, row=row, x=x, length=length, multipliers=torch.zeros_like(length)[:, None], **none)
 
 
 def towards_nearest(
     rays: Rays, row: Tensor, rivals: Tensor, normals: list[Tensor], gaps: Tensor, lower: float, upper: float
 ) -> Lanes:
-    """Lanes towards the rivals whose linearised boundaries are nearest within the box.
+    """Lanes from the images ``row`` [l] towards the rivals whose linearised boundaries are nearest within the box.
 
-    Args:
-        rays: from the B images.
-        row: [l] int64, the images to start from.
-        rivals: [l, R] int64, the strongest first.
-        normals: gradients of the margins at the images, [B, n] for each of R rivals.
-        gaps: [l, R], the margins.
-        lower, upper: of the box.
+    ``rivals`` are [l, R], the strongest first; ``normals`` the gradients [B, n] of the margin to each of them at the
+    images, ``gaps`` [l, R] the margins.
     """
     images = rays.images
     each = [
