@@ -59,16 +59,11 @@ def attack_dataset(
     ``target`` is a policy of ``advlab.attacks.targets``, ``all``, or a class as a number; ``seed`` is of random targets
     and of the attack; ``references`` are [R, C, H, W] on the device. Raises a UserError for an unknown policy or class.
     """
-    images, labels, index = (t.to(device) for t in (dataset.images, dataset.labels, dataset.index))
-    policy: str | Tensor = target
-    if target == "all":
-        wrong = torch.arange(1, dataset.num_classes, device=device)
-        policy = ((labels[:, None] + wrong) % dataset.num_classes).flatten()
-        images, labels, index = (t.repeat_interleave(len(wrong), 0) for t in (images, labels, index))
-    elif target not in targets.POLICIES:
-        wanted = parse_class(target, dataset.num_classes)
-        images, labels, index = (t[dataset.labels.to(device) != wanted] for t in (images, labels, index))
-        policy = torch.full_like(labels, wanted)
+    if target not in (*targets.POLICIES, "all"):
+        parse_class(target, dataset.num_classes)
+    attacked, classes = attacked_rows(dataset, target)
+    images, labels, index = (t.to(device) for t in (attacked.images, attacked.labels, attacked.index))
+    policy = target if classes is None else classes.to(device)
     given: dict[str, Any] = {} if references is None else {"references": references}
     found = attack(model, images, labels, policy, (0.0, 1.0), seed=seed, index=index, **given)
 
@@ -86,6 +81,19 @@ def attack_dataset(
         images=found.images.cpu().numpy(),
         **distortion(images.cpu().numpy(), found.images.cpu().numpy()),
     )
+
+
+def attacked_rows(dataset: Dataset, target: str) -> tuple[Dataset, Tensor | None]:
+    """The images that an attack towards ``target`` distorts, in the order of its rows, and its classes if known."""
+    rows = torch.arange(len(dataset))
+    if target == "all":
+        wrong = torch.arange(1, dataset.num_classes)
+        classes = ((dataset.labels[:, None] + wrong) % dataset.num_classes).flatten()
+        return dataset.subset(rows.repeat_interleave(len(wrong))), classes
+    if target in targets.POLICIES:
+        return dataset, None
+    rows = rows[dataset.labels != int(target)]
+    return dataset.subset(rows), torch.full_like(rows, int(target))
 
 
 def parse_class(target: str, num_classes: int) -> int:
