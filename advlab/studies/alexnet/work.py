@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -24,11 +25,10 @@ from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe, alexnet
 from advlab.models.alexnet import Variant
 from advlab.store import Store, weights_file
-from advlab.studies.alexnet import curve
 from advlab.training import image_classifier, trainer_state
 from advlab.training.image_classifier import DEFAULTS, Colours, Name, Precision, Run, Settings, Tally
 
-STATE = "state.pt"
+CURVE, STATE = "curve", "state.pt"
 JUDGED = 10_000
 """Largest number of training images on which the training error of the finished network is measured."""
 
@@ -126,6 +126,11 @@ class Layout(TrainLayout):
         return self.min_workers or self.workers
 
 
+def curve(store: Store) -> list[dict[str, float]]:
+    """The learning curve of a run: the rows of its finished epochs, in order."""
+    return [row for name in store.files(CURVE, suffix=".parquet") for row in store.read_table(name).to_pylist()]
+
+
 @dataclass(slots=True)
 class _Epoch:
     """Sums of the current epoch over all workers; part of checkpoints."""
@@ -190,7 +195,9 @@ class _Job:
                 loss, wrong, seen = run.evaluate(run.dataset, self.held_out)
                 metrics |= {"validation_loss": loss, "validation_accuracy": 1 - wrong / seen} if seen else {}
                 if self.launcher.rank == 0:
-                    curve.write(self.store, done // per_epoch, metrics)
+                    # an epoch that was repeated replaces its row
+                    row = pa.Table.from_pylist([metrics])
+                    self.store.write_table(f"{CURVE}/epoch-{done // per_epoch:05d}.parquet", row)
                 self.epoch = _Epoch()
             self._report(metrics, saves=saves)
             started = time.perf_counter()

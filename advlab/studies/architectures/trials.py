@@ -24,11 +24,6 @@ SCHEMA = pa.schema([
 ])  # fmt: skip
 """The columns are documented in docs/ARCHITECTURES.md."""
 
-_REPORTED = (
-    "validation_error", "train_error", "mean_l2", "median_l2", "mean_rms", "median_rms", "attacked",
-    "attack_success_rate", "iterations", "parameters", "seconds",
-)  # fmt: skip
-
 
 def row(trained: Checkpoint) -> dict[str, Any]:
     """The row of a finished trial, from its checkpoint."""
@@ -39,10 +34,9 @@ def row(trained: Checkpoint) -> dict[str, Any]:
         "weight_decay": list(recipe.trainer_arguments["weight_decay"]),
         "seed": recipe.seed,
         "status": FINISHED,
-        **{column: report[column] for column in _REPORTED},
+        **{column: report[column] for column in SCHEMA.names if column in report},
         "percent": 100,
         "epochs": recipe.trainer_arguments.get("epochs"),
-        "training_seconds": report["training_seconds"],
         "fingerprint": trained.fingerprint,
         "checkpoint": weights_file(recipe.name),
         "recipe": json.dumps(recipe.to_json()),

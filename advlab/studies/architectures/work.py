@@ -47,9 +47,8 @@ def run_trial(config: dict[str, Any], *, settings: TrialSettings, images: dict[s
     ``test``. Raises a UserError when this machine cannot do the sweep's work.
     """
     store = _require_fit_for(settings)
-    point = Point(**{**config["point"], "decays": tuple(config["point"]["decays"])})
-    fit = images["fit"].dataset()
-    recipe = point.recipe(fit, epochs=settings.config.epochs, max_iterations=settings.config.max_iterations)
+    fit, budget = images["fit"].dataset(), settings.config
+    recipe = Point(**config["point"]).recipe(fit, epochs=budget.epochs, max_iterations=budget.max_iterations)
     model = stored(store, recipe)
     if model is None:
         model = _make(recipe, fit, images["validation"].dataset(), images["test"].dataset(), settings)
@@ -78,12 +77,21 @@ def _require_fit_for(settings: TrialSettings) -> Store:
 
 
 def _make(recipe: Recipe, fit: Dataset, validation: Dataset, test: Dataset, settings: TrialSettings) -> Checkpoint:
-    """Train a model; measure its error and its minimum distortion on validation images."""
+    """Train a model, and report its progress; measure its error and its minimum distortion on validation images."""
     device = torch.device("cuda" if settings.use_gpu else "cpu")
     started = time.perf_counter()
-    network = recipe.build()
-    watch = _Watch(network, validation, steps=_steps(recipe, len(fit)))
-    model = checkpoint.train(recipe, fit, test, device=device, progress=watch.progress, network=network)
+    network, steps = recipe.build(), _steps(recipe, len(fit))
+    reported = 0
+
+    def progress(step: int, _values: dict[str, float]) -> None:
+        nonlocal reported
+        percent = 100 * step // steps
+        if reported + REPORT_EVERY <= percent < 100:  # the last report is the trial's row
+            reported = percent
+            error = error_rate(network, validation.images, validation.labels)
+            tune.report({PERCENT: percent, "validation_error": error})
+
+    model = checkpoint.train(recipe, fit, test, device=device, progress=progress, network=network)
     report = {
         **model.report,
         "training_seconds": model.report["seconds"],
@@ -101,21 +109,6 @@ def _steps(recipe: Recipe, images: int) -> int:
     return int(arguments["max_iterations"])
 
 
-class _Watch:
-    """Reports the progress and the validation error of a training run to Tune."""
-
-    def __init__(self, network: nn.Module, validation: Dataset, steps: int) -> None:
-        self.network, self.validation, self.steps = network, validation, steps
-        self._next = REPORT_EVERY
-
-    def progress(self, step: int, _values: dict[str, float]) -> None:
-        percent = 100 * step // self.steps
-        if self._next <= percent < 100:  # the last report is the trial's row
-            self._next = percent + REPORT_EVERY
-            error = error_rate(self.network, self.validation.images, self.validation.labels)
-            tune.report({PERCENT: percent, "validation_error": error})
-
-
 def _distortion(network: nn.Module, attacked: Dataset, known: Dataset, device: torch.device) -> dict[str, Any]:
     """Minimum distortion of the images; misclassified clean images count as 0, as in the paper's Table 1."""
     network.requires_grad_(False)
@@ -127,7 +120,6 @@ def _distortion(network: nn.Module, attacked: Dataset, known: Dataset, device: t
     }
     for name, values in (("l2", adversarial.l2), ("rms", adversarial.rms)):
         crossed = values[adversarial.success]
-        found |= {f"mean_{name}": None, f"median_{name}": None}
-        if len(crossed):
-            found |= {f"mean_{name}": float(crossed.mean()), f"median_{name}": float(crossed.median())}
+        for statistic, of in (("mean", torch.mean), ("median", torch.median)):
+            found[f"{statistic}_{name}"] = float(of(crossed)) if len(crossed) else None
     return found

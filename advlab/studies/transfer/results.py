@@ -17,8 +17,7 @@ from advlab.models.study_models import UNTRUSTED
 from advlab.store import Store, Study, schema
 from advlab.store.schema import PREDICTIONS, decode_images
 from advlab.studies.transfer import manifest as manifests
-from advlab.studies.transfer.addresses import Addresses
-from advlab.studies.transfer.layout import MATRIX, examples_folder, predictions_folder
+from advlab.studies.transfer.layout import MATRIX, Addresses, examples_folder, predictions_folder
 from advlab.studies.transfer.rows import examples_from_arrow, examples_to_arrow
 from advlab.transfer import controls
 

@@ -21,8 +21,7 @@ from advlab.report import Shown
 from advlab.store import MANIFEST, Store, address, weights_file
 from advlab.studies.experiment import PoolExperiment
 from advlab.studies.transfer import show
-from advlab.studies.transfer.addresses import Addresses
-from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
+from advlab.studies.transfer.layout import MATRIX, Addresses, examples_part, predictions_part
 from advlab.studies.transfer.plan import Plan, TransferConfig, prepare
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.view import View
