@@ -58,9 +58,7 @@ def learning_curve(study: Study) -> bytes:
         error = [[right - 100 * (1 - high)], [100 * (1 - low) - right]]
         axes.errorbar([epochs[-1]], [right], yerr=error, fmt="o", color=hue(2), capsize=3, label="test, at the end")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlim(left=0)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("accuracy, %")
+        axes.set(xlim=(0, None), xlabel="epoch", ylabel="accuracy, %")
         axes.grid()
         axes.legend(loc="lower right")
         return canvas.png(figure)

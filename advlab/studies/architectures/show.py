@@ -129,8 +129,7 @@ def _draw(panel: Axes, curve: list[tuple[float, float]], position: int, name: st
 
 
 def _finish(panel: Axes, label: str) -> None:
-    panel.set_xscale("log")
+    panel.set(xscale="log", xlabel="weight decay λ")
     canvas.plain(panel.xaxis)
-    panel.set_xlabel("weight decay λ")
     panel.set_title(label, fontsize=10, loc="left")
     panel.grid()

@@ -50,8 +50,7 @@ def read(store: Store) -> list[dict[str, Any]]:
 
 def write(store: Store, rows: list[dict[str, Any]]) -> None:
     """Write the rows; columns that a row lacks are null."""
-    columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
-    store.write_table(TRIALS, pa.table(columns, schema=SCHEMA))
+    store.write_table(TRIALS, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -155,7 +155,7 @@ class _Passes:
             name = f"{kind}/part-{start:08d}.parquet"
             settings = (config.layer, config.top, config.labels == "predicted", rows.get(start))
             units[start] = ShardUnit(store.uri, name, key, start, *settings)
-        missing = [unit for unit in units.values() if not store.holds(unit.part, unit.key)]
+        missing = [unit for unit in units.values() if not store.holds(unit.name, unit.key)]
         self.made += len(missing)
         title = {"moments": "moments", "top": "top images", "chosen": "chosen images"}[kind]
 
@@ -163,7 +163,7 @@ class _Passes:
             self.on_progress({kind: done})
 
         complete(self.pool, missing, store.uri, title, len(units), record, inputs=lambda unit: self._stored(unit.start))
-        return [store.read_shard(unit.part) for unit in units.values()]
+        return [store.read_shard(unit.name) for unit in units.values()]
 
 
 def _conclude(

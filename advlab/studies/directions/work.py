@@ -26,13 +26,13 @@ class ShardUnit:
     """One pass over one shard.
 
     Attributes:
-        part: file to write, with the content address ``key``.
+        name: file to write, with the content address ``key``.
         start: row of the first image.
         rows: rows of the shard to process, or None for all.
     """
 
     store: str
-    part: str
+    name: str
     key: str
     start: int
     layer: str
@@ -41,12 +41,8 @@ class ShardUnit:
     rows: tuple[int, ...] | None = None
 
     @property
-    def name(self) -> str:
-        return self.part
-
-    @property
     def kind(self) -> str:
-        return self.part.partition("/")[0]
+        return self.name.partition("/")[0]
 
     def run(self, resources: Resources) -> None:
         given = resources.input
@@ -55,7 +51,7 @@ class ShardUnit:
             dataset = dataset.subset(torch.tensor(self.rows))
         features = Features(resources.get("model"), self.layer, resources.device)
         make = {"moments": self._moments, "top": self._top, "chosen": self._chosen}[self.kind]
-        Store(self.store).write_table(self.part, make(features, dataset, resources), self.key)
+        Store(self.store).write_table(self.name, make(features, dataset, resources), self.key)
 
     def _moments(self, features: Features, dataset: Dataset, _resources: Resources) -> pa.Table:
         parts: list[Moments] = []

@@ -51,8 +51,9 @@ def merge(
         _require_same_data(part, dataset)
     _models(parts)
 
-    config = parts[0].config | {setting: _united(setting, parts) for setting in ("models", "controls")}
-    config["examples"] = largest.config["examples"]
+    config = parts[0].config | {"examples": largest.config["examples"]}
+    for setting in ("models", "controls"):
+        config[setting] = list(dict.fromkeys(name for part in parts for name in part.config[setting]))
     origins = [
         {"folder": part.store.uri} | {key: part.manifest[key] for key in _ORIGIN if key in part.manifest}
         for part in parts
@@ -116,10 +117,6 @@ def _models(studies: list[TransferStudy]) -> dict[str, Any]:
                 )
             holder.setdefault(name, study.store.uri)
     return found
-
-
-def _united(setting: str, parts: list[TransferStudy]) -> list[str]:
-    return list(dict.fromkeys(name for part in parts for name in part.config[setting]))
 
 
 def _copy_weights(model: str, union: TransferStudy, parts: list[TransferStudy]) -> None:

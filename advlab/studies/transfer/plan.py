@@ -72,7 +72,6 @@ class Plan:
     models: list[str]
     external: dict[str, nn.Module]
     trained: dict[str, StudyModel]
-    controls: list[str]
     reuse: str | None
 
 
@@ -119,7 +118,6 @@ def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = 
         models=names,
         external=elsewhere,
         trained=trained,
-        controls=controls.expand(noise, names),
         reuse=None if reuse is None else TransferStudy.open(reuse).store.uri,
     )
 

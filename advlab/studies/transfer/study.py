@@ -79,16 +79,12 @@ def _prepare_models(plan: Plan, study: TransferStudy, pool: ActorPool) -> None:
             network = plan.external[name]
             weights = checkpoint.weights_fingerprint(network.state_dict())
             _share(study, pool, name, network, address(weights, external.identity(name)))
-            continue
-        if name in plan.trained:
+        elif name in plan.trained:
             _adopt(study, pool, plan.trained[name].checkpoint, origin=plan.trained[name].origin)
-            continue
-        recipe = plan.recipes[name]
-        found = _stored(study.store, name) or checkpoint.find(recipe)
-        if found is None:
-            missing.append(TrainUnit(recipe))
-        else:
+        elif (found := _stored(study.store, name) or checkpoint.find(plan.recipes[name])) is not None:
             _adopt(study, pool, found)
+        else:
+            missing.append(TrainUnit(plan.recipes[name]))
     if missing:
         missing.sort(key=lambda unit: unit.parameters, reverse=True)  # the longest first
         needed = {recipe.split: plan.trained_on[recipe.split] for recipe in (unit.recipe for unit in missing)}
