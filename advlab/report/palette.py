@@ -23,8 +23,9 @@ def hue(position: int) -> str:
 
 def heat(rate: float) -> tuple[str, str]:
     """Background and readable text colour (hex) of a cell with this error rate."""
-    colour = np.array(HEAT(min(max(rate, 0.0), 1.0))[:3])
-    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)  # sRGB (IEC 61966-2-1)
+    colour = HEAT(min(max(rate, 0.0), 1.0))
+    channels = np.array(colour[:3])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)  # IEC 61966-2-1
     luminance = linear @ (0.2126, 0.7152, 0.0722)
     # WCAG contrast with white is 1.05/(L + .05), with INK (L + .05)/.067; they are equal at L = 0.215.
     return to_hex(colour), INK if luminance > 0.215 else "#ffffff"

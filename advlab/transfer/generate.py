@@ -59,8 +59,7 @@ def attack_dataset(
     ``target`` is a policy of ``advlab.attacks.targets``, ``all``, or a class as a number; ``seed`` is of random targets
     and of the attack; ``references`` are [R, C, H, W] on the device. Raises a UserError for an unknown policy or class.
     """
-    if target not in (*targets.POLICIES, "all"):
-        parse_class(target, dataset.num_classes)
+    require_target(target, dataset.num_classes)
     attacked, classes = attacked_rows(dataset, target)
     images, labels, index = (t.to(device) for t in (attacked.images, attacked.labels, attacked.index))
     policy = target if classes is None else classes.to(device)
@@ -96,14 +95,14 @@ def attacked_rows(dataset: Dataset, target: str) -> tuple[Dataset, Tensor | None
     return dataset.subset(rows), torch.full_like(rows, int(target))
 
 
-def parse_class(target: str, num_classes: int) -> int:
-    """The class that a target names by its number."""
-    if not target.isdecimal() or int(target) >= num_classes:
+def require_target(target: str, num_classes: int) -> None:
+    """Raise a UserError unless a target is a policy, ``all``, or a class by its number."""
+    is_class = target.isdecimal() and int(target) < num_classes
+    if not is_class and target not in (*targets.POLICIES, "all"):
         raise UserError(
             f"unknown target {target!r}; choose one of {', '.join(targets.POLICIES)}, all, or a class "
             f"0..{num_classes - 1}."
         )
-    return int(target)
 
 
 def distortion(clean: np.ndarray, distorted: np.ndarray) -> dict[str, np.ndarray]:

@@ -30,18 +30,14 @@ Curve = dict[str, list[tuple[float, float]]]
 
 def show(study: Study, _width: int) -> Shown:
     finished = trials.measured(trials.read(study.store))
+    models = shlex.quote(f"study:{study.store.uri}")  # the hint may be pasted into a shell
     return Shown(
         tables=[table(study)],
         files={"figures/weight_decay.png": figure(study)},
-        hints=[f"all models in a transfer matrix: python sweeps/transfer_matrix.py --models {reference(study)}"],
+        hints=[f"all models in a transfer matrix: python sweeps/transfer_matrix.py --models {models}"],
         rows={"trials": study.store.read_shard(trials.TRIALS)},
         summary={"best": finished[0]["trial"], "validation_error": finished[0]["validation_error"]} if finished else {},
     )
-
-
-def reference(study: Study) -> str:
-    """What ``--models`` takes for all models of a study, safe to paste into a shell."""
-    return shlex.quote(f"study:{study.store.uri}")
 
 
 def table(study: Study) -> Table:

@@ -1,7 +1,7 @@
 """One trial of a sweep over architectures on a worker of Tune: train, measure, store, report."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,34 +24,33 @@ PERCENT = "percent"
 REPORT_EVERY = 5  # per cent: each report costs an evaluation on the validation images and a round trip to the driver
 
 
-@dataclass(frozen=True, slots=True)
-class TrialSettings:
-    """Settings shared by all trials of a sweep.
-
-    Attributes:
-        code: fingerprint of the project's source on the driver.
-        use_gpu: whether the trial has (a share of) a GPU.
-    """
-
-    store: str
-    code: str
-    config: ArchitecturesConfig
-    threads: int
-    use_gpu: bool
-
-
-def run_trial(config: dict[str, Any], *, settings: TrialSettings, images: dict[str, SharedDataset]) -> None:
+def run_trial(
+    config: dict[str, Any],
+    *,
+    out: str,
+    code: str,
+    settings: ArchitecturesConfig,
+    threads: int,
+    use_gpu: bool,
+    images: dict[str, SharedDataset],
+) -> None:
     """Run a trial, or use its result if the study has its model already; the last report is its row.
 
     ``config`` is ``{"point": …}``, the fields of a ``Point``; ``images`` has the splits ``fit``, ``validation`` and
-    ``test``. Raises a UserError when this machine cannot do the sweep's work.
+    ``test``. Raises a UserError if this machine does not see the study's folder or has another version of the code.
     """
-    store = _require_fit_for(settings)
-    fit, budget = images["fit"].dataset(), settings.config
-    recipe = Point(**config["point"]).recipe(fit, epochs=budget.epochs, max_iterations=budget.max_iterations)
+    store = Store(out)
+    if provenance.code() != code:
+        raise UserError("a machine has another version of advlab; install the same one on all machines.")
+    if not store.exists(MANIFEST):
+        raise UserError(f"a machine does not see {store.path(MANIFEST)!r}; choose an --out that all machines share.")
+    torch.set_num_threads(threads)
+    fit, validation, test = (images[split].dataset() for split in ("fit", "validation", "test"))
+    recipe = Point(**config["point"]).recipe(fit, epochs=settings.epochs, max_iterations=settings.max_iterations)
     model = stored(store, recipe)
     if model is None:
-        model = _make(recipe, fit, images["validation"].dataset(), images["test"].dataset(), settings)
+        device = torch.device("cuda" if use_gpu else "cpu")
+        model = _make(recipe, fit, validation, test, settings.examples, device)
         store.write_bytes(weights_file(recipe.name), model.to_bytes())
     tune.report(trials.row(model))
 
@@ -65,20 +64,10 @@ def stored(store: Store, recipe: Recipe) -> Checkpoint | None:
     return model if model.recipe.fingerprint == recipe.fingerprint else None
 
 
-def _require_fit_for(settings: TrialSettings) -> Store:
-    """The study's folder; a UserError if this machine does not see it or has another version of the code."""
-    store = Store(settings.store)
-    if provenance.code() != settings.code:
-        raise UserError("a machine has another version of advlab; install the same one on all machines.")
-    if not store.exists(MANIFEST):
-        raise UserError(f"a machine does not see {store.path(MANIFEST)!r}; choose an --out that all machines share.")
-    torch.set_num_threads(settings.threads)
-    return store
-
-
-def _make(recipe: Recipe, fit: Dataset, validation: Dataset, test: Dataset, settings: TrialSettings) -> Checkpoint:
+def _make(
+    recipe: Recipe, fit: Dataset, validation: Dataset, test: Dataset, examples: int, device: torch.device
+) -> Checkpoint:
     """Train a model, and report its progress; measure its error and its minimum distortion on validation images."""
-    device = torch.device("cuda" if settings.use_gpu else "cpu")
     started = time.perf_counter()
     network, steps = recipe.build(), _steps(recipe, len(fit))
     reported = 0
@@ -96,7 +85,7 @@ def _make(recipe: Recipe, fit: Dataset, validation: Dataset, test: Dataset, sett
         **model.report,
         "training_seconds": model.report["seconds"],
         "validation_error": error_rate(network, validation.images, validation.labels),
-        **_distortion(network, validation.subset(slice(settings.config.examples)), references.among(fit), device),
+        **_distortion(network, validation.subset(slice(examples)), references.among(fit), device),
     }
     return replace(model, report={**report, "seconds": time.perf_counter() - started})
 

@@ -138,12 +138,8 @@ class _Passes:
 
     def by_shard(self, rows: np.ndarray) -> dict[int, tuple[int, ...]]:
         """Rows of the image set by shard, relative to its first row."""
-        size = self.plan.config.shard_size
-        return {
-            start: tuple((rows[rows // size * size == start] - start).tolist())
-            for start in self.starts
-            if (rows // size * size == start).any()
-        }
+        starts = rows // self.plan.config.shard_size * self.plan.config.shard_size
+        return {start: tuple((rows[starts == start] - start).tolist()) for start in np.unique(starts).tolist()}
 
     def go(self, kind: str, rows: dict[int, tuple[int, ...]], *decisive: Any) -> list[pa.Table]:
         """The tables of one pass, shard by shard; existing ones are read."""

@@ -57,10 +57,6 @@ class Repeated:
     def models(self) -> list[str]:
         return [undrawn(name) for name in self.studies[0].targets]
 
-    @property
-    def sources(self) -> list[str]:
-        return [undrawn(name) for name in self.studies[0].sources]
-
     def errors(self, source: str, target: str) -> list[float]:
         """The error rate of each seed."""
         return [cells[source, target]["error_rate"] for cells in self.cells]
@@ -97,7 +93,7 @@ def render(out: str, *, seeds: int) -> dict[str, bytes]:
     """The page and its figure: name in ``out`` → content. A UserError if a study is missing or not finished."""
     first, last = (Repeated.open(out, part, seeds) for part in (FIRST_TABLES, LAST_TABLES))
     tally: Counter[str] = Counter()  # of the marks behind the paper's numbers, see `_beside`
-    noise_4 = [source for source in last.sources if source.startswith(("gaussian-", "amplified-"))]
+    noise_4 = [name for name in map(undrawn, last.studies[0].sources) if name.startswith(("gaussian-", "amplified-"))]
     environment = Environment(
         loader=PackageLoader("advlab.studies.paper", "."),
         undefined=StrictUndefined,
@@ -254,10 +250,8 @@ def why_it_transfers(rows: pa.Table) -> Regression | None:
 
 def claims(first: Repeated, last: Repeated) -> list[Claim]:
     """The paper's qualitative statements, each with its numbers."""
-    errors, total = (
-        sum(numbers)
-        for numbers in zip(*(study.counts(m, m) for study in (first, last) for m in study.models), strict=True)
-    )
+    counts = [study.counts(model, model) for study in (first, last) for model in study.models]
+    errors, total = map(sum, zip(*counts, strict=True))
     low, _ = wilson(errors, total)
     halves = [(M1, M2), (M1_PRIME, M2), (M2, M1), (M2, M1_PRIME)]
     amplified = f"amplified-0.1-{M1}"
