@@ -48,7 +48,11 @@ def merge(
     largest = max(parts, key=lambda part: part.config["examples"])
     dataset = largest.data_here()
     for part in parts:
-        _require_same_data(part, dataset)
+        if part.manifest["dataset"]["fingerprint"] != dataset.subset(slice(part.config["examples"])).fingerprint:
+            raise UserError(
+                f"{part.store.uri!r} cannot be merged: its images are not those of {dataset.name} {dataset.split} on "
+                "this machine; merge on a machine with the study's data set."
+            )
     _models(parts)
 
     config = parts[0].config | {"examples": largest.config["examples"]}
@@ -93,15 +97,6 @@ def _require_mergeable(part: TransferStudy, first: TransferStudy) -> None:
                     f"{where} with {first.store.uri!r}: its {kind} {key} is {ours.get(key)!r}, there "
                     f"{theirs.get(key)!r}; only models, controls and the number of examples may differ."
                 )
-
-
-def _require_same_data(part: TransferStudy, dataset: Dataset) -> None:
-    here = dataset.subset(slice(part.config["examples"]))
-    if part.manifest["dataset"]["fingerprint"] != here.fingerprint:
-        raise UserError(
-            f"{part.store.uri!r} cannot be merged: its images are not those of {here.name} {here.split} on this "
-            "machine; merge on a machine with the study's data set."
-        )
 
 
 def _models(studies: list[TransferStudy]) -> dict[str, Any]:
