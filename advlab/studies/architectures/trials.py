@@ -29,12 +29,12 @@ def row(trained: Checkpoint) -> dict[str, Any]:
     """The row of a finished trial, from its checkpoint."""
     recipe, report = trained.recipe, trained.report
     return {
+        **{column: report[column] for column in SCHEMA.names if column in report},
         "trial": recipe.name,
         "architecture": recipe.name.partition("λ")[0],
         "weight_decay": list(recipe.trainer_arguments["weight_decay"]),
         "seed": recipe.seed,
         "status": FINISHED,
-        **{column: report[column] for column in SCHEMA.names if column in report},
         "percent": 100,
         "epochs": recipe.trainer_arguments.get("epochs"),
         "fingerprint": trained.fingerprint,
