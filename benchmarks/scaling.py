@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from advlab.data import Dataset
-from advlab.studies.transfer.addresses import Addresses
+from advlab.studies.transfer.layout import Addresses
 from advlab.studies.transfer.work import AttackUnit, EvaluateUnit, Shard
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from advlab.engine.worker import Conditions, _Worker
+from advlab.engine.worker import _Worker
 from advlab.errors import UserError
 from advlab.store import Store, provenance
 
@@ -121,13 +121,13 @@ class Actors:
 
     def ready(self, actor: int, shared: dict[str, ray.ObjectRef]) -> ray.ObjectRef:
         """Ask an actor whether it can work; the call is lost if Ray is about to restart it."""
-        conditions = Conditions(
+        return self.actors[actor].ready.remote(
+            shared,
             threads=max(1, int(self.options.num_cpus)),
             use_gpu=self.options.num_gpus > 0,
             code=provenance.code(),
             file=self.required_file,
         )
-        return self.actors[actor].ready.remote(shared, conditions)
 
     def reported(self, actor: int, node: str, address: str, complaint: str) -> None:
         """Record that an actor is alive; a machine that cannot do the work gets no further actors.

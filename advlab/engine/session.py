@@ -3,12 +3,11 @@
 import logging
 import os
 import secrets
-import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import ray
@@ -59,18 +58,14 @@ def _start(folder: str) -> None:
         ) from error
 
 
-@contextmanager
-def _own_folder() -> Iterator[str]:
+def _own_folder() -> AbstractContextManager[str]:
     """A folder for Ray's sockets, logs and spilled objects that no other user may enter; Ray's own is open to all."""
     base = tempfile.gettempdir()
+    place = base if len(base) <= _LONGEST_FOLDER else "/tmp"
     try:
-        folder = tempfile.mkdtemp(prefix="advlab-", dir=base if len(base) <= _LONGEST_FOLDER else "/tmp")
+        return tempfile.TemporaryDirectory(prefix="advlab-", dir=place, ignore_cleanup_errors=True)
     except OSError as error:
         raise UserError(f"Ray needs a folder for temporary files ({one_line(error)}); set TMPDIR to one.") from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import importlib
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
@@ -32,21 +31,6 @@ class Unit(Protocol):
         """Process the unit on an actor; the answer must be small."""
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """Settings of an actor, and requirements on its machine.
-
-    Attributes:
-        code: fingerprint of the project's source, which must be the same on all machines.
-        file: a folder, and the name of a file in it that the machine must see.
-    """
-
-    threads: int
-    use_gpu: bool
-    code: str
-    file: tuple[str, str] | None
-
-
 class _Worker:
     """The actor, with the resources of the unit that it runs: ``device``, the unit's ``input``, shared objects."""
 
@@ -60,10 +44,17 @@ class _Worker:
         self._memo: OrderedDict[str, Any] = OrderedDict()
         self._note = ""
 
-    def ready(self, shared: dict[str, ray.ObjectRef], conditions: Conditions) -> tuple[str, str, str]:
+    def ready(
+        self, shared: dict[str, ray.ObjectRef], *, threads: int, use_gpu: bool, code: str, file: tuple[str, str] | None
+    ) -> tuple[str, str, str]:
         """Prepare for work on these shared objects.
 
-        Returns the id and the address of the machine, and a problem with its fix, or an empty string.
+        Args:
+            code: fingerprint of the project's source, which must be the same on all machines.
+            file: a folder, and the name of a file in it that the machine must see.
+
+        Returns:
+            The id and the address of the machine, and a problem with its fix, or an empty string.
         """
         machine = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
         try:
@@ -76,15 +67,15 @@ class _Worker:
         except Exception as error:  # a broken installation may raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             return *machine, f"cannot run advlab ({reason}); install the project there, for the Python that runs Ray"
-        if provenance.code() != conditions.code:
+        if provenance.code() != code:
             return *machine, "has another version of advlab; install the same one on all machines"
-        if conditions.use_gpu and not torch.cuda.is_available():
+        if use_gpu and not torch.cuda.is_available():
             return *machine, "has no GPU that PyTorch can use; fix its driver, or leave out --num-gpus"
-        if conditions.file is not None and not store.Store(conditions.file[0]).exists(conditions.file[1]):
-            return *machine, f"does not see {'/'.join(conditions.file)!r}; choose an --out that all machines share"
+        if file is not None and not store.Store(file[0]).exists(file[1]):
+            return *machine, f"does not see {'/'.join(file)!r}; choose an --out that all machines share"
         # Work on small tensors becomes ten times slower when there are more threads than cores of the actor.
-        torch.set_num_threads(conditions.threads)
-        self.device = torch.device("cuda" if conditions.use_gpu else "cpu")
+        torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if use_gpu else "cpu")
         if shared != self._shared:  # cached values may be derived from earlier shared objects
             self._memo.clear()
         self._shared = shared

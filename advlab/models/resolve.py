@@ -9,8 +9,7 @@ from torch import nn
 from advlab import models
 from advlab.data import DATASETS
 from advlab.models import alexnet, checkpoint, efficientnet, external, study_models
-from advlab.store import Study
-from advlab.store.addresses import address
+from advlab.store import Study, address
 
 DEFAULT_SIZE = 224
 

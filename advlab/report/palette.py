@@ -1,5 +1,6 @@
 """The colours of reports, distinguishable for colour-blind readers: one ramp for rates, eight hues for models."""
 
+import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 INK = "#1d2433"
@@ -22,14 +23,9 @@ def hue(position: int) -> str:
 
 def heat(rate: float) -> tuple[str, str]:
     """Background and readable text colour (hex) of a cell with this error rate."""
-    red, green, blue, _ = HEAT(min(max(rate, 0.0), 1.0))
-    luminance = sum(
-        weight * _linear(channel) for weight, channel in zip((0.2126, 0.7152, 0.0722), (red, green, blue), strict=True)
-    )
+    colour = HEAT(min(max(rate, 0.0), 1.0))
+    channels = np.array(colour[:3])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)  # IEC 61966-2-1
+    luminance = linear @ (0.2126, 0.7152, 0.0722)
     # WCAG contrast with white is 1.05/(L + .05), with INK (L + .05)/.067; they are equal at L = 0.215.
-    return to_hex((red, green, blue)), INK if luminance > 0.215 else "#ffffff"
-
-
-def _linear(channel: float) -> float:
-    """An sRGB channel in linear light (IEC 61966-2-1)."""
-    return float(channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4)
+    return to_hex(colour), INK if luminance > 0.215 else "#ffffff"

@@ -31,6 +31,28 @@ class Verify:
     memory: float | None = None
     """Memory limit in GiB for the files that are checked at one time; by default a quarter of this machine's memory."""
 
+    def run(self) -> None:
+        study = _open(self.study)
+        if self.memory is not None:
+            if not self.memory > 0:
+                raise UserError(f"--memory {self.memory:g} is impossible; choose more than 0.")
+            study.store.memory = int(self.memory * 2**30)
+        found: Counter[str] = Counter()
+        is_sound = True
+        with _progress("verifying") as on_progress:
+            for finding in verify(study, on_progress):
+                print(_repaired(study, finding) if self.repair else finding)
+                found[finding.kind] += 1
+                is_sound &= finding.is_harmless
+        findings = ", ".join(f"{count} {kind}" for kind, count in found.items())
+        if not is_sound:
+            print(f"not sound: {findings}")
+            if found["missing"] or found["damaged"]:
+                print(f"the command of this study computes what is missing:\n{masked(study.command)}")
+            sys.exit(1)
+        told = f" ({findings})" if findings else ""
+        print(f"sound: {len(study.sources)} sources × {len(study.targets)} targets{told}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Merge:
@@ -41,6 +63,18 @@ class Merge:
     out: str
     """Folder of the union."""
 
+    def run(self) -> None:
+        if len(self.studies) < 2:
+            raise UserError("merge needs two or more studies; give their folders, and the output folder with --out.")
+        with _progress("merging") as on_progress:
+            union, missing = merge([_open(folder) for folder in self.studies], self.out, on_progress)
+        print(f"{len(union.targets)} models, {union.config['examples']} examples: {union.store.uri}")
+        if missing:
+            print(f"{missing} shards are in none of the studies; this command computes them:")
+            print(masked(union.command))
+        else:
+            print("nothing is missing; the matrix is written")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
@@ -50,32 +84,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    if isinstance(options.action, Verify):
-        _verify(options.action)
-    else:
-        _merge(options.action)
-
-
-def _verify(options: Verify) -> None:
-    study = _open(options.study)
-    if options.memory is not None:
-        if not options.memory > 0:
-            raise UserError(f"--memory {options.memory:g} is impossible; choose more than 0.")
-        study.store.memory = int(options.memory * 2**30)
-    found: Counter[str] = Counter()
-    is_sound = True
-    with _progress("verifying") as on_progress:
-        for finding in verify(study, on_progress):
-            print(_repaired(study, finding) if options.repair else finding)
-            found[finding.kind] += 1
-            is_sound &= finding.is_harmless
-    findings = ", ".join(f"{count} {kind}" for kind, count in found.items())
-    if not is_sound:
-        print(f"not sound: {findings}")
-        if found["missing"] or found["damaged"]:
-            print(f"the command of this study computes what is missing:\n{masked(study.command)}")
-        sys.exit(1)
-    print(f"sound: {len(study.sources)} sources × {len(study.targets)} targets{f' ({findings})' if findings else ''}")
+    options.action.run()
 
 
 def _repaired(study: TransferStudy, finding: Finding) -> str:
@@ -86,19 +95,6 @@ def _repaired(study: TransferStudy, finding: Finding) -> str:
     except OSError as error:
         return f"{finding.shown}; it cannot be removed ({one_line(error)})"
     return f"{finding.shown}; removed"
-
-
-def _merge(options: Merge) -> None:
-    if len(options.studies) < 2:
-        raise UserError("merge needs two or more studies; give their folders, and the output folder with --out.")
-    with _progress("merging") as on_progress:
-        union, missing = merge([_open(folder) for folder in options.studies], options.out, on_progress)
-    print(f"{len(union.targets)} models, {union.config['examples']} examples: {union.store.uri}")
-    if missing:
-        print(f"{missing} shards are in none of the studies; this command computes them:")
-        print(masked(union.command))
-    else:
-        print("nothing is missing; the matrix is written")
 
 
 def _open(folder: str) -> TransferStudy:

@@ -115,6 +115,11 @@ class Study:
         return found
 
 
+def address(*decisive: Any) -> str:
+    """SHA-256 of values that together determine the rows of a shard: its content address."""
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+
+
 def study_identity(manifest: dict[str, Any]) -> str:
     """SHA-256 of everything that determines a study's rows: kind, settings, and settings of the attack."""
     decisive = {key: manifest.get(key) for key in ("kind", "config", "attack")}

@@ -33,7 +33,6 @@ LARGEST = 2**28
 """Bytes of one member of a tar file: no image of a folder may have more."""
 BATCH = 64
 _RESULTS = pa.schema([("images", pa.int64()), ("problem", pa.string())])
-NUMBER_DIGITS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +70,7 @@ def unpack(config: UnpackConfig) -> int:
     total = 0
     try:
         with Console(stderr=True).status("unpacking") as status:
-            source = _Packed(config.source, _Writer(out.uri, config))
+            source = _Packed(config, out.uri)
             for result in ray.data.read_datasource(source).iter_rows():
                 if result["problem"] is not None:
                     raise UserError(f"--source {config.source!r}: {result['problem']}")
@@ -85,36 +84,43 @@ def unpack(config: UnpackConfig) -> int:
     return total
 
 
-@dataclass(frozen=True, slots=True)
-class _Writer:
-    """Writes packed images; returns their number, or the problem with one of them."""
+class _Packed(FileBasedDatasource):
+    """Files of samples, each sample written as it is read; Ray's own readers take values of any size into memory."""
 
-    out: str
-    config: UnpackConfig
+    def __init__(self, config: UnpackConfig, out: str) -> None:
+        is_parquet = config.layout == "parquet"
+        super().__init__(config.source, file_extensions=["parquet"] if is_parquet else None)
+        self.out, self.layout = out, config.layout
+        self.image_keys = (config.image,) if config.image else ("image",) if is_parquet else KEYS
+        self.label_key = config.label or ("label" if is_parquet else "cls")
 
-    @property
-    def image_keys(self) -> tuple[str, ...]:
-        given = self.config.image
-        return (given,) if given else ("image",) if self.config.layout == "parquet" else KEYS
+    def _open_input_source(self, filesystem: Any, path: str, **_: Any) -> Any:
+        if self.layout == "parquet":
+            return filesystem.open_input_file(path)
+        return filesystem.open_input_stream(path, compression=None)  # images are compressed already
 
-    @property
-    def label_key(self) -> str:
-        return self.config.label or ("label" if self.config.layout == "parquet" else "cls")
+    def _read_stream(self, f: Any, path: str) -> Iterator[pa.Table]:  # noqa: ARG002
+        """The number of images in each batch, or the problem with one of them."""
+        read = _rows if self.layout == "parquet" else _members
+        samples = read(f, {self.label_key, *self.image_keys})
+        written = BATCH
+        while written == BATCH:  # fewer are the last, or were stopped by a problem
+            written, problem = self._write(islice(samples, BATCH))
+            yield pa.table({"images": [written], "problem": [problem]}, schema=_RESULTS)
 
-    def write(self, samples: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
-        """Write samples up to the first with a problem."""
-        written, problem = 0, None
+    def _write(self, samples: Iterable[dict[str, Any]]) -> tuple[int, str | None]:
+        """Write samples up to the first with a problem; returns their number, and the problem."""
+        written = 0
         try:
             for sample in samples:
-                problem = self._write(sample)
-                if problem is not None:
-                    break
+                if (problem := self._write_one(sample)) is not None:
+                    return written, problem
                 written += 1
         except (OSError, ValueError, TypeError, LookupError, pa.ArrowException, tarfile.TarError) as error:
-            problem = f"it cannot be read as {self.config.layout}, or not be written ({one_line(error)})."
-        return {"images": [written], "problem": [problem]}
+            return written, f"it cannot be read as {self.layout}, or not be written ({one_line(error)})."
+        return written, None
 
-    def _write(self, sample: dict[str, Any]) -> str | None:
+    def _write_one(self, sample: dict[str, Any]) -> str | None:
         """Write a sample; returns its problem, if there is one."""
         label = self.label_key
         image = next((key for key in self.image_keys if sample.get(key) is not None), None)
@@ -134,27 +140,6 @@ class _Writer:
         if not store.exists(name):
             store.write_bytes(name, content)
         return None
-
-
-class _Packed(FileBasedDatasource):
-    """Files of samples, each sample written as it is read; Ray's own readers take values of any size into memory."""
-
-    def __init__(self, paths: str, writer: _Writer) -> None:
-        super().__init__(paths, file_extensions=["parquet"] if writer.config.layout == "parquet" else None)
-        self.writer = writer
-
-    def _open_input_source(self, filesystem: Any, path: str, **_: Any) -> Any:
-        if self.writer.config.layout == "parquet":
-            return filesystem.open_input_file(path)
-        return filesystem.open_input_stream(path, compression=None)  # images are compressed already
-
-    def _read_stream(self, f: Any, path: str) -> Iterator[pa.Table]:  # noqa: ARG002
-        read = _rows if self.writer.config.layout == "parquet" else _members
-        samples = read(f, {self.writer.label_key, *self.writer.image_keys})
-        result: dict[str, list[Any]] = {"images": [BATCH], "problem": [None]}
-        while result["images"] == [BATCH]:
-            result = self.writer.write(islice(samples, BATCH))
-            yield pa.table(result, schema=_RESULTS)
 
 
 def _rows(file: Any, wanted: set[str]) -> Iterator[dict[str, Any]]:
@@ -195,7 +180,7 @@ def class_folder(label: object) -> str:
     """
     text = (label.decode() if isinstance(label, bytes) else str(label)).strip()
     if text.isdecimal():
-        return f"{int(text):0{NUMBER_DIGITS}d}"
+        return f"{int(text):04d}"
     name = text.replace("/", "_").lstrip(".")
     if not name:
         raise ValueError("a class without a name")

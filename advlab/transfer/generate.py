@@ -59,16 +59,10 @@ def attack_dataset(
     ``target`` is a policy of ``advlab.attacks.targets``, ``all``, or a class as a number; ``seed`` is of random targets
     and of the attack; ``references`` are [R, C, H, W] on the device. Raises a UserError for an unknown policy or class.
     """
-    images, labels, index = (t.to(device) for t in (dataset.images, dataset.labels, dataset.index))
-    policy: str | Tensor = target
-    if target == "all":
-        wrong = torch.arange(1, dataset.num_classes, device=device)
-        policy = ((labels[:, None] + wrong) % dataset.num_classes).flatten()
-        images, labels, index = (t.repeat_interleave(len(wrong), 0) for t in (images, labels, index))
-    elif target not in targets.POLICIES:
-        wanted = parse_class(target, dataset.num_classes)
-        images, labels, index = (t[dataset.labels.to(device) != wanted] for t in (images, labels, index))
-        policy = torch.full_like(labels, wanted)
+    require_target(target, dataset.num_classes)
+    attacked, classes = attacked_rows(dataset, target)
+    images, labels, index = (t.to(device) for t in (attacked.images, attacked.labels, attacked.index))
+    policy = target if classes is None else classes.to(device)
     given: dict[str, Any] = {} if references is None else {"references": references}
     found = attack(model, images, labels, policy, (0.0, 1.0), seed=seed, index=index, **given)
 
@@ -88,14 +82,27 @@ def attack_dataset(
     )
 
 
-def parse_class(target: str, num_classes: int) -> int:
-    """The class that a target names by its number."""
-    if not target.isdecimal() or int(target) >= num_classes:
+def attacked_rows(dataset: Dataset, target: str) -> tuple[Dataset, Tensor | None]:
+    """The images that an attack towards ``target`` distorts, in the order of its rows, and its classes if known."""
+    rows = torch.arange(len(dataset))
+    if target == "all":
+        wrong = torch.arange(1, dataset.num_classes)
+        classes = ((dataset.labels[:, None] + wrong) % dataset.num_classes).flatten()
+        return dataset.subset(rows.repeat_interleave(len(wrong))), classes
+    if target in targets.POLICIES:
+        return dataset, None
+    rows = rows[dataset.labels != int(target)]
+    return dataset.subset(rows), torch.full_like(rows, int(target))
+
+
+def require_target(target: str, num_classes: int) -> None:
+    """Raise a UserError unless a target is a policy, ``all``, or a class by its number."""
+    is_class = target.isdecimal() and int(target) < num_classes
+    if not is_class and target not in (*targets.POLICIES, "all"):
         raise UserError(
             f"unknown target {target!r}; choose one of {', '.join(targets.POLICIES)}, all, or a class "
             f"0..{num_classes - 1}."
         )
-    return int(target)
 
 
 def distortion(clean: np.ndarray, distorted: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from advlab.studies.cross_training_set.plan import CrossTrainingSetConfig
+from advlab.studies.cross_training_set.study import CrossTrainingSetConfig
 from advlab.studies.paper.plan import PaperConfig
 from advlab.studies.transfer import paper_numbers
 

@@ -12,7 +12,7 @@ import pytest
 
 from advlab.errors import UserError
 from advlab.store import Store
-from advlab.studies.cross_training_set.plan import HALVES
+from advlab.studies.cross_training_set.study import HALVES
 from advlab.studies.paper import page
 from advlab.studies.paper.plan import ALIGNMENT, PaperConfig
 from advlab.studies.transfer import paper_numbers

@@ -17,9 +17,9 @@ from advlab.engine.launcher import Alone
 from advlab.errors import UserError
 from advlab.models import Checkpoint, study_models
 from advlab.store import Study
-from advlab.studies.alexnet import curve, show
+from advlab.studies.alexnet import show
 from advlab.studies.alexnet.study import AlexNet
-from advlab.studies.alexnet.work import AlexNetConfig, Layout
+from advlab.studies.alexnet.work import AlexNetConfig, Layout, curve
 
 CONFIG = AlexNetConfig(
     variant="torchvision", width=0.05, size=16, examples=240, held_out=60, epochs=3, batch_size=40, recipe="modern"
@@ -44,7 +44,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def losses(study: Study) -> np.ndarray:
-    rows = curve.read(study.store)
+    rows = curve(study.store)
     assert [row["epoch"] for row in rows] == [1.0, 2.0, 3.0]
     return np.array([row["train_loss"] for row in rows])
 

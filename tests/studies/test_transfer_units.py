@@ -21,8 +21,7 @@ from advlab.errors import UserError
 from advlab.models.mlp import MLP
 from advlab.store import Store
 from advlab.store.schema import image_column
-from advlab.studies.transfer.addresses import Addresses
-from advlab.studies.transfer.layout import examples_part, predictions_part
+from advlab.studies.transfer.layout import Addresses, examples_part, predictions_part
 from advlab.studies.transfer.plan import TransferConfig, prepare
 from advlab.studies.transfer.work import AttackUnit, CountUnit, EvaluateUnit, Shard
 

@@ -16,7 +16,7 @@ from advlab.errors import UserError
 from advlab.models.mlp import MLP
 from advlab.training import full_batch
 from advlab.transfer.evaluate import answer
-from advlab.transfer.generate import Examples, attack_dataset, distortion, parse_class
+from advlab.transfer.generate import Examples, attack_dataset, distortion, require_target
 
 CPU = torch.device("cpu")
 LBFGS = registry.resolve("lbfgs")
@@ -119,7 +119,7 @@ def test_failed_examples_survive_nothing(clean: Dataset) -> None:
 @pytest.mark.parametrize("target", ["10", "-1", "1.5", "closest", "", "³"])
 def test_unknown_targets_are_refused(target: str) -> None:
     with pytest.raises(UserError, match=f"unknown target '{target}'; choose one of random, nearest"):
-        parse_class(target, 10)
+        require_target(target, 10)
 
 
 def test_distortion_of_nothing_is_zero() -> None:

@@ -77,12 +77,10 @@ class Generators:
             self._idle.append(actor)
             try:
                 examples = ray.get(ref)
-            except RayTaskError as error:
-                if not isinstance(error.cause, RayError):
+            except RayError as error:
+                if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
                     raise
-                self.losses += 1
-            except RayError:  # the actor or its machine died; Ray starts it again
-                self.losses += 1
+                self.losses += 1  # the actor or its machine died; Ray starts it again
             else:
                 self.arrived += self.chunk
                 self._took = time.monotonic() - since

@@ -155,10 +155,6 @@ def _curve(state: dict[str, Any]) -> list[dict[str, float]]:
     return rows
 
 
-Keeper = Snapshots | Checkpoints
-"""Storage for the state from which a run resumes."""
-
-
 @dataclass(frozen=True, slots=True)
 class TrainUnit:
     """Train one variant with one seed, and evaluate it; ``key`` is the content address of its row."""
@@ -210,7 +206,7 @@ class TrainUnit:
         images: Dataset,
         held_out: Dataset,
         source: Source,
-        keeper: Keeper,
+        keeper: Snapshots | Checkpoints,
         device: torch.device,
         note: Callable[[str], None],
     ) -> None:

@@ -8,7 +8,7 @@ from advlab.report import Shown, canvas
 from advlab.report.numbers import percent, ruled
 from advlab.report.palette import hue
 from advlab.store import Study
-from advlab.studies.alexnet import curve
+from advlab.studies.alexnet.work import curve
 from advlab.transfer.metrics import wilson
 
 
@@ -23,7 +23,7 @@ def show(study: Study, _width: int) -> Shown:
 
 def table(study: Study) -> Table:
     config, result = study.config, study.manifest["result"]
-    rows = curve.read(study.store)
+    rows = curve(study.store)
     shown = ruled(f"AlexNet ({config['variant']}, width {config['width']:g}) on {config['data']}", ["what"], ["value"])
     shown.add_row("weights and biases", f"{result['parameters']:,}")
     shown.add_row("epochs", str(len(rows)))
@@ -43,7 +43,7 @@ def table(study: Study) -> Table:
 
 def learning_curve(study: Study) -> bytes:
     """Accuracy per epoch on training and held-out images, and on the test images at the end; PNG."""
-    rows = curve.read(study.store)
+    rows = curve(study.store)
     result = study.manifest["result"]
     epochs = [row["epoch"] for row in rows]
     with rc_context(canvas.STYLE):
@@ -58,9 +58,7 @@ def learning_curve(study: Study) -> bytes:
         error = [[right - 100 * (1 - high)], [100 * (1 - low) - right]]
         axes.errorbar([epochs[-1]], [right], yerr=error, fmt="o", color=hue(2), capsize=3, label="test, at the end")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlim(left=0)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("accuracy, %")
+        axes.set(xlim=(0, None), xlabel="epoch", ylabel="accuracy, %")
         axes.grid()
         axes.legend(loc="lower right")
         return canvas.png(figure)

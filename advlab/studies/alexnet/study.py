@@ -14,9 +14,8 @@ from advlab.errors import UserError
 from advlab.models import alexnet
 from advlab.models.study_models import trained_by
 from advlab.store import Study
-from advlab.studies.alexnet import curve
 from advlab.studies.alexnet import show as presentation
-from advlab.studies.alexnet.work import AlexNetConfig, Layout, work
+from advlab.studies.alexnet.work import AlexNetConfig, Layout, curve, work
 from advlab.studies.experiment import TrainExperiment
 from advlab.training import image_classifier
 
@@ -53,7 +52,7 @@ class AlexNet(TrainExperiment):
         if study.manifest["finished"] is not None:
             return
         layout = self.layout
-        with following(study.store, "training", lambda: curve.read(study.store), on_progress):
+        with following(study.store, "training", lambda: curve(study.store), on_progress):
             size = layout.workers if layout.fewest == layout.workers else (layout.fewest, layout.workers)
             launch(study, work, AlexNetConfig(**study.config), layout, size)
         name = study.config["name"]

@@ -7,10 +7,11 @@ Finished work is in files: one row of the learning curve per epoch, and the trai
 import math
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -24,11 +25,10 @@ from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe, alexnet
 from advlab.models.alexnet import Variant
 from advlab.store import Store, weights_file
-from advlab.studies.alexnet import curve
 from advlab.training import image_classifier, trainer_state
 from advlab.training.image_classifier import DEFAULTS, Colours, Name, Precision, Run, Settings, Tally
 
-STATE = "state.pt"
+CURVE, STATE = "curve", "state.pt"
 JUDGED = 10_000
 """Largest number of training images on which the training error of the finished network is measured."""
 
@@ -72,11 +72,7 @@ class AlexNetConfig:
 
     def pixels(self) -> int:
         """Height and width of the crops."""
-        return self.size or (alexnet.SIZE if self.of_photos() else 32)
-
-    def of_photos(self) -> bool:
-        """Whether the images are files of arbitrary size."""
-        return is_folder(self.data)
+        return self.size or (alexnet.SIZE if is_folder(self.data) else 32)
 
     def settings(self) -> Settings:
         rate, decay = DEFAULTS[self.recipe]
@@ -86,7 +82,7 @@ class AlexNetConfig:
 
     def images(self, split: str) -> Dataset:
         """The images of a split, before cropping."""
-        if not self.of_photos():
+        if not is_folder(self.data):
             return data.load(self.data, split)
         return data.load(self.data, split, size=image_classifier.stored_size(self.pixels()), margin=1.0)
 
@@ -126,12 +122,9 @@ class Layout(TrainLayout):
         return self.min_workers or self.workers
 
 
-@dataclass(slots=True)
-class _Epoch:
-    """Sums of the current epoch over all workers; part of checkpoints."""
-
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, correct predictions and examples
-    seconds: float = 0.0  # of training
+def curve(store: Store) -> list[dict[str, float]]:
+    """The learning curve of a run: the rows of its finished epochs, in order."""
+    return [row for name in store.files(CURVE, suffix=".parquet") for row in store.read_table(name).to_pylist()]
 
 
 def work(config: AlexNetConfig, layout: Layout, store: Store, launcher: Launcher) -> None:
@@ -158,7 +151,7 @@ class _Job:
         self.config, self.layout, self.store, self.launcher = config, layout, store, launcher
         self.run, self.held_out = run, held_out
         self.optimiser = image_classifier.optimiser(run.network, run.settings)
-        self.epoch = _Epoch()
+        self.sums = [0.0] * 4  # of the current epoch: loss, correct predictions, examples, seconds; in checkpoints
         flops = image_classifier.training_flops(run.network.eval(), run.settings.size)
         peak = 1e12 * (layout.peak_tflops or 0) or image_classifier.product_flops(run.device, run.settings.precision)
         self.share_of_peak = flops / (peak * run.ranks.size)
@@ -179,9 +172,8 @@ class _Job:
             saves = bool(every) and (done % every == 0 or ends)
             if not (saves or ends):
                 continue
-            taken = tally.take()
-            self.epoch.sums = [so_far + now for so_far, now in zip(self.epoch.sums, taken, strict=True)]
-            self.epoch.seconds += time.perf_counter() - started
+            taken = [*tally.take(), time.perf_counter() - started]
+            self.sums = [so_far + now for so_far, now in zip(self.sums, taken, strict=True)]
             metrics = self._metrics(done)
             latest = {name: metrics[name] for name in ("train_loss", "train_accuracy", "images_per_second")}
             if not math.isfinite(metrics["train_loss"]):
@@ -190,8 +182,10 @@ class _Job:
                 loss, wrong, seen = run.evaluate(run.dataset, self.held_out)
                 metrics |= {"validation_loss": loss, "validation_accuracy": 1 - wrong / seen} if seen else {}
                 if self.launcher.rank == 0:
-                    curve.write(self.store, done // per_epoch, metrics)
-                self.epoch = _Epoch()
+                    # an epoch that was repeated replaces its row
+                    row = pa.Table.from_pylist([metrics])
+                    self.store.write_table(f"{CURVE}/epoch-{done // per_epoch:05d}.parquet", row)
+                self.sums = [0.0] * 4
             self._report(metrics, saves=saves)
             started = time.perf_counter()
 
@@ -220,8 +214,7 @@ class _Job:
         self.store.write_bytes(weights_file(self.config.name), Checkpoint(recipe, weights, report).to_bytes())
 
     def _metrics(self, done: int) -> dict[str, float]:
-        loss, right, seen = self.epoch.sums
-        per_second = seen / self.epoch.seconds
+        loss, right, seen, seconds = self.sums
         settings = self.run.settings
         return {
             "epoch": done / settings.steps_per_epoch(len(self.run.rows)),
@@ -229,9 +222,9 @@ class _Job:
             "train_loss": loss / seen,
             "train_accuracy": right / seen,
             "learning_rate": image_classifier.rate(settings, done - 1, self.run.steps),
-            "images_per_second": per_second,
-            "utilisation": per_second * self.share_of_peak,
-            "seconds": self.epoch.seconds,
+            "images_per_second": seen / seconds,
+            "utilisation": seen / seconds * self.share_of_peak,
+            "seconds": seconds,
         }
 
     def _resume(self) -> int:
@@ -244,7 +237,7 @@ class _Job:
             self.run.network.load_state_dict(state["network"])
             self.optimiser.load_state_dict(state["optimiser"])
             loss, right, seen = map(float, state["sums"])
-            self.epoch = _Epoch([loss, right, seen], float(state["seconds"]))
+            self.sums = [loss, right, seen, float(state["seconds"])]
             return trainer_state.step(state, self.run.steps)
 
     def _report(self, metrics: dict[str, float], *, saves: bool) -> None:
@@ -256,8 +249,8 @@ class _Job:
             "network": self.run.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": metrics["step"],
-            "sums": self.epoch.sums,
-            "seconds": self.epoch.seconds,
+            "sums": self.sums[:3],
+            "seconds": self.sums[3],
         }
         with tempfile.TemporaryDirectory(prefix="advlab-") as folder:
             torch.save(state, Path(folder) / STATE)

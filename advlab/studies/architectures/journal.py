@@ -51,7 +51,7 @@ class Journal:
 
     def heard(self, trial: Any, result: dict[str, Any]) -> None:
         """Handle a report of a trial; the last one is its row."""
-        name = _point(trial).name
+        name = Point(**trial.config["point"]).name
         if "fingerprint" not in result:
             if PERCENT in result and self.stage is not None:
                 status = f"{result[PERCENT]}%, validation error {100 * result['validation_error']:.2f}%"
@@ -63,7 +63,7 @@ class Journal:
 
     def ended(self, trial: Any, failed: bool) -> None:
         """Handle the end of a trial; without a row by now, it gets one."""
-        point, result = _point(trial), trial.last_result or {}
+        point, result = Point(**trial.config["point"]), trial.last_result or {}
         if self._rows.get(point.name, {}).get("status") == FINISHED:
             return
         row = {"trial": point.name, "status": FAILED if failed else STOPPED, "trial_id": trial.trial_id}
@@ -107,11 +107,6 @@ class Journal:
 
     def _write(self) -> None:
         trials.write(self.study.store, self.rows)
-
-
-def _point(trial: Any) -> Point:
-    values = trial.config["point"]
-    return Point(**{**values, "decays": tuple(values["decays"])})
 
 
 def point_of(row: dict[str, Any]) -> Point:

@@ -30,18 +30,14 @@ Curve = dict[str, list[tuple[float, float]]]
 
 def show(study: Study, _width: int) -> Shown:
     finished = trials.measured(trials.read(study.store))
+    models = shlex.quote(f"study:{study.store.uri}")  # the hint may be pasted into a shell
     return Shown(
         tables=[table(study)],
         files={"figures/weight_decay.png": figure(study)},
-        hints=[f"all models in a transfer matrix: python sweeps/transfer_matrix.py --models {reference(study)}"],
+        hints=[f"all models in a transfer matrix: python sweeps/transfer_matrix.py --models {models}"],
         rows={"trials": study.store.read_shard(trials.TRIALS)},
         summary={"best": finished[0]["trial"], "validation_error": finished[0]["validation_error"]} if finished else {},
     )
-
-
-def reference(study: Study) -> str:
-    """What ``--models`` takes for all models of a study, safe to paste into a shell."""
-    return shlex.quote(f"study:{study.store.uri}")
 
 
 def table(study: Study) -> Table:
@@ -129,8 +125,7 @@ def _draw(panel: Axes, curve: list[tuple[float, float]], position: int, name: st
 
 
 def _finish(panel: Axes, label: str) -> None:
-    panel.set_xscale("log")
+    panel.set(xscale="log", xlabel="weight decay λ")
     canvas.plain(panel.xaxis)
-    panel.set_xlabel("weight decay λ")
     panel.set_title(label, fontsize=10, loc="left")
     panel.grid()

@@ -24,7 +24,7 @@ from advlab.studies.architectures.journal import Journal, point_of
 from advlab.studies.architectures.plan import ArchitecturesConfig, ArchitecturesPlan, prepare
 from advlab.studies.architectures.space import Point
 from advlab.studies.architectures.trials import FINISHED
-from advlab.studies.architectures.work import PERCENT, TrialSettings, run_trial
+from advlab.studies.architectures.work import PERCENT, run_trial
 from advlab.studies.experiment import Experiment
 
 OBJECTIVES = {"validation_error": "min", "mean_rms": "max"}
@@ -79,19 +79,15 @@ class _Optuna(OptunaSearch):
 def _tuner(journal: Journal, pool: PoolOptions, trials: list[Point] | int, **search: Any) -> tune.Tuner:
     """Tune's driver for given points, or for a number of points chosen by ``search_alg``."""
     plan, study, threads = journal.plan, journal.study, max(1, int(pool.num_cpus))
-    settings = TrialSettings(study.store.uri, provenance.code(), plan.config, threads, use_gpu=pool.num_gpus > 0)
     images = {split: SharedDataset.of(dataset) for split, dataset in plan.images.items()}
-    trainable = tune.with_parameters(run_trial, settings=settings, images=images)
-    points = None if isinstance(trials, int) else [asdict(point) for point in trials]
-    return tuner(
-        trainable,
-        notes_folder(study, "sweep"),
-        pool,
-        journal,
-        param_space=None if points is None else {"point": tune.grid_search(points)},
-        num_samples=trials if isinstance(trials, int) else 1,
-        **search,
-    )
+    given: dict[str, Any] = {"out": study.store.uri, "code": provenance.code(), "settings": plan.config}
+    given |= {"threads": threads, "use_gpu": pool.num_gpus > 0, "images": images}
+    trainable = tune.with_parameters(run_trial, **given)
+    if isinstance(trials, int):
+        search["num_samples"] = trials
+    else:
+        search["param_space"] = {"point": tune.grid_search([asdict(point) for point in trials])}
+    return tuner(trainable, notes_folder(study, "sweep"), pool, journal, **search)
 
 
 def _optuna(plan: ArchitecturesPlan, rows: list[dict[str, Any]]) -> _Optuna:

@@ -24,25 +24,19 @@ SCHEMA = pa.schema([
 ])  # fmt: skip
 """The columns are documented in docs/ARCHITECTURES.md."""
 
-_REPORTED = (
-    "validation_error", "train_error", "mean_l2", "median_l2", "mean_rms", "median_rms", "attacked",
-    "attack_success_rate", "iterations", "parameters", "seconds",
-)  # fmt: skip
-
 
 def row(trained: Checkpoint) -> dict[str, Any]:
     """The row of a finished trial, from its checkpoint."""
     recipe, report = trained.recipe, trained.report
     return {
+        **{column: report[column] for column in SCHEMA.names if column in report},
         "trial": recipe.name,
         "architecture": recipe.name.partition("λ")[0],
         "weight_decay": list(recipe.trainer_arguments["weight_decay"]),
         "seed": recipe.seed,
         "status": FINISHED,
-        **{column: report[column] for column in _REPORTED},
         "percent": 100,
         "epochs": recipe.trainer_arguments.get("epochs"),
-        "training_seconds": report["training_seconds"],
         "fingerprint": trained.fingerprint,
         "checkpoint": weights_file(recipe.name),
         "recipe": json.dumps(recipe.to_json()),
@@ -56,8 +50,7 @@ def read(store: Store) -> list[dict[str, Any]]:
 
 def write(store: Store, rows: list[dict[str, Any]]) -> None:
     """Write the rows; columns that a row lacks are null."""
-    columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
-    store.write_table(TRIALS, pa.table(columns, schema=SCHEMA))
+    store.write_table(TRIALS, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """One trial of a sweep over architectures on a worker of Tune: train, measure, store, report."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,35 +24,33 @@ PERCENT = "percent"
 REPORT_EVERY = 5  # per cent: each report costs an evaluation on the validation images and a round trip to the driver
 
 
-@dataclass(frozen=True, slots=True)
-class TrialSettings:
-    """Settings shared by all trials of a sweep.
-
-    Attributes:
-        code: fingerprint of the project's source on the driver.
-        use_gpu: whether the trial has (a share of) a GPU.
-    """
-
-    store: str
-    code: str
-    config: ArchitecturesConfig
-    threads: int
-    use_gpu: bool
-
-
-def run_trial(config: dict[str, Any], *, settings: TrialSettings, images: dict[str, SharedDataset]) -> None:
+def run_trial(
+    config: dict[str, Any],
+    *,
+    out: str,
+    code: str,
+    settings: ArchitecturesConfig,
+    threads: int,
+    use_gpu: bool,
+    images: dict[str, SharedDataset],
+) -> None:
     """Run a trial, or use its result if the study has its model already; the last report is its row.
 
     ``config`` is ``{"point": …}``, the fields of a ``Point``; ``images`` has the splits ``fit``, ``validation`` and
-    ``test``. Raises a UserError when this machine cannot do the sweep's work.
+    ``test``. Raises a UserError if this machine does not see the study's folder or has another version of the code.
     """
-    store = _require_fit_for(settings)
-    point = Point(**{**config["point"], "decays": tuple(config["point"]["decays"])})
-    fit = images["fit"].dataset()
-    recipe = point.recipe(fit, epochs=settings.config.epochs, max_iterations=settings.config.max_iterations)
+    store = Store(out)
+    if provenance.code() != code:
+        raise UserError("a machine has another version of advlab; install the same one on all machines.")
+    if not store.exists(MANIFEST):
+        raise UserError(f"a machine does not see {store.path(MANIFEST)!r}; choose an --out that all machines share.")
+    torch.set_num_threads(threads)
+    fit, validation, test = (images[split].dataset() for split in ("fit", "validation", "test"))
+    recipe = Point(**config["point"]).recipe(fit, epochs=settings.epochs, max_iterations=settings.max_iterations)
     model = stored(store, recipe)
     if model is None:
-        model = _make(recipe, fit, images["validation"].dataset(), images["test"].dataset(), settings)
+        device = torch.device("cuda" if use_gpu else "cpu")
+        model = _make(recipe, fit, validation, test, settings.examples, device)
         store.write_bytes(weights_file(recipe.name), model.to_bytes())
     tune.report(trials.row(model))
 
@@ -66,29 +64,28 @@ def stored(store: Store, recipe: Recipe) -> Checkpoint | None:
     return model if model.recipe.fingerprint == recipe.fingerprint else None
 
 
-def _require_fit_for(settings: TrialSettings) -> Store:
-    """The study's folder; a UserError if this machine does not see it or has another version of the code."""
-    store = Store(settings.store)
-    if provenance.code() != settings.code:
-        raise UserError("a machine has another version of advlab; install the same one on all machines.")
-    if not store.exists(MANIFEST):
-        raise UserError(f"a machine does not see {store.path(MANIFEST)!r}; choose an --out that all machines share.")
-    torch.set_num_threads(settings.threads)
-    return store
-
-
-def _make(recipe: Recipe, fit: Dataset, validation: Dataset, test: Dataset, settings: TrialSettings) -> Checkpoint:
-    """Train a model; measure its error and its minimum distortion on validation images."""
-    device = torch.device("cuda" if settings.use_gpu else "cpu")
+def _make(
+    recipe: Recipe, fit: Dataset, validation: Dataset, test: Dataset, examples: int, device: torch.device
+) -> Checkpoint:
+    """Train a model, and report its progress; measure its error and its minimum distortion on validation images."""
     started = time.perf_counter()
-    network = recipe.build()
-    watch = _Watch(network, validation, steps=_steps(recipe, len(fit)))
-    model = checkpoint.train(recipe, fit, test, device=device, progress=watch.progress, network=network)
+    network, steps = recipe.build(), _steps(recipe, len(fit))
+    reported = 0
+
+    def progress(step: int, _values: dict[str, float]) -> None:
+        nonlocal reported
+        percent = 100 * step // steps
+        if reported + REPORT_EVERY <= percent < 100:  # the last report is the trial's row
+            reported = percent
+            error = error_rate(network, validation.images, validation.labels)
+            tune.report({PERCENT: percent, "validation_error": error})
+
+    model = checkpoint.train(recipe, fit, test, device=device, progress=progress, network=network)
     report = {
         **model.report,
         "training_seconds": model.report["seconds"],
         "validation_error": error_rate(network, validation.images, validation.labels),
-        **_distortion(network, validation.subset(slice(settings.config.examples)), references.among(fit), device),
+        **_distortion(network, validation.subset(slice(examples)), references.among(fit), device),
     }
     return replace(model, report={**report, "seconds": time.perf_counter() - started})
 
@@ -99,21 +96,6 @@ def _steps(recipe: Recipe, images: int) -> int:
     if "epochs" in arguments:
         return int(arguments["epochs"]) * -(-images // int(arguments["batch_size"]))
     return int(arguments["max_iterations"])
-
-
-class _Watch:
-    """Reports the progress and the validation error of a training run to Tune."""
-
-    def __init__(self, network: nn.Module, validation: Dataset, steps: int) -> None:
-        self.network, self.validation, self.steps = network, validation, steps
-        self._next = REPORT_EVERY
-
-    def progress(self, step: int, _values: dict[str, float]) -> None:
-        percent = 100 * step // self.steps
-        if self._next <= percent < 100:  # the last report is the trial's row
-            self._next = percent + REPORT_EVERY
-            error = error_rate(self.network, self.validation.images, self.validation.labels)
-            tune.report({PERCENT: percent, "validation_error": error})
 
 
 def _distortion(network: nn.Module, attacked: Dataset, known: Dataset, device: torch.device) -> dict[str, Any]:
@@ -127,7 +109,6 @@ def _distortion(network: nn.Module, attacked: Dataset, known: Dataset, device: t
     }
     for name, values in (("l2", adversarial.l2), ("rms", adversarial.rms)):
         crossed = values[adversarial.success]
-        found |= {f"mean_{name}": None, f"median_{name}": None}
-        if len(crossed):
-            found |= {f"mean_{name}": float(crossed.mean()), f"median_{name}": float(crossed.median())}
+        for statistic, of in (("mean", torch.mean), ("median", torch.median)):
+            found[f"{statistic}_{name}"] = float(of(crossed)) if len(crossed) else None
     return found

@@ -28,14 +28,14 @@ _CELL = 0.62  # inches
 
 
 def show(study: Study, _width: int) -> Shown:
-    config = study.config
+    config, verdict = study.config, str(study.manifest["verdict"])
     size = config["input_size"] or input_size(config["model"])
     images = data.load(config["data"], config["split"], size=size)
     return Shown(
-        tables=[bases_table(study), verdict(study)],
+        tables=[bases_table(study), verdict],
         files={"figures/contact_sheet.png": contact_sheet(study, images)},
         rows={"sets": study.store.read_table("sets.parquet"), "tests": study.store.read_table("tests.parquet")},
-        summary={"finding": verdict(study)},
+        summary={"finding": verdict},
     )
 
 
@@ -55,10 +55,6 @@ def bases_table(study: Study) -> Table:
             cells.append(f"{sets[statistic].to_numpy()[basis_of == basis].mean():.3f}{beside}")
         table.add_row(TITLES[basis], str(int((basis_of == basis).sum())), *cells)
     return table
-
-
-def verdict(study: Study) -> str:
-    return str(study.manifest["verdict"])
 
 
 def contact_sheet(study: Study, images: Dataset) -> bytes:

@@ -138,12 +138,8 @@ class _Passes:
 
     def by_shard(self, rows: np.ndarray) -> dict[int, tuple[int, ...]]:
         """Rows of the image set by shard, relative to its first row."""
-        size = self.plan.config.shard_size
-        return {
-            start: tuple((rows[rows // size * size == start] - start).tolist())
-            for start in self.starts
-            if (rows // size * size == start).any()
-        }
+        starts = rows // self.plan.config.shard_size * self.plan.config.shard_size
+        return {start: tuple((rows[starts == start] - start).tolist()) for start in np.unique(starts).tolist()}
 
     def go(self, kind: str, rows: dict[int, tuple[int, ...]], *decisive: Any) -> list[pa.Table]:
         """The tables of one pass, shard by shard; existing ones are read."""
@@ -155,7 +151,7 @@ class _Passes:
             name = f"{kind}/part-{start:08d}.parquet"
             settings = (config.layer, config.top, config.labels == "predicted", rows.get(start))
             units[start] = ShardUnit(store.uri, name, key, start, *settings)
-        missing = [unit for unit in units.values() if not store.holds(unit.part, unit.key)]
+        missing = [unit for unit in units.values() if not store.holds(unit.name, unit.key)]
         self.made += len(missing)
         title = {"moments": "moments", "top": "top images", "chosen": "chosen images"}[kind]
 
@@ -163,7 +159,7 @@ class _Passes:
             self.on_progress({kind: done})
 
         complete(self.pool, missing, store.uri, title, len(units), record, inputs=lambda unit: self._stored(unit.start))
-        return [store.read_shard(unit.part) for unit in units.values()]
+        return [store.read_shard(unit.name) for unit in units.values()]
 
 
 def _conclude(

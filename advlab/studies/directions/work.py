@@ -26,13 +26,13 @@ class ShardUnit:
     """One pass over one shard.
 
     Attributes:
-        part: file to write, with the content address ``key``.
+        name: file to write, with the content address ``key``.
         start: row of the first image.
         rows: rows of the shard to process, or None for all.
     """
 
     store: str
-    part: str
+    name: str
     key: str
     start: int
     layer: str
@@ -41,12 +41,8 @@ class ShardUnit:
     rows: tuple[int, ...] | None = None
 
     @property
-    def name(self) -> str:
-        return self.part
-
-    @property
     def kind(self) -> str:
-        return self.part.partition("/")[0]
+        return self.name.partition("/")[0]
 
     def run(self, resources: Resources) -> None:
         given = resources.input
@@ -55,7 +51,7 @@ class ShardUnit:
             dataset = dataset.subset(torch.tensor(self.rows))
         features = Features(resources.get("model"), self.layer, resources.device)
         make = {"moments": self._moments, "top": self._top, "chosen": self._chosen}[self.kind]
-        Store(self.store).write_table(self.part, make(features, dataset, resources), self.key)
+        Store(self.store).write_table(self.name, make(features, dataset, resources), self.key)
 
     def _moments(self, features: Features, dataset: Dataset, _resources: Resources) -> pa.Table:
         parts: list[Moments] = []
@@ -63,7 +59,10 @@ class ShardUnit:
             if values.shape[1] > MAX_DIMENSION:
                 raise UserError(f"the layer has {values.shape[1]} features, more than {MAX_DIMENSION}; choose another.")
             parts.append(Moments.of(values.transpose(1, 2).flatten(0, 1).cpu().numpy()))
-        return _moments_to_arrow(reduce(Moments.__add__, parts))
+        moments = reduce(Moments.__add__, parts)
+        products = pa.FixedSizeListArray.from_arrays(pa.array(moments.products.ravel()), len(moments.total))
+        columns = {"total": moments.total, "low": moments.low, "high": moments.high, "products": products}
+        return pa.table({"count": np.full(len(moments.total), moments.count), **columns})  # one row per feature
 
     def _top(self, features: Features, dataset: Dataset, resources: Resources) -> pa.Table:
         vectors = torch.tensor(resources.get("directions")).to(resources.device)
@@ -99,14 +98,6 @@ class ShardUnit:
 def packed(dataset: Dataset) -> Any:
     """A shard in the form in which it is sent: undecoded files of a folder, otherwise arrays."""
     return dataset if isinstance(dataset, ImageFolder) else SharedDataset.of(dataset)
-
-
-def _moments_to_arrow(moments: Moments) -> pa.Table:
-    """One row per feature."""
-    columns = {"total": moments.total, "low": moments.low, "high": moments.high}
-    products = pa.FixedSizeListArray.from_arrays(pa.array(moments.products.ravel()), len(moments.total))
-    count = np.full(len(moments.total), moments.count)
-    return pa.table({"count": count, **columns, "products": products})
 
 
 def moments_from_arrow(table: pa.Table) -> Moments:

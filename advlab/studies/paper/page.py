@@ -1,6 +1,7 @@
 """The Markdown page with the paper's tables and claims beside ours, computed from the rows of the studies."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +17,10 @@ from advlab.analysis.alignment import Regression, regress
 from advlab.errors import UserError
 from advlab.report.numbers import markdown_head, markdown_table
 from advlab.store import Store
-from advlab.studies.cross_training_set.plan import HALVES
+from advlab.studies.cross_training_set.study import HALVES
 from advlab.studies.paper.plan import ALIGNMENT, FIRST_TABLES, LAST_TABLES, POLICIES, READINGS, TARGETS, seed_folder
 from advlab.studies.transfer import figures, paper_numbers
-from advlab.studies.transfer.paper_numbers import M1, M1_PRIME, M2, PaperMatrix, as_printed
+from advlab.studies.transfer.paper_numbers import M1, M1_PRIME, M2, PaperMatrix, as_printed, undrawn
 from advlab.studies.transfer.results import TransferStudy
 from advlab.transfer.controls import CURVE, MATCHED
 from advlab.transfer.metrics import wilson
@@ -49,21 +50,12 @@ class Repeated:
     @cached_property
     def cells(self) -> list[dict[tuple[str, str], dict[str, Any]]]:
         """Per seed: (source, target) → its row of the matrix."""
-        return [
-            {
-                (paper_numbers.undrawn(row["source"]), paper_numbers.undrawn(row["target"])): row
-                for row in study.matrix().to_pylist()
-            }
-            for study in self.studies
-        ]
+        tables = [study.matrix().to_pylist() for study in self.studies]
+        return [{(undrawn(row["source"]), undrawn(row["target"])): row for row in rows} for rows in tables]
 
     @property
     def models(self) -> list[str]:
-        return [paper_numbers.undrawn(name) for name in self.studies[0].targets]
-
-    @property
-    def sources(self) -> list[str]:
-        return [paper_numbers.undrawn(name) for name in self.studies[0].sources]
+        return [undrawn(name) for name in self.studies[0].targets]
 
     def errors(self, source: str, target: str) -> list[float]:
         """The error rate of each seed."""
@@ -84,11 +76,8 @@ class Repeated:
 
     def reports(self, model: str, key: str) -> list[float]:
         """A number of the training report of each seed."""
-        found = []
-        for study in self.studies:
-            entries = {paper_numbers.undrawn(name): entry for name, entry in study.manifest["models"].items()}
-            found.append(float(entries[model]["report"][key]))
-        return found
+        seeds = [{undrawn(name): entry for name, entry in study.manifest["models"].items()} for study in self.studies]
+        return [float(entries[model]["report"][key]) for entries in seeds]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +92,8 @@ class Claim:
 def render(out: str, *, seeds: int) -> dict[str, bytes]:
     """The page and its figure: name in ``out`` → content. A UserError if a study is missing or not finished."""
     first, last = (Repeated.open(out, part, seeds) for part in (FIRST_TABLES, LAST_TABLES))
-    tally = Tally()
-    noise_4 = [source for source in last.sources if source.startswith(("gaussian-", "amplified-"))]
+    tally: Counter[str] = Counter()  # of the marks behind the paper's numbers, see `_beside`
+    noise_4 = [name for name in map(undrawn, last.studies[0].sources) if name.startswith(("gaussian-", "amplified-"))]
     environment = Environment(
         loader=PackageLoader("advlab.studies.paper", "."),
         undefined=StrictUndefined,
@@ -134,32 +123,7 @@ def render(out: str, *, seeds: int) -> dict[str, bytes]:
     return {PAGE: page.encode(), CURVES: figures.amplification_curves(first.curve, first.models)}
 
 
-@dataclass(slots=True)
-class Tally:
-    """Counts of the paper's numbers that one further seed could have given, and of those below and above ours."""
-
-    within: int = 0
-    above: int = 0
-    below: int = 0
-
-    def mark(self, ours: Estimate, theirs: float, resolution: float) -> str:
-        """``=`` if one further seed could have given the paper's number, else whether ours is above or below.
-
-        Empty for a single seed, which has no spread.
-        """
-        if ours.n == 1:
-            return ""
-        if ours.admits(theirs, resolution):
-            self.within += 1
-            return "="
-        if ours.mean > theirs:
-            self.above += 1
-            return "↑"
-        self.below += 1
-        return "↓"
-
-
-def table_1(study: Repeated, tally: Tally) -> str:
+def table_1(study: Repeated, tally: Counter[str]) -> str:
     """Errors, iterations and distortion of the six models."""
     lines = markdown_head("model", "train error %", "test error %", "iterations", "mean RMS")
     for model in study.models:
@@ -173,7 +137,7 @@ def table_1(study: Repeated, tally: Tally) -> str:
     return markdown_table(lines)
 
 
-def matrix_table(study: Repeated, printed: PaperMatrix, controls: list[str], tally: Tally) -> str:
+def matrix_table(study: Repeated, printed: PaperMatrix, controls: list[str], tally: Counter[str]) -> str:
     """A matrix of error rates over seeds, the paper's below ours."""
     lines = markdown_head("examples of ↓ shown to →", *study.models, "mean RMS")
     for source in [*study.models, *controls]:
@@ -182,11 +146,9 @@ def matrix_table(study: Repeated, printed: PaperMatrix, controls: list[str], tal
     return markdown_table(lines)
 
 
-def table_3(study: Repeated, tally: Tally) -> str:
-    rows = [
-        {paper_numbers.undrawn(row["model"]): row for row in s.store.read_shard(HALVES).to_pylist()}
-        for s in study.studies
-    ]
+def table_3(study: Repeated, tally: Counter[str]) -> str:
+    tables = [seed.store.read_shard(HALVES).to_pylist() for seed in study.studies]
+    rows = [{undrawn(row["model"]): row for row in table} for table in tables]
     lines = markdown_head("model", "error on P1 %", "error on P2 %", "test error %", "mean RMS")
     for model in study.models:
         theirs = paper_numbers.TABLE_3[model]
@@ -288,10 +250,8 @@ def why_it_transfers(rows: pa.Table) -> Regression | None:
 
 def claims(first: Repeated, last: Repeated) -> list[Claim]:
     """The paper's qualitative statements, each with its numbers."""
-    errors, total = (
-        sum(numbers)
-        for numbers in zip(*(study.counts(m, m) for study in (first, last) for m in study.models), strict=True)
-    )
+    counts = [study.counts(model, model) for study in (first, last) for model in study.models]
+    errors, total = map(sum, zip(*counts, strict=True))
     low, _ = wilson(errors, total)
     halves = [(M1, M2), (M1_PRIME, M2), (M2, M1), (M2, M1_PRIME)]
     amplified = f"amplified-0.1-{M1}"
@@ -355,31 +315,32 @@ def _most_resistant(study: Repeated) -> Claim:
     )
 
 
-def _rate(ours: list[float], theirs: float | None, tally: Tally, digits: int) -> str:
+def _rate(ours: list[float], theirs: float | None, tally: Counter[str], digits: int) -> str:
     found = estimate(ours)
     text = _percent(found, digits)
-    if theirs is None:
-        return text
-    printed = as_printed(theirs)
-    return f"{text}<br>*{printed}* {tally.mark(found, theirs, _resolution(printed) / 100)}".rstrip()
+    return text if theirs is None else _beside(text, found, theirs, as_printed(theirs), 0.01, tally)
 
 
-def _rms(ours: list[float], theirs: float | None, tally: Tally) -> str:
+def _rms(ours: list[float], theirs: float | None, tally: Counter[str]) -> str:
     found = estimate(ours)
     text = f"{found.mean:.4f} ± {found.half_width:.4f}" if found.n > 1 else f"{found.mean:.4f}"
-    if theirs is None:
-        return text
-    return f"{text}<br>*{theirs:g}* {tally.mark(found, theirs, _resolution(f'{theirs:g}'))}".rstrip()
+    return text if theirs is None else _beside(text, found, theirs, f"{theirs:g}", 1.0, tally)
+
+
+def _beside(text: str, ours: Estimate, theirs: float, printed: str, unit: float, tally: Counter[str]) -> str:
+    """Ours above the paper's number, ``printed`` in a unit, and ``=`` if one further seed could have given it, else
+    whether ours is above or below; no mark for a single seed, which has no spread.
+    """
+    resolution = 0.5 * 10.0 ** -len(printed.partition(".")[2])  # half a unit of the last printed digit
+    within = ours.admits(theirs, resolution * unit)
+    mark = "" if ours.n == 1 else "=" if within else "↑" if ours.mean > theirs else "↓"
+    tally[mark] += 1
+    return f"{text}<br>*{printed}* {mark}".rstrip()
 
 
 def _percent(found: Estimate, digits: int) -> str:
     mean = f"{100 * found.mean:.{digits}f}"
     return mean if found.n == 1 else f"{mean} ± {100 * found.half_width:.{digits}f}"
-
-
-def _resolution(printed: str) -> float:
-    """Half a unit of the last digit of a printed number."""
-    return 0.5 * 10.0 ** -len(printed.partition(".")[2])
 
 
 def _is_below(p: float, level: float) -> bool | None:

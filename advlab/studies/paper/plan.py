@@ -18,7 +18,7 @@ from advlab.command import also
 from advlab.errors import UserError
 from advlab.models.study_models import trained_by
 from advlab.store import Store
-from advlab.studies.cross_training_set.plan import CrossTrainingSetConfig
+from advlab.studies.cross_training_set.study import CrossTrainingSetConfig
 from advlab.studies.transfer.plan import TransferConfig
 from advlab.studies.transfer.results import TransferStudy
 from advlab.transfer.controls import CURVE, MATCHED

@@ -9,7 +9,7 @@ from advlab.engine.pool import ActorPool
 from advlab.engine.session import session
 from advlab.report import Tracker
 from advlab.store import Store
-from advlab.studies.cross_training_set.plan import record_halves
+from advlab.studies.cross_training_set.study import record_halves
 from advlab.studies.experiment import PoolExperiment
 from advlab.studies.paper import page
 from advlab.studies.paper.plan import LAST_TABLES, PaperConfig, record_alignment

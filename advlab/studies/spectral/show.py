@@ -114,8 +114,7 @@ def _gap(axes: Axes, rows: list[dict[str, Any]]) -> None:
 
 
 def _finish(axes: Axes, label: str) -> None:
-    axes.set_xscale("log")
+    axes.set(xscale="log", xlabel=label)
     canvas.plain(axes.xaxis)
-    axes.set_xlabel(label)
     axes.grid(axis="x")
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))

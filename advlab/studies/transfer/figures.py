@@ -55,16 +55,14 @@ def matrix_heat_map(view: View) -> bytes:
                 text = "–" if cell is None else percent(cell.error_rate)
                 weight = "bold" if cell is not None and cell.is_self else "normal"
                 axes.text(column, y, text, ha="center", va="center", color=ink, fontsize=11, fontweight=weight)
-        axes.set_xlim(-0.5, len(matrix.targets) - 0.5)
-        axes.set_ylim(max(rows_at, default=0) + 0.5, -0.5)
+        axes.set(xlim=(-0.5, len(matrix.targets) - 0.5), ylim=(max(rows_at, default=0) + 0.5, -0.5))
         targets = [short(target) for target in matrix.targets]
         axes.set_xticks(range(len(targets)), targets, rotation=25, ha="left", rotation_mode="anchor")
         axes.set_yticks(rows_at, [short(row.source) for row, _ in rows])
         axes.xaxis.tick_top()
         axes.tick_params(length=0, labelcolor=INK)
         axes.spines[:].set_visible(False)
-        axes.set_ylabel("examples made for")
-        axes.set_xlabel("misclassified by the model shown them, %")
+        axes.set(ylabel="examples made for", xlabel="misclassified by the model shown them, %")
         return canvas.png(figure)
 
 
@@ -87,11 +85,8 @@ def amplification_curves(curve: Callable[[str, str], list[tuple[float, Estimate]
                     low, high = ([100 * getattr(found, end) for _, found in points] for end in ("low", "high"))
                     axes.fill_between(x, low, high, color=hue(position), alpha=0.15, linewidth=0)
             axes.set_title(f"examples of {source}", loc="left", fontsize=10)
-            axes.set_ylim(0, 102)
-        for axes in panels[:, 0]:
-            axes.set_ylabel("error %")
-        for axes in panels[-1]:
-            axes.set_xlabel("RMS after amplification")
+            axes.set(ylim=(0, 102), ylabel="error %", xlabel="RMS after amplification")
+            axes.label_outer()
         for axes in panels.flat[len(models) :]:
             axes.set_visible(False)
         handles, labels = panels.flat[0].get_legend_handles_labels()
@@ -146,10 +141,8 @@ def distortion_curves(view: View) -> bytes:
             share = 100 * np.arange(len(fooled) + 1) / max(1, len(table))
             look = canvas.look(position)
             axes.step(np.r_[0.0, fooled], share, where="post", label=short(row.source), linewidth=1.8, **look)
-        axes.set_ylim(0, 102)
-        axes.set_xlim(left=0)
-        axes.set_xlabel("distortion allowed, RMS per pixel")
-        axes.set_ylabel("examples that fool their model, %")
+        axes.set(xlim=(0, None), ylim=(0, 102))
+        axes.set(xlabel="distortion allowed, RMS per pixel", ylabel="examples that fool their model, %")
         axes.grid()
         if matrix.models:
             axes.legend(loc="lower right", handlelength=3)

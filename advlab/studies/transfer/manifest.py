@@ -20,19 +20,7 @@ _MOST = 2**62
 
 def check(manifest: dict[str, Any]) -> None:
     """Raise a ValueError that describes the first invalid setting."""
-    _transfer(manifest["config"])
-    require(isinstance(manifest.get("attack"), dict | None), "its attack is not an object")
-    for name in manifest.get("models", {}):
-        require_name(name)
-
-
-def lacking(manifest: dict[str, Any]) -> list[str]:
-    """The settings that a transfer study must have and this one lacks."""
-    settings = [key for key in SETTINGS if key not in manifest["config"] and key != "train_split"]
-    return settings if isinstance(manifest.get("attack"), dict) else [*settings, "attack's settings"]
-
-
-def _transfer(config: dict[str, Any]) -> None:
+    config = manifest["config"]
     for key in ("dataset", "split", "train_split", "attack", "target"):
         require_text(key, config.get(key, ""))
     for key, least in (("examples", 1), ("shard_size", 1), ("seed", 0)):
@@ -43,6 +31,15 @@ def _transfer(config: dict[str, Any]) -> None:
     target = config.get("target", "all")
     known = target in (*targets.POLICIES, "all") or (target.isascii() and target.isdecimal() and len(target) < 7)
     require(known, f"its target is {target!r}")
+    require(isinstance(manifest.get("attack"), dict | None), "its attack is not an object")
+    for name in manifest.get("models", {}):
+        require_name(name)
+
+
+def lacking(manifest: dict[str, Any]) -> list[str]:
+    """The settings that a transfer study must have and this one lacks."""
+    settings = [key for key in SETTINGS if key not in manifest["config"] and key != "train_split"]
+    return settings if isinstance(manifest.get("attack"), dict) else [*settings, "attack's settings"]
 
 
 def _names(models: Any, noise: Any) -> None:

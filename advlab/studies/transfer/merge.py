@@ -14,10 +14,11 @@ from advlab.errors import UserError
 from advlab.models import external
 from advlab.models.study_models import read_model
 from advlab.store import Store, parquet, provenance, study_identity, weights_file
+from advlab.store.retry import Result
 from advlab.studies.transfer import matrix
 from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
 from advlab.studies.transfer.results import TransferStudy
-from advlab.studies.transfer.verify import attacked_rows, sound_examples, sound_predictions
+from advlab.studies.transfer.verify import sound_examples, sound_predictions
 
 THREADS = 8
 """Shards copied in parallel; each takes the memory of its images."""
@@ -47,11 +48,16 @@ def merge(
     largest = max(parts, key=lambda part: part.config["examples"])
     dataset = largest.data_here()
     for part in parts:
-        _require_same_data(part, dataset)
+        if part.manifest["dataset"]["fingerprint"] != dataset.subset(slice(part.config["examples"])).fingerprint:
+            raise UserError(
+                f"{part.store.uri!r} cannot be merged: its images are not those of {dataset.name} {dataset.split} on "
+                "this machine; merge on a machine with the study's data set."
+            )
     _models(parts)
 
-    config = parts[0].config | {setting: _united(setting, parts) for setting in ("models", "controls")}
-    config["examples"] = largest.config["examples"]
+    config = parts[0].config | {"examples": largest.config["examples"]}
+    for setting in ("models", "controls"):
+        config[setting] = list(dict.fromkeys(name for part in parts for name in part.config[setting]))
     origins = [
         {"folder": part.store.uri} | {key: part.manifest[key] for key in _ORIGIN if key in part.manifest}
         for part in parts
@@ -93,15 +99,6 @@ def _require_mergeable(part: TransferStudy, first: TransferStudy) -> None:
                 )
 
 
-def _require_same_data(part: TransferStudy, dataset: Dataset) -> None:
-    here = dataset.subset(slice(part.config["examples"]))
-    if part.manifest["dataset"]["fingerprint"] != here.fingerprint:
-        raise UserError(
-            f"{part.store.uri!r} cannot be merged: its images are not those of {here.name} {here.split} on this "
-            "machine; merge on a machine with the study's data set."
-        )
-
-
 def _models(studies: list[TransferStudy]) -> dict[str, Any]:
     """The model entries of all studies; raises a UserError if a name has different weights."""
     found: dict[str, Any] = {}
@@ -115,10 +112,6 @@ def _models(studies: list[TransferStudy]) -> dict[str, Any]:
                 )
             holder.setdefault(name, study.store.uri)
     return found
-
-
-def _united(setting: str, parts: list[TransferStudy]) -> list[str]:
-    return list(dict.fromkeys(name for part in parts for name in part.config[setting]))
 
 
 def _copy_weights(model: str, union: TransferStudy, parts: list[TransferStudy]) -> None:
@@ -158,43 +151,37 @@ class _Copy:
         sources = [source for source in self.union.sources if self.union.attacked(source) == attacked]
         rows = self.dataset.subset(slice(start, start + self.union.config["shard_size"]))
         holders, missing = self.holders, 0
+        common = {"index": rows.index.numpy(), "label": rows.labels.numpy()}
         own: dict[str, np.ndarray] = {}  # columns of the attacked model's examples
         if attacked is not None:
-            name, found = examples_part(attacked, start), self._examples(attacked, start, rows)
+            name, address = examples_part(attacked, start), self.addresses.examples(attacked, start)
+            aim = self.union.config["target"]
+            check = partial(sound_examples, name=name, address=address, shard=rows, target=aim)
+            found = self._take(name, holders, check)
             if found is None:
                 return 1 + len(sources) * len(self.union.targets)
-            rows, own = attacked_rows(rows, self.union.config["target"])[0], found
+            common, own = {column: found[column] for column in common}, found
             checksum = _checksum(self.union.store, name)
             holders = [holder for holder in holders if _checksum(holder, name) == checksum]
-        common = {"index": rows.index.numpy(), "label": rows.labels.numpy()}
         for source, target in product(sources, self.union.targets):
             is_control = self.union.is_control(source)
             columns, is_own = (common, None) if is_control else (own, source == target)
             name, address = predictions_part(source, target, start), self.addresses.predictions(source, target, start)
             sound = partial(sound_predictions, name=name, address=address, columns=columns, own=is_own)
-            missing += not self._take(name, holders, sound)
+            missing += self._take(name, holders, sound) is None
         return missing
 
-    def _examples(self, source: str, start: int, clean: Dataset) -> dict[str, np.ndarray] | None:
+    def _take(
+        self, name: str, holders: list[Store], sound: Callable[[Store], tuple[bytes, Result] | None]
+    ) -> Result | None:
         """Copy a shard from the first store that has it sound; returns its columns, or None if no store has."""
-        name, address = examples_part(source, start), self.addresses.examples(source, start)
-        for holder in self.holders:
-            found = sound_examples(holder, name, address, clean, self.union.config["target"])
+        for holder in holders:
+            found = sound(holder)
             if found is not None:
                 if holder is not self.union.store:
                     self.union.store.write_bytes(name, found[0])
                 return found[1]
         return None
-
-    def _take(self, name: str, holders: list[Store], sound: Callable[[Store], bytes | None]) -> bool:
-        """Copy a shard from the first store that has it sound; returns whether one has."""
-        for holder in holders:
-            content = sound(holder)
-            if content is not None:
-                if holder is not self.union.store:
-                    self.union.store.write_bytes(name, content)
-                return True
-        return False
 
 
 def _checksum(store: Store, name: str) -> bytes | None:

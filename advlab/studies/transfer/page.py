@@ -41,8 +41,17 @@ def page(view: View, images: Mapping[str, bytes], panels: Mapping[str, bytes]) -
     """The study's report as one HTML document, with its figures and the panels of Figure 7 from `figures.draw`."""
     study, matrix = view.study, view.matrix
     dataset = study.manifest["dataset"]
-    template = _environment().get_template("report.html.jinja")
-    return template.render(
+    environment = Environment(
+        loader=PackageLoader("advlab.studies.transfer", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = {"percent": percent, "as_printed": as_printed, "rms": rms, "describe": describe}
+    environment.filters |= {**filters, "heat": _heat_style, "details": _details}
+    environment.globals["heat_colour"] = lambda rate: heat(rate)[0]
+    return environment.get_template("report.html.jinja").render(
         title=f"Transfer of adversarial examples on {dataset['name']} {dataset['split']}",
         finding=finding(matrix),
         facts=_facts(matrix),
@@ -58,17 +67,6 @@ def page(view: View, images: Mapping[str, bytes], panels: Mapping[str, bytes]) -
         command=study.command_in("OUT"),
         settings=_settings(study.manifest),
     )
-
-
-def _environment() -> Environment:
-    loader = PackageLoader("advlab.studies.transfer", ".")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    filters = {"percent": percent, "as_printed": as_printed, "rms": rms, "describe": describe}
-    environment.filters |= {**filters, "heat": _heat_style, "details": _details}
-    environment.globals["heat_colour"] = lambda rate: heat(rate)[0]
-    return environment
 
 
 def _heat_style(cell: Cell) -> Markup:

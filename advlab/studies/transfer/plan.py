@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from advlab import data
-from advlab.attacks import references, registry, targets
+from advlab.attacks import references, registry
 from advlab.attacks.model import PROBED, Classifier
 from advlab.command import also, listed, require_at_least
 from advlab.data import Dataset, folder, splits
@@ -17,7 +17,7 @@ from advlab.models import Recipe, external, study_models, zoo
 from advlab.models.study_models import StudyModel
 from advlab.studies.transfer.results import TransferStudy
 from advlab.transfer import controls
-from advlab.transfer.generate import parse_class
+from advlab.transfer.generate import require_target
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,6 @@ class Plan:
     models: list[str]
     external: dict[str, nn.Module]
     trained: dict[str, StudyModel]
-    controls: list[str]
     reuse: str | None
 
 
@@ -92,8 +91,7 @@ def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = 
             f"choose 1 to {len(full)}."
         )
     require_at_least(config, shard_size=1, seed=0)
-    if config.target not in (*targets.POLICIES, "all"):
-        parse_class(config.target, full.num_classes)
+    require_target(config.target, full.num_classes)
     registry.resolve(config.attack, config.target)
     trained_on, recipes = {full.split: full}, {}
     for name in names:
@@ -119,7 +117,6 @@ def prepare(config: TransferConfig, reuse: str | None = None, trust_code: str = 
         models=names,
         external=elsewhere,
         trained=trained,
-        controls=controls.expand(noise, names),
         reuse=None if reuse is None else TransferStudy.open(reuse).store.uri,
     )
 

@@ -14,11 +14,10 @@ from advlab.data import Dataset
 from advlab.errors import UserError
 from advlab.models import external
 from advlab.models.study_models import UNTRUSTED
-from advlab.store import Store, Study, schema
+from advlab.store import Study, schema
 from advlab.store.schema import PREDICTIONS, decode_images
 from advlab.studies.transfer import manifest as manifests
-from advlab.studies.transfer.addresses import Addresses
-from advlab.studies.transfer.layout import MATRIX, examples_folder, predictions_folder
+from advlab.studies.transfer.layout import MATRIX, Addresses, examples_folder, predictions_folder
 from advlab.studies.transfer.rows import examples_from_arrow, examples_to_arrow
 from advlab.transfer import controls
 
@@ -26,9 +25,7 @@ from advlab.transfer import controls
 class TransferStudy(Study):
     """A study of kind ``transfer``; its rows are read from Parquet, and checked, on access."""
 
-    def __init__(self, store: Store, manifest: dict[str, Any]) -> None:
-        super().__init__(store, manifest)
-        self._dataset: Dataset | None = None
+    _dataset: Dataset | None = None
 
     @classmethod
     def open(cls, out: str) -> Self:

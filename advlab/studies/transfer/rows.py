@@ -14,11 +14,8 @@ def examples_to_arrow(examples: Examples) -> pa.Table:
     """Rows of ``examples/``; a NaN ``c`` becomes null."""
     columns = {f.name: getattr(examples, f.name) for f in fields(Examples)}
     images = columns.pop("images")
-    arrays = {name: pa.array(values) for name, values in columns.items()}
-    arrays["c"] = pa.array(examples.c, mask=np.isnan(examples.c))
-    arrays["image"] = schema.image_column(images)
-    target_schema = schema.examples(images.shape[1:])
-    return pa.table([arrays[name] for name in target_schema.names], schema=target_schema)
+    columns |= {"c": pa.array(examples.c, mask=np.isnan(examples.c)), "image": schema.image_column(images)}
+    return pa.table(columns, schema=schema.examples(images.shape[1:]))
 
 
 def examples_from_arrow(table: pa.Table) -> Examples:

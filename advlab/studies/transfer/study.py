@@ -21,8 +21,7 @@ from advlab.report import Shown
 from advlab.store import MANIFEST, Store, address, weights_file
 from advlab.studies.experiment import PoolExperiment
 from advlab.studies.transfer import show
-from advlab.studies.transfer.addresses import Addresses
-from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
+from advlab.studies.transfer.layout import MATRIX, Addresses, examples_part, predictions_part
 from advlab.studies.transfer.plan import Plan, TransferConfig, prepare
 from advlab.studies.transfer.results import TransferStudy
 from advlab.studies.transfer.view import View
@@ -80,16 +79,12 @@ def _prepare_models(plan: Plan, study: TransferStudy, pool: ActorPool) -> None:
             network = plan.external[name]
             weights = checkpoint.weights_fingerprint(network.state_dict())
             _share(study, pool, name, network, address(weights, external.identity(name)))
-            continue
-        if name in plan.trained:
+        elif name in plan.trained:
             _adopt(study, pool, plan.trained[name].checkpoint, origin=plan.trained[name].origin)
-            continue
-        recipe = plan.recipes[name]
-        found = _stored(study.store, name) or checkpoint.find(recipe)
-        if found is None:
-            missing.append(TrainUnit(recipe))
-        else:
+        elif (found := _stored(study.store, name) or checkpoint.find(plan.recipes[name])) is not None:
             _adopt(study, pool, found)
+        else:
+            missing.append(TrainUnit(plan.recipes[name]))
     if missing:
         missing.sort(key=lambda unit: unit.parameters, reverse=True)  # the longest first
         needed = {recipe.split: plan.trained_on[recipe.split] for recipe in (unit.recipe for unit in missing)}

@@ -10,9 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
 
-from advlab.attacks import targets
 from advlab.data import Dataset
 from advlab.data.folder import Budget
 from advlab.errors import UserError, one_line
@@ -26,7 +24,7 @@ from advlab.studies.transfer import matrix
 from advlab.studies.transfer.layout import MATRIX, examples_part, predictions_part
 from advlab.studies.transfer.results import TransferStudy
 from advlab.text import masked, printable
-from advlab.transfer.generate import distortion
+from advlab.transfer.generate import attacked_rows, distortion
 from advlab.transfer.metrics import Counts
 
 Kind = Literal["missing", "damaged", "newer", "foreign", "altered", "unread", "unchecked", "temporary"]
@@ -197,10 +195,8 @@ class _Files:
         common: dict[str, np.ndarray] = {}  # columns that every file of the shard must have
         aimed: dict[str, np.ndarray] = {}
         if self.dataset is not None:
-            clean = self.dataset.subset(slice(start, start + self.study.config["shard_size"]))
-            if attacked is not None:
-                clean, aimed = attacked_rows(clean, self.study.config["target"])
-            common = {"index": clean.index.numpy(), "label": clean.labels.numpy()}
+            shard = self.dataset.subset(slice(start, start + self.study.config["shard_size"]))
+            clean, common, aimed = _expected(shard, None if attacked is None else self.study.config["target"])
         if not is_control:
             address = self.addresses.examples(source, start) if self.addresses else None
             check = partial(_check_examples, address, common | aimed, clean)
@@ -234,27 +230,30 @@ def sound_examples(
 
     Its study is not trusted; ``address`` is the content address that it must have.
     """
-    clean, aimed = attacked_rows(shard, target)
-    columns = {"index": clean.index.numpy(), "label": clean.labels.numpy()} | aimed
-
-    def content(found: bytes, most: int) -> tuple[bytes, dict[str, np.ndarray]]:
-        return found, _check_examples(address, columns, clean, found, most)
-
-    return _inspect(store, name, content, 3 * clean.images.nbytes, Budget(store.memory))[0]
+    clean, common, aimed = _expected(shard, target)
+    return _sound(store, name, partial(_check_examples, address, common | aimed, clean), 3 * clean.images.nbytes)
 
 
 def sound_predictions(
     store: Store, name: str, address: str, columns: dict[str, np.ndarray], own: bool | None
-) -> bytes | None:
-    """A file of predictions, if it passes all checks of ``verify``; ``own`` is whether they are the attacked model's
-    own, None for controls.
+) -> tuple[bytes, pa.Table] | None:
+    """A file of predictions and its rows, if it passes all checks of ``verify``; ``own`` is whether they are the
+    attacked model's own, None for controls.
     """
+    return _sound(store, name, partial(_check_predictions, address, columns, own), None)
 
-    def content(found: bytes, most: int) -> bytes:
-        _check_predictions(address, columns, own, found, most)
-        return found
 
-    return _inspect(store, name, content, None, Budget(store.memory))[0]
+def _sound(
+    store: Store, name: str, check: Callable[[bytes, int], Result], most: int | None
+) -> tuple[bytes, Result] | None:
+    return _inspect(store, name, lambda found, most: (found, check(found, most)), most, Budget(store.memory))[0]
+
+
+def _expected(shard: Dataset, target: str | None) -> tuple[Dataset, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The distorted images of a shard, the columns of all its files, and those of the examples of an attack."""
+    clean, classes = (shard, None) if target is None else attacked_rows(shard, target)
+    common = {"index": clean.index.numpy(), "label": clean.labels.numpy()}
+    return clean, common, {} if classes is None else {"target": classes.numpy()}
 
 
 def _inspect(
@@ -278,19 +277,6 @@ def _inspect(
         return None, Finding(name, "unread", f"it cannot be read ({one_line(error)})")
     except (ValueError, TypeError, KeyError, RecursionError, UserError, RuntimeError) as error:
         return None, Finding(name, "damaged", f"its content is invalid ({one_line(error)})")
-
-
-def attacked_rows(shard: Dataset, target: str) -> tuple[Dataset, dict[str, np.ndarray]]:
-    """The images that an attack towards ``target`` distorts, in the order of its rows, and its classes if known."""
-    rows = torch.arange(len(shard))
-    if target == "all":
-        wrong = torch.arange(1, shard.num_classes)
-        aimed = ((shard.labels[:, None] + wrong) % shard.num_classes).flatten()
-        return shard.subset(rows.repeat_interleave(len(wrong))), {"target": aimed.numpy()}
-    if target in targets.POLICIES:
-        return shard, {}
-    rows = rows[shard.labels != int(target)]
-    return shard.subset(rows), {"target": np.full(len(rows), int(target))}
 
 
 def _check_weights(name: str, known: Mapping[str, Any], content: bytes, _most: int) -> None:
