@@ -48,9 +48,8 @@ class Alternating:
 
     def poll(self, trainer: "Trainer", rows: Tensor) -> Iterator[dict[int, Batch]]:
         chosen = rows[: trainer.ranks.share(trainer.settings.refresh)]
-        yield make(
-            trainer.network, trainer.levels, trainer.dataset, trainer.settings, chosen, trainer.step, trainer.draws
-        )
+        attacked = trainer.network, trainer.levels, trainer.dataset, trainer.settings, chosen
+        yield attack.examples(*attacked, trainer.step, trainer.draws)
 
 
 class Frozen:
@@ -58,25 +57,6 @@ class Frozen:
 
     def poll(self, _trainer: "Trainer", _rows: Tensor) -> Iterator[dict[int, Batch]]:
         return iter(())
-
-
-def make(
-    network: nn.Module,
-    levels: Levels,
-    dataset: Dataset,
-    settings: Settings,
-    rows: Tensor,
-    step: int,
-    generator: torch.Generator,
-) -> dict[int, Batch]:
-    """Attack a network on rows [b] of a data set by the settings; its mode is restored afterwards."""
-    was_training = network.training
-    network.eval()
-    clean = dataset.images[rows], dataset.labels[rows], dataset.index[rows]
-    chosen: Any = {"attack": settings.attack, "sizes": settings.sizes, "wanted": settings.levels}
-    examples_by_level = attack.examples(levels, *clean, **chosen, step=step, generator=generator)
-    network.train(was_training)
-    return examples_by_level
 
 
 def build(settings: Settings, dataset: Dataset) -> nn.Module:
