@@ -75,15 +75,12 @@ class Normalised(nn.Module):
     Images of another height or width than ``size`` are resized first, bilinearly, and get gradients.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, network: nn.Module, mean: list[float], std: list[float], size: int | None = None) -> None:
         super().__init__()
         self.network = network
         self.size = size
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        self.mean = nn.Buffer(torch.tensor(mean)[:, None, None])
+        self.std = nn.Buffer(torch.tensor(std)[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
         if self.size is not None:

@@ -36,7 +36,7 @@ class Fields:
         return first * self.stride, (last - 1) * self.stride + self.side
 
 
-def encode(images: Tensor, weight: Tensor, side: int, stride: int = 1) -> Tensor:
+def encode(images: Tensor, weight: Tensor, side: int, stride: int) -> Tensor:
     """Responses [B, M, R, S] of every filter at its own position.
 
     Args:
@@ -47,16 +47,15 @@ def encode(images: Tensor, weight: Tensor, side: int, stride: int = 1) -> Tensor
     return _Encode.apply(images, weight, side, stride)
 
 
-def decode(codes: Tensor, weight: Tensor, side: int, stride: int = 1, width: int | None = None) -> Tensor:
+def decode(codes: Tensor, weight: Tensor, side: int, stride: int, width: int) -> Tensor:
     """The transpose of ``encode``, [B, C, (R − 1)·stride + side, W]: the sum of the filters, each times its response.
 
     Args:
         codes: [B, M, R, S].
         weight, side, stride: as in ``encode``.
-        width: W; by default the smallest that contains all fields.
+        width: W.
     """
-    least = (codes.shape[3] - 1) * stride + side
-    return _Decode.apply(codes, weight, side, stride, width or least)
+    return _Decode.apply(codes, weight, side, stride, width)
 
 
 class LocalLinear(nn.Module):
@@ -77,8 +76,7 @@ class LocalLinear(nn.Module):
         places = Fields(size[1], side, stride).places
         shape = (self.fields.places, places, maps, side * side * channels)
         self.weight = nn.Parameter(torch.empty(shape, device=device))
-        self.register_buffer("variance", torch.empty((), device=device))
-        self.variance: Tensor
+        self.variance = nn.Buffer(torch.empty((), device=device))
         self.precision: torch.dtype | None = None
 
     def forward(self, images: Tensor) -> Tensor:

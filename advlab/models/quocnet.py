@@ -313,17 +313,6 @@ class QuocNet(nn.Module):
         for stage in self.chain():
             stage.local.keep_lengths()
 
-    def set_space(self, space: Space) -> None:
-        """Set the distribution of the rows."""
-        self.space = space
-        for stage in self.chain():
-            stage.space = space
-
-    def set_precision(self, dtype: torch.dtype | None) -> None:
-        """Set the type in which the local layers compute products; the weights keep theirs."""
-        for stage in self.chain():
-            stage.local.precision = dtype
-
     def forward(self, images: Tensor) -> Tensor:
         """Top features [B, M·H′·W′], the same in every process."""
         maps = self._enter(images)

@@ -100,7 +100,8 @@ def build(
         network = row_parallel.build(shape, mesh["space"], seed=seed, device=device)
     else:
         network = _fully_sharded(shape, mesh["data"], seed, device, precision)
-    network.set_precision(precision)
+    for stage in network.chain():
+        stage.local.precision = precision
     return Parallel(network, kind, mesh)
 
 

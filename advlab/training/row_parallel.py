@@ -54,7 +54,9 @@ def build(shape: QuocNetShape, space: DeviceMesh, *, seed: int, device: torch.de
                     f"`space` {ranks} leaves a process without any of the {rows} rows of a map of stage {number}; "
                     "choose fewer."
                 )
+    network.space = Shared(space)
     for stage in network.chain():
+        stage.space = network.space
         whole = stage.local.weight
         first, last = shares(len(whole), ranks)[space.get_local_rank()]
         own = torch.empty((last - first, *whole.shape[1:]), device=device)
@@ -63,7 +65,6 @@ def build(shape: QuocNetShape, space: DeviceMesh, *, seed: int, device: torch.de
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty_like(buffer, device=device))
-    network.set_space(Shared(space))
     network.initialise(seed)
     return network
 
