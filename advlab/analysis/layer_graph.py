@@ -59,12 +59,8 @@ class Network:
         except Exception as error:  # whatever its layers raise
             what = f"the {kind} does not take images of shape {list(shape)} ({one_line(error)[:200].rstrip('.')})"
             raise UserError(f"{what}; give its `input_size`.") from error
+        self.nodes: list[fx.Node] = list(self.module.graph.nodes)  # in the order they are computed
         self.layers = [layer for node in self.nodes if (layer := self._layer(node)) is not None]
-
-    @property
-    def nodes(self) -> list[fx.Node]:
-        """In the order they are computed."""
-        return list(self.module.graph.nodes)
 
     def submodule(self, node: fx.Node) -> nn.Module:
         """What a ``call_module`` node calls."""

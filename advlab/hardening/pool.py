@@ -110,13 +110,11 @@ class Pool:
             return none, Batch(torch.zeros(0, 0), none, none, none, torch.zeros(0), torch.zeros(0))
         held = self.layers[level]
         device = held.labels.device
-        if self.max_age is None:
-            rows = torch.randint(len(held), (min(count, len(held)),), generator=generator)
-            rows = rows.to(device, non_blocking=True)
-        else:
+        young = torch.arange(len(held), device=device)
+        if self.max_age is not None:
             young = (held.births >= now - self.max_age).nonzero().squeeze(1)
-            chosen = torch.randint(max(len(young), 1), (min(count, len(young)),), generator=generator)
-            rows = young[chosen.to(device, non_blocking=True)]
+        chosen = torch.randint(max(len(young), 1), (min(count, len(young)),), generator=generator)
+        rows = young[chosen.to(device, non_blocking=True)]
         return rows, held.rows(rows)
 
     def record(self, level: int, rows: Tensor, loss: Tensor) -> None:
@@ -148,8 +146,3 @@ def merged(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         for name, column in state.items():
             columns.setdefault(name, []).append(column)
     return {name: torch.cat(parts) for name, parts in columns.items()}
-
-
-def dealt(state: dict[str, Tensor], rank: int, size: int) -> dict[str, Tensor]:
-    """The state of pool ``rank`` of ``size`` pools over which the examples of one are distributed in turn."""
-    return {name: column[rank::size] for name, column in state.items()}

@@ -18,7 +18,7 @@ from advlab.data import Dataset
 from advlab.errors import UserError, one_line
 from advlab.hardening import attack, virtual
 from advlab.hardening.levels import Levels, Mixture
-from advlab.hardening.pool import Batch, Pool, dealt, merged
+from advlab.hardening.pool import Batch, Pool, merged
 from advlab.hardening.settings import Settings
 from advlab.models.mlp import MLP, initialise
 from advlab.training import trainer_state
@@ -166,14 +166,21 @@ class Trainer:
         """By level, the classes [C] that the network now predicts for a pool's examples."""
         was_training = self.network.training
         self.network.eval()
-        read = {level: self._read(level, held.values) for level, held in pool.layers.items()}
+        read = {}
+        for level, held in pool.layers.items():
+            tail, shape = self.levels.tail(level), self.shapes[level]
+            parts = held.values.split(READ_AT_ONCE)
+            read[level] = torch.cat([tail(part.to(self.ranks.device).view(-1, *shape)).argmax(1) for part in parts])
         self.network.train(was_training)
         return read
 
     def take_shard(self, states: list[dict[str, Tensor]]) -> None:
         """Take this process's share of a pool given by the states of any number of shards."""
         ranks = self.ranks
-        shard = states[ranks.rank] if len(states) == ranks.size else dealt(merged(states), ranks.rank, ranks.size)
+        if len(states) == ranks.size:
+            shard = states[ranks.rank]
+        else:  # the examples are dealt out in turn
+            shard = {name: column[ranks.rank :: ranks.size] for name, column in merged(states).items()}
         self.pool.restore({name: column.to(ranks.device) for name, column in shard.items()})
 
     def whole_pool(self) -> Pool | None:
@@ -184,12 +191,6 @@ class Trainer:
         pool = Pool(self._capacity, self.pool.replacement, self.pool.max_age)
         pool.restore(merged(shards))
         return pool
-
-    def _read(self, level: int, values: Tensor) -> Tensor:
-        """The predicted classes [C] of activations [C, n] of a level."""
-        tail, shape = self.levels.tail(level), self.shapes[level]
-        parts = values.split(READ_AT_ONCE)
-        return torch.cat([tail(part.to(self.ranks.device).view(-1, *shape)).argmax(1) for part in parts])
 
     def _advance(self) -> tuple[Tensor, int]:
         settings = self.settings

@@ -126,9 +126,7 @@ class Whitening(nn.Module):
 
     def reset(self) -> None:
         self.mean.zero_()
-        self.filter.zero_()
-        for channel in range(len(self.mean)):
-            self.filter[channel, channel, self.radius, self.radius] = 1
+        self.filter.zero_()[:, :, self.radius, self.radius].fill_diagonal_(1)
 
     @torch.no_grad()
     def fit(self, images: Tensor, floor: float = 0.015) -> tuple[Tensor, Tensor]:

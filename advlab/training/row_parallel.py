@@ -7,7 +7,6 @@ same images: their communication in a backward pass then has the same order, as 
 same order.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,10 +77,11 @@ class _Plan:
     held: list[Interval]
     wanted: list[Interval]
 
-    def moved(
-        self, source: Tensor, have: list[Interval], want: list[Interval], join: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        """The rows that this process needs, from those that all hold; ``join`` combines received rows with own ones."""
+    def moved(self, source: Tensor, fetches: bool) -> Tensor:
+        """The rows that this process needs, from those that all hold; or, transposed, the rows that it holds, the sums
+        of those that all need.
+        """
+        have, want = (self.held, self.wanted) if fetches else (self.wanted, self.held)
         own, (begin, end) = have[self.rank], want[self.rank]
         result = source.new_zeros(*source.shape[:2], end - begin, source.shape[3])
         kept = _overlap(own, (begin, end))
@@ -101,7 +101,7 @@ class _Plan:
         for request in dist.batch_isend_irecv(operations) if operations else ():
             request.wait()
         for (_, part), (_, tensor) in zip(receive, arrived, strict=True):
-            join(_rows(result, part, begin), tensor)
+            (Tensor.copy_ if fetches else Tensor.add_)(_rows(result, part, begin), tensor)
         return result
 
     def _overlaps(self, own: Interval, others: list[Interval]) -> list[tuple[int, Interval]]:
@@ -154,14 +154,12 @@ class Shared(Space):
 
 
 class _Moved(torch.autograd.Function):
-    """Own rows → needed rows, or the transpose: needed rows → own rows, the sum of all processes' values for them."""
+    """Own rows → needed rows, or the transpose; see `_Plan.moved`."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, plan: _Plan, fetches: bool) -> Tensor:
         ctx.plan, ctx.fetches = plan, fetches
-        if fetches:
-            return plan.moved(rows, plan.held, plan.wanted, Tensor.copy_)
-        return plan.moved(rows, plan.wanted, plan.held, Tensor.add_)
+        return plan.moved(rows, fetches)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
