@@ -118,7 +118,7 @@ def fit(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        penalty=lambda: penalty * cost(),
+        cost=lambda images, labels: functional.cross_entropy(network(images), labels) + penalty * cost(),
     )
     with torch.no_grad():
         lipschitz.iterations = 50

@@ -36,7 +36,6 @@ def layer_norm(layer: nn.Module, shape: tuple[int, ...], *, iterations: int = 10
     vector = torch.randn(origin.shape, generator=generator).to(origin)
     gain = 0.0
     with torch.enable_grad():
-        leaf = origin.clone().requires_grad_(True)
         for _ in range(iterations):
             # d/dx ½‖Wx‖² = WᵀWx
             leaf = _unit(vector).detach().requires_grad_(True)

@@ -12,9 +12,10 @@ from torch.nn import functional
 from advlab.errors import UserError, one_line
 
 CONVOLUTIONS: dict[Any, type[nn.Module]] = {
-    torch.conv1d: nn.Conv1d, torch.conv2d: nn.Conv2d, torch.conv3d: nn.Conv3d,
-    functional.conv1d: nn.Conv1d, functional.conv2d: nn.Conv2d, functional.conv3d: nn.Conv3d,
-}  # fmt: skip
+    functional.conv1d: nn.Conv1d,
+    functional.conv2d: nn.Conv2d,
+    functional.conv3d: nn.Conv3d,
+}
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SHAPES: set[Any] = {"size", "dim", "numel", "shape", "ndim", "dtype", "device", torch.zeros_like, torch.ones_like}
 """What is asked of a tensor, as a method or an attribute, that does not depend on its entries."""
@@ -58,12 +59,8 @@ class Network:
         except Exception as error:  # whatever its layers raise
             what = f"the {kind} does not take images of shape {list(shape)} ({one_line(error)[:200].rstrip('.')})"
             raise UserError(f"{what}; give its `input_size`.") from error
+        self.nodes: list[fx.Node] = list(self.module.graph.nodes)  # in the order they are computed
         self.layers = [layer for node in self.nodes if (layer := self._layer(node)) is not None]
-
-    @property
-    def nodes(self) -> list[fx.Node]:
-        """In the order they are computed."""
-        return list(self.module.graph.nodes)
 
     def submodule(self, node: fx.Node) -> nn.Module:
         """What a ``call_module`` node calls."""
@@ -92,7 +89,7 @@ class Network:
             return None
         if node.op == "call_module" and isinstance(module := self.submodule(node), LAYERS):
             return Layer(str(node.target), module, shape_of(node.args[0]), node)
-        if node.op != "call_function" or node.target not in (*CONVOLUTIONS, functional.linear, torch._C._nn.linear):
+        if node.op != "call_function" or node.target not in (*CONVOLUTIONS, functional.linear):
             return None
         names = ("weight", "bias", "stride", "padding", "dilation", "groups")
         given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs

@@ -100,14 +100,6 @@ def _dropout(layer: Any, _shape: Sequence[int]) -> float:
     return 1 / (1 - layer.p) if is_scaling else UNBOUNDED
 
 
-def _local_response(layer: Any, _shape: Sequence[int]) -> float:
-    return local_response_factor(layer.size, layer.beta, layer.k) if min(layer.alpha, layer.beta) >= 0 else UNBOUNDED
-
-
-def _softplus(layer: Any, _shape: Sequence[int]) -> float:
-    return 1.0 if layer.beta > 0 and layer.threshold >= 20 else UNBOUNDED  # below, it jumps where it becomes linear
-
-
 _FACTORS: dict[type[nn.Module], float | Callable[[Any, Sequence[int]], float]] = {
     # slopes of at most 1; padding by constants keeps norms
     **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Identity, nn.Flatten, nn.Unflatten, nn.Softsign), 1.0),
@@ -123,13 +115,16 @@ _FACTORS: dict[type[nn.Module], float | Callable[[Any, Sequence[int]], float]] =
     nn.RReLU: lambda layer, _shape: max(abs(layer.lower), abs(layer.upper), 1.0),
     nn.ELU: lambda layer, _shape: max(abs(layer.alpha), 1.0),
     nn.CELU: lambda layer, _shape: 1.0 if layer.alpha > 0 else UNBOUNDED,
-    nn.Softplus: _softplus,
+    # below that threshold, it jumps where it becomes linear
+    nn.Softplus: lambda layer, _shape: 1.0 if layer.beta > 0 and layer.threshold >= 20 else UNBOUNDED,
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _dropout),
     **dict.fromkeys((nn.AlphaDropout, nn.FeatureAlphaDropout), _dropout),
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _max_pool),
     **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), _adaptive_max),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
-    nn.LocalResponseNorm: _local_response,
+    nn.LocalResponseNorm: lambda layer, _shape: (
+        local_response_factor(layer.size, layer.beta, layer.k) if min(layer.alpha, layer.beta) >= 0 else UNBOUNDED
+    ),
     **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.Upsample, nn.Unfold, nn.Fold), _whole),
     **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _whole),
     **dict.fromkeys((nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d), _whole),

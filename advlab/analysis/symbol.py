@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,8 +51,8 @@ class BlockSymbol:
         sizes = torch.tensor([size if varies else 1 for size, varies in zip(self.grid, varying, strict=True)])
         alike = math.prod(self.grid) // int(sizes.prod())
         index = torch.cartesian_prod(*[torch.arange(int(size)) for size in sizes]).view(-1, len(self.grid))
-        strides = torch.tensor([int(sizes[axis + 1 :].prod()) for axis in range(len(sizes))])
-        own, mirrored = (index * strides).sum(1), ((-index % sizes) * strides).sum(1)
+        own = torch.arange(len(index))
+        mirrored = torch.from_numpy(np.ravel_multi_index((-index % sizes).T.numpy(), sizes.tolist()))
         kept = own <= mirrored
         angles = 2 * math.pi * index[kept].double() / torch.tensor(self.grid)
         return angles, alike * torch.where(own == mirrored, 1, 2)[kept]
@@ -108,9 +109,7 @@ def polyphase(
     coarse, phase = position // step % size, position % step
     offsets, tap = coarse.unique(dim=0, return_inverse=True)
     phases = math.prod(stride)
-    flat_phase = torch.zeros_like(tap)
-    for axis, s in enumerate(stride):
-        flat_phase = flat_phase * s + phase[:, axis]
+    flat_phase = torch.from_numpy(np.ravel_multi_index(phase.T.numpy(), stride))
     outputs, inputs = weight.shape[0] // groups, weight.shape[1]
     taps = torch.zeros(len(offsets) * phases, groups, outputs, inputs, dtype=torch.float64)
     values = weight.detach().cpu().double().reshape(groups, outputs, inputs, -1).permute(3, 0, 1, 2)

@@ -8,8 +8,9 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor
 
+from advlab.attacks.criterion import Criterion
 from advlab.attacks.model import COARSE, Classifier
-from advlab.attacks.result import Adversarial
+from advlab.attacks.result import Adversarial, judge
 from advlab.attacks.targets import POLICIES
 from advlab.errors import UserError
 
@@ -42,8 +43,8 @@ def checked(attack: Callable[Arguments, Adversarial]) -> Callable[Arguments, Adv
                 given["references"] = _references(given["references"], images, given["bounds"])
             if given["index"] is not None:
                 given["index"] = _classes(given["index"], "index", images)
-            if not len(images):
-                return _nothing(images, labels)
+            if not len(images):  # the model is not called
+                return judge(given["model"], images, images.clone(), Criterion(labels), torch.zeros_like(labels))
             model = given["model"] = Classifier(given["model"], images)
             if int(labels.max()) >= model.num_classes or int(labels.min()) < 0:
                 raise UserError(
@@ -141,10 +142,3 @@ def _require_within(images: Tensor, bounds: tuple[float, float], name: str = "im
         raise UserError(
             f"{name} span {lowest:g}..{highest:g}, outside bounds={bounds}; scale them or pass their bounds."
         )
-
-
-def _nothing(images: Tensor, labels: Tensor) -> Adversarial:
-    """The result for no images; the model is not called."""
-    none = images.new_zeros(0, dtype=torch.float64)
-    rows = labels, labels.clone(), none.clone(), labels.clone()
-    return Adversarial(images.clone(), labels.bool(), none, none.clone(), *rows)

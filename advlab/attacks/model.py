@@ -85,11 +85,10 @@ class Classifier:
         try:
             with torch.set_grad_enabled(differentiable), contextlib.nullcontext() if _is_opaque(self.model) else watch:
                 logits = self.model(given)
-        except UserError:
-            watch.undo()
-            raise
         except Exception as error:
             watch.undo()
+            if isinstance(error, UserError):
+                raise
             raise UserError(self._failure(error, images, differentiable)) from error
         _require_logits(logits, given)
         written = given.is_inference() or given._version != version

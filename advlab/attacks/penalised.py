@@ -35,11 +35,20 @@ ROUNDED = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Penalty:
-    """The form of the objective."""
+class Method:
+    """The form of the objective, and its solver.
+
+    Attributes:
+        max_iter: steps per constant.
+        history: correction pairs.
+        scipy: solve by SciPy, one problem at a time, as a reference.
+    """
 
     loss: Loss
     norm: Norm
+    max_iter: int
+    history: int
+    scipy: bool
 
     def losses(self, logits: Tensor, criterion: Criterion) -> Tensor:
         """loss(x′, l) of each row [b]."""
@@ -54,21 +63,6 @@ class Penalty:
             length = (squared + ROUNDED**2).sqrt()
             return length, 1 / length
         return squared, torch.full_like(squared, 2.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Solver:
-    """The solver of the problems.
-
-    Attributes:
-        max_iter: steps per constant.
-        history: correction pairs.
-        scipy: solve by SciPy, one problem at a time, as a reference.
-    """
-
-    max_iter: int
-    history: int
-    scipy: bool
 
 
 class Problems:
@@ -96,11 +90,9 @@ class Problems:
         logits: Tensor,
         criterion: Criterion,
         bounds: tuple[float, float],
-        penalty: Penalty,
-        solver: Solver,
+        method: Method,
     ) -> None:
-        self.model, self.criterion, self.bounds, self.images = model, criterion, bounds, images
-        self.penalty, self.solver = penalty, solver
+        self.model, self.criterion, self.bounds, self.images, self.method = model, criterion, bounds, images, method
         width = bounds[1] - bounds[0]
         self.lower, self.width = (bounds[0], width) if 0 < width < math.inf else (0.0, 1.0)
         self.clean = self._from_box(images).detach().flatten(1)
@@ -123,7 +115,7 @@ class Problems:
 
     def constants(self) -> Tensor:
         """[B] float64: the constants of the best points, for distances in the units of the images."""
-        return self.best_c / (self.width**2 if self.penalty.norm == "squared" else self.width)
+        return self.best_c / (self.width**2 if self.method.norm == "squared" else self.width)
 
     def solve_once(self, c: float) -> None:
         """Minimise with one constant and keep the minimiser itself."""
@@ -175,9 +167,9 @@ class Problems:
         are not revised.
         """
         lower, upper = ((bound - self.lower) / self.width for bound in self.bounds)
-        limits = self.solver.history, self.solver.max_iter, GTOL, FTOL
+        limits = self.method.history, self.method.max_iter, GTOL, FTOL
         problem = functools.partial(self._objective, live), start, lower, upper, *limits
-        if self.solver.scipy:
+        if self.method.scipy:
             result = reference_solver.minimize(*problem)
         else:
             result = lbfgsb.minimize(*problem, revise_objective=revise_objective)
@@ -191,7 +183,7 @@ class Problems:
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.model(self._to_box(leaf))
-            losses = self.penalty.losses(logits, criterion)
+            losses = self.method.losses(logits, criterion)
             slope = finite(gradient(losses, leaf))
         self.loss = losses.detach()
         margin = criterion.margin(logits.detach())
@@ -199,13 +191,13 @@ class Problems:
         c = self.c[original].to(x.dtype)
         squared, slope = self._penalise(original, x, c, slope)
         self._record(original, x, margin, squared)
-        return self.loss + c * self.penalty.distance(squared)[0], slope
+        return self.loss + c * self.method.distance(squared)[0], slope
 
     def _penalise(self, original: Tensor, x: Tensor, c: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """‖r‖² [b] of r = x − clean, and the gradient [b, n] of the loss with c ∇D added."""
         if compiled.fits(x, self.clean, gradient):
             squared, whole = torch.empty_like(c), torch.empty_like(x)
-            plain = self.penalty.norm == "plain"
+            plain = self.method.norm == "plain"
             compiled.run(
                 kernels.penalise, x=x, clean=self.clean, row=original, c=c, plain=plain, rounded=ROUNDED,
                 of_loss=gradient, squared=squared, gradient=whole,
@@ -213,7 +205,7 @@ class Problems:
             return squared, whole
         perturbation = x - self.clean.index_select(0, original)
         squared = vecdot(perturbation, perturbation)
-        slope = self.penalty.distance(squared)[1]
+        slope = self.method.distance(squared)[1]
         return squared, torch.addcmul(gradient, perturbation, (c * slope)[:, None])
 
     def _record(self, original: Tensor, x: Tensor, margin: Tensor, squared: Tensor) -> None:

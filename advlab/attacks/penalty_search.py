@@ -52,7 +52,7 @@ def search(
     """
     problems.c[live] = initial_c
     bracket = Bracket(problems.c[live].log(), math.log1p(tolerance), math.log(STRIDE))
-    if problems.solver.scipy:
+    if problems.method.scipy:
         _in_rounds(problems, live, start, bracket, steps)
     else:
         problems.minimize(live, start, _Path(problems, live, bracket, steps).revise)
@@ -90,7 +90,7 @@ class _Path:
         original = self.live[rows]
         c = self.problems.c[original].to(progress.value.dtype)
         perturbation = progress.x - self.problems.clean.index_select(0, original)
-        distance, slope = self.problems.penalty.distance(vecdot(perturbation, perturbation))
+        distance, slope = self.problems.method.distance(vecdot(perturbation, perturbation))
 
         decided, estimate, stop = self._verdict(progress, vecdot(perturbation, progress.cauchy) * c * slope)
         places = decided.nonzero().squeeze(1)
@@ -118,7 +118,7 @@ class _Path:
         decrease = vecdot(progress.gradient, progress.cauchy)
         ended = progress.status != lbfgsb.Status.RUNNING
         flat = progress.learnt & (decrease.abs() <= FTOL * progress.value.abs().clamp(min=1))
-        if self.problems.penalty.loss == "margin":  # zero wherever the target is reached, however clearly
+        if self.problems.method.loss == "margin":  # zero wherever the target is reached, however clearly
             clear, estimate = torch.zeros_like(last), torch.where(excess <= 0, -1.0, 1.0)
         else:
             change = (decrease - distance_slope) / -torch.expm1(-loss).clamp(max=-VANISHED)

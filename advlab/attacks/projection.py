@@ -24,7 +24,6 @@ def project_halfspace(
     upper: float = torch.inf,
     *,
     iterations: int = 50,
-    start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Project onto {x : a·x ≤ b} ∩ box, by Newton's method on the dual (2).
 
@@ -37,7 +36,6 @@ def project_halfspace(
         offsets: [B], b.
         lower, upper: of the box.
         iterations: Newton steps; the default is ample for an exact root.
-        start: [B], multipliers to start from (default: those of the problem without a box).
 
     Returns:
         The projections [B, n] and the multipliers λ [B]. Where half-space and box do not meet, the point of the
@@ -45,10 +43,7 @@ def project_halfspace(
     """
     tiny = torch.finfo(points.dtype).tiny
     excess = torch.linalg.vecdot(normals, points) - offsets
-    if start is None:
-        multipliers = (excess / torch.linalg.vecdot(normals, normals).clamp_min(tiny)).clamp_min(0)
-    else:
-        multipliers = start
+    multipliers = (excess / torch.linalg.vecdot(normals, normals).clamp_min(tiny)).clamp_min(0)  # without a box
     boxed = points
     for step in range(iterations + 1):
         moved = torch.addcmul(points, multipliers[:, None], normals, value=-1)

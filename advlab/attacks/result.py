@@ -9,6 +9,9 @@ from torch import Tensor
 from advlab.attacks.criterion import Criterion
 from advlab.attacks.model import Classifier, Model
 
+AT_ONCE = 1000
+"""Images judged in one pass, which bounds the memory."""
+
 
 class Ended(IntEnum):
     """How the search of a row ended, and whether its distance may be far from the minimum."""
@@ -65,8 +68,6 @@ def judge(
     evaluations: Tensor,
     c: Tensor | None = None,
     ended: Tensor | None = None,
-    *,
-    batch_size: int = 1000,
 ) -> Adversarial:
     """Measure candidates against the clean images and the criterion; no claim of an attack is trusted.
 
@@ -77,7 +78,6 @@ def judge(
         evaluations: [B] int64.
         c: [B], if the attack has a penalty constant.
         ended: [B] int64, if the attack knows how it ended; see `Ended`.
-        batch_size: images judged at once; bounds the memory.
 
     Raises:
         UserError: a model that cannot be used; see `Classifier`.
@@ -88,7 +88,7 @@ def judge(
     l2 = torch.zeros(len(clean), dtype=torch.float64, device=clean.device)
     success = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
     reached = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
-    for rows in torch.arange(len(clean), device=clean.device).split(batch_size) if len(clean) else ():
+    for rows in torch.arange(len(clean), device=clean.device).split(AT_ONCE) if len(clean) else ():
         logits = model(candidates[rows])
         l2[rows] = (candidates[rows].double() - clean[rows].double()).flatten(1).norm(dim=1)
         success[rows] = criterion.rows(rows).is_met(logits)

@@ -28,7 +28,7 @@ from advlab.attacks import penalty_search, targets
 from advlab.attacks.arguments import checked
 from advlab.attacks.criterion import Criterion, in_play
 from advlab.attacks.model import Classifier, Model
-from advlab.attacks.penalised import Loss, Norm, Penalty, Problems, Solver
+from advlab.attacks.penalised import Loss, Method, Norm, Problems
 from advlab.attacks.references import References
 from advlab.attacks.result import Adversarial, judge
 
@@ -110,12 +110,10 @@ def szegedy_lbfgs(
     with torch.no_grad():
         logits = model(images)
     chosen = targets.choose(target, logits, labels, seed=seed, index=index)
-    penalty, solver = Penalty(loss, norm), Solver(max_iter, history, reference == "scipy")
+    method = Method(loss, norm, max_iter, history, reference == "scipy")
 
     def attack(images: Tensor, criterion: Criterion, logits: Tensor, origin: Tensor) -> Problems:
-        problems = Problems(
-            model, images=images, logits=logits, criterion=criterion, bounds=bounds, penalty=penalty, solver=solver
-        )
+        problems = Problems(model, images=images, logits=logits, criterion=criterion, bounds=bounds, method=method)
         if paper_literal:
             problems.solve_once(LITERAL_C)
             return problems

@@ -1,74 +1,56 @@
 """Adversarial examples at layer outputs: attacks on the tail of the network above a layer, within that layer's box."""
 
-from collections.abc import Sequence
-from typing import Literal, get_args
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from advlab.attacks import minimum_norm, szegedy_lbfgs
 from advlab.attacks.result import Adversarial
+from advlab.data import Dataset
 from advlab.hardening.levels import Levels
 from advlab.hardening.pool import Batch
-
-Name = Literal["one-step", "minimum-norm", "lbfgs", "gaussian"]
-NAMES: tuple[str, ...] = get_args(Name)
-"""``one-step`` (a gradient step of a given L2 size), ``minimum-norm``, ``lbfgs`` (the paper's), and ``gaussian``, a
-control: noise of the size of ``one-step``."""
+from advlab.hardening.settings import Name, Settings
 
 BEYOND = 1.1
 """Factor by which minimal perturbations are stretched: an example on the boundary itself belongs to neither class."""
 
 
 def examples(
+    network: nn.Module,
     levels: Levels,
-    images: Tensor,
-    labels: Tensor,
-    index: Tensor,
-    *,
-    attack: Name,
-    sizes: Sequence[float],
-    wanted: Sequence[int],
+    dataset: Dataset,
+    settings: Settings,
+    rows: Tensor,
     step: int,
     generator: torch.Generator,
 ) -> dict[int, Batch]:
-    """Adversarial examples of clean images at several levels.
+    """Attack a network at several levels on rows [b] of a data set, in evaluation mode, so that it is deterministic.
 
-    Args:
-        levels: the newest network, in evaluation mode, so that it is deterministic.
-        images: [B, ...] clean, within [0, 1].
-        labels, index: [B] int64, classes and positions in the data set.
-        sizes: for ``one-step`` and ``gaussian``, the L2 size of a perturbation at each level, relative to the mean L2
-            norm of the activations there: so it is comparable between levels, and a network cannot evade it by larger
-            activations.
-        wanted: the levels to attack.
-        step: of training, recorded as the birth of the examples.
-        generator: of the noise, on the CPU.
-
-    Returns:
-        By level, examples with ``values`` [B, n].
+    ``step`` of training is recorded as the birth of the examples; ``generator`` is that of the noise, on the CPU. The
+    ``sizes`` of ``one-step`` and ``gaussian`` are relative to the mean L2 norm of the activations of their level: so
+    they are comparable between levels, and a network cannot evade them by larger activations.
     """
-    if attack in ("one-step", "gaussian"):
-        found = _steps(levels, images, labels, attack, sizes, wanted, generator)
+    images, labels = dataset.images[rows], dataset.labels[rows]
+    was_training = network.training
+    network.eval()
+    if settings.attack in ("one-step", "gaussian"):
+        found = _steps(levels, images, labels, settings, generator)
     else:
-        found = {level: _minimal(levels, images, labels, attack, level, step) for level in wanted}
-    births = torch.full_like(labels, step)
-    return {level: Batch(values.flatten(1), labels, births, index, l2) for level, (values, l2) in found.items()}
+        found = {level: _minimal(levels, images, labels, settings.attack, level, step) for level in settings.levels}
+    network.train(was_training)
+    births, index = torch.full_like(labels, step), dataset.index[rows]
+    return {
+        level: Batch(values.flatten(1), labels, births, index, l2, torch.full_like(l2, torch.inf))
+        for level, (values, l2) in found.items()
+    }
 
 
 def _steps(
-    levels: Levels,
-    images: Tensor,
-    labels: Tensor,
-    attack: Name,
-    sizes: Sequence[float],
-    wanted: Sequence[int],
-    generator: torch.Generator,
+    levels: Levels, images: Tensor, labels: Tensor, settings: Settings, generator: torch.Generator
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Perturbations of one step; a single forward and backward pass serves all levels."""
     with torch.enable_grad():
-        first = min(wanted)  # levels below all attacked ones need no gradient
+        first = min(settings.levels)  # levels below all attacked ones need no gradient
         with torch.no_grad():
             start = levels.activations(images)[first]
         activations = {first: start.requires_grad_()}
@@ -76,14 +58,14 @@ def _steps(
             activations[level + 1] = levels.stages[level](activations[level])
         logits = levels.stages[-1](activations[levels.count - 1])
         loss = functional.cross_entropy(logits, labels, reduction="sum")
-        gradients = torch.autograd.grad(loss, [activations[level] for level in wanted])
+        gradients = torch.autograd.grad(loss, [activations[level] for level in settings.levels])
     found = {}
-    for level, gradient in zip(wanted, gradients, strict=True):
+    for level, gradient in zip(settings.levels, gradients, strict=True):
         clean = activations[level].detach().flatten(1)
         towards = gradient.flatten(1)
-        if attack == "gaussian":
+        if settings.attack == "gaussian":
             towards = torch.randn(towards.shape, generator=generator).to(towards)
-        size = sizes[level] * clean.norm(dim=1).mean()
+        size = settings.sizes[level] * clean.norm(dim=1).mean()
         moved = move(clean, towards, size, levels.boxes[level])
         found[level] = moved.view_as(activations[level]), (moved - clean).norm(dim=1)
     return found

@@ -18,7 +18,6 @@ BOXES: dict[type[nn.Module], tuple[float, float]] = {
     nn.Tanh: (-1.0, 1.0),
 }
 """The range of values of a layer with this activation."""
-IMAGE_BOX = (0.0, 1.0)
 
 
 class Levels:
@@ -40,7 +39,7 @@ class Levels:
                 "wrap its parts in one."
             )
         self.stages: list[nn.Sequential] = []
-        self.boxes = [IMAGE_BOX]
+        self.boxes = [(0.0, 1.0)]
         part: list[nn.Module] = []
         for module in _unfolded(network):
             part.append(module)

@@ -28,6 +28,7 @@ class Batch:
         births: [B] int64, the training step whose weights were attacked.
         index: [B] int64, positions of the clean images in their data set.
         l2: [B] float32, L2 norms of the perturbations.
+        loss: [B] float32, as recorded last by `Pool.record`; infinite until then.
     """
 
     values: Tensor
@@ -35,6 +36,7 @@ class Batch:
     births: Tensor
     index: Tensor
     l2: Tensor
+    loss: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,7 +62,6 @@ class Pool:
             raise UserError(f"`max_age` {max_age} is impossible; choose at least 1 step.")
         self.capacity, self.replacement, self.max_age = capacity, replacement, max_age
         self.layers: dict[int, Batch] = {}
-        self._loss: dict[int, Tensor] = {}
         self._lags: dict[int, list[Tensor]] = {}
 
     def __len__(self) -> int:
@@ -75,22 +76,19 @@ class Pool:
         if not len(batch):
             return
         self._lags.setdefault(level, []).append(now - batch.births[0])  # read only when asked for: it would block a GPU
-        unknown = torch.full((len(batch),), torch.inf, device=device)
         if level not in self.layers:
-            self.layers[level], self._loss[level] = batch, unknown
+            self.layers[level] = batch
             return
-        held, loss = self.layers[level], self._loss[level]
+        held = self.layers[level]
         added = min(len(batch), self.capacity - len(held))
         if added:
             new = batch.rows(torch.arange(added, device=device))
             held = Batch(*(torch.cat([getattr(held, f.name), getattr(new, f.name)]) for f in fields(Batch)))
-            loss = torch.cat([loss, unknown[:added]])
-            self.layers[level], self._loss[level] = held, loss
+            self.layers[level] = held
         if added < len(batch):
             rows = self._leaving(level, len(batch) - added, generator)
             for f in fields(Batch):
                 getattr(held, f.name)[rows] = getattr(batch, f.name)[added:]
-            loss[rows] = torch.inf
 
     def _leaving(self, level: int, count: int, generator: torch.Generator) -> Tensor:
         """Rows [count] to be replaced."""
@@ -101,7 +99,7 @@ class Pool:
                 return leaving.to(held.labels.device, non_blocking=True)
             case "oldest":
                 return held.births.argsort(stable=True)[:count]
-        return self._loss[level].argsort(stable=True)[:count]
+        return held.loss.argsort(stable=True)[:count]
 
     def draw(self, level: int, count: int, *, now: int, generator: torch.Generator) -> tuple[Tensor, Batch]:
         """A random sample, with replacement, of no more than there are examples that are young enough: their rows [b]
@@ -109,22 +107,19 @@ class Pool:
         """
         if level not in self.layers:
             none = torch.zeros(0, dtype=torch.int64)
-            return none, Batch(torch.zeros(0, 0), none, none, none, torch.zeros(0))
+            return none, Batch(torch.zeros(0, 0), none, none, none, torch.zeros(0), torch.zeros(0))
         held = self.layers[level]
         device = held.labels.device
-        if self.max_age is None:
-            rows = torch.randint(len(held), (min(count, len(held)),), generator=generator)
-            rows = rows.to(device, non_blocking=True)
-        else:
+        young = torch.arange(len(held), device=device)
+        if self.max_age is not None:
             young = (held.births >= now - self.max_age).nonzero().squeeze(1)
-            chosen = torch.randint(max(len(young), 1), (min(count, len(young)),), generator=generator)
-            rows = young[chosen.to(device, non_blocking=True)]
+        chosen = torch.randint(max(len(young), 1), (min(count, len(young)),), generator=generator)
+        rows = young[chosen.to(device, non_blocking=True)]
         return rows, held.rows(rows)
 
     def record(self, level: int, rows: Tensor, loss: Tensor) -> None:
         """Record the losses [b] of the examples at ``rows`` [b], for ``easiest``; some may have been replaced."""
-        if self.replacement == "easiest":
-            self._loss[level][rows] = loss
+        self.layers[level].loss[rows] = loss
 
     def age(self, level: int, now: int) -> float:
         """Mean number of steps since the examples of a level were made."""
@@ -137,15 +132,11 @@ class Pool:
 
     def state(self) -> dict[str, Tensor]:
         """The state of this pool as tensors by name."""
-        columns = {
-            f"{level}.{f.name}": getattr(batch, f.name) for level, batch in self.layers.items() for f in fields(Batch)
-        }
-        return columns | {f"{level}.loss": loss for level, loss in self._loss.items()}
+        return {f"{k}.{f.name}": getattr(batch, f.name) for k, batch in self.layers.items() for f in fields(Batch)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         levels = sorted({int(name.partition(".")[0]) for name, column in state.items() if len(column)})
         self.layers = {k: Batch(*(state[f"{k}.{f.name}"].clone() for f in fields(Batch))) for k in levels}
-        self._loss = {k: state[f"{k}.loss"].clone() for k in levels}
 
 
 def merged(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -155,8 +146,3 @@ def merged(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         for name, column in state.items():
             columns.setdefault(name, []).append(column)
     return {name: torch.cat(parts) for name, parts in columns.items()}
-
-
-def dealt(state: dict[str, Tensor], rank: int, size: int) -> dict[str, Tensor]:
-    """The state of pool ``rank`` of ``size`` pools over which the examples of one are distributed in turn."""
-    return {name: column[rank::size] for name, column in state.items()}

@@ -2,11 +2,15 @@
 
 import re
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from advlab.errors import UserError
-from advlab.hardening.attack import NAMES, Name
 from advlab.hardening.pool import Replacement
+
+Name = Literal["one-step", "minimum-norm", "lbfgs", "gaussian"]
+NAMES: tuple[str, ...] = get_args(Name)
+"""``one-step`` (a gradient step of a given L2 size), ``minimum-norm``, ``lbfgs`` (the paper's), and ``gaussian``, a
+control: noise of the size of ``one-step``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -52,10 +52,9 @@ def save(
         extra: JSON to keep in the pointer.
     """
     files = {}
-    losses = pool.state()
     for level, batch in pool.layers.items():
         files[str(level)] = name = f"step={step:09d}/layer-{level}.parquet"
-        store.write_table(_in(folder, name), _table(level, batch, predictions[level], losses[f"{level}.loss"]))
+        store.write_table(_in(folder, name), _table(level, batch, predictions[level]))
     if trainer is not None:
         content = io.BytesIO()
         torch.save(trainer, content)
@@ -203,7 +202,7 @@ def _trainer_file(step: int) -> str:
     return f"step={step:09d}/trainer.pt"
 
 
-def _table(level: int, batch: Batch, reading: Tensor, loss: Tensor) -> pa.Table:
+def _table(level: int, batch: Batch, reading: Tensor) -> pa.Table:
     """The columns of ``examples/`` (null if the pool does not measure them), ``layer``, ``birth`` and ``loss``."""
     n, width = batch.values.shape
     target = schema.examples((width,))
@@ -219,7 +218,7 @@ def _table(level: int, batch: Batch, reading: Tensor, loss: Tensor) -> pa.Table:
     }
     arrays = [columns.get(field.name, pa.nulls(n, field.type)) for field in target]
     table = pa.table(arrays, schema=target)
-    for name, values in (("layer", np.full(n, level)), ("birth", batch.births.numpy()), ("loss", loss.numpy())):
+    for name, values in (("layer", np.full(n, level)), ("birth", batch.births.numpy()), ("loss", batch.loss.numpy())):
         table = table.append_column(name, pa.array(values))
     return table
 

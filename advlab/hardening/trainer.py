@@ -18,7 +18,7 @@ from advlab.data import Dataset
 from advlab.errors import UserError, one_line
 from advlab.hardening import attack, virtual
 from advlab.hardening.levels import Levels, Mixture
-from advlab.hardening.pool import Batch, Pool, dealt, merged
+from advlab.hardening.pool import Batch, Pool, merged
 from advlab.hardening.settings import Settings
 from advlab.models.mlp import MLP, initialise
 from advlab.training import trainer_state
@@ -48,9 +48,8 @@ class Alternating:
 
     def poll(self, trainer: "Trainer", rows: Tensor) -> Iterator[dict[int, Batch]]:
         chosen = rows[: trainer.ranks.share(trainer.settings.refresh)]
-        yield make(
-            trainer.network, trainer.levels, trainer.dataset, trainer.settings, chosen, trainer.step, trainer.draws
-        )
+        attacked = trainer.network, trainer.levels, trainer.dataset, trainer.settings, chosen
+        yield attack.examples(*attacked, trainer.step, trainer.draws)
 
 
 class Frozen:
@@ -58,25 +57,6 @@ class Frozen:
 
     def poll(self, _trainer: "Trainer", _rows: Tensor) -> Iterator[dict[int, Batch]]:
         return iter(())
-
-
-def make(
-    network: nn.Module,
-    levels: Levels,
-    dataset: Dataset,
-    settings: Settings,
-    rows: Tensor,
-    step: int,
-    generator: torch.Generator,
-) -> dict[int, Batch]:
-    """Attack a network on rows [b] of a data set by the settings; its mode is restored afterwards."""
-    was_training = network.training
-    network.eval()
-    clean = dataset.images[rows], dataset.labels[rows], dataset.index[rows]
-    chosen: Any = {"attack": settings.attack, "sizes": settings.sizes, "wanted": settings.levels}
-    examples_by_level = attack.examples(levels, *clean, **chosen, step=step, generator=generator)
-    network.train(was_training)
-    return examples_by_level
 
 
 def build(settings: Settings, dataset: Dataset) -> nn.Module:
@@ -186,14 +166,21 @@ class Trainer:
         """By level, the classes [C] that the network now predicts for a pool's examples."""
         was_training = self.network.training
         self.network.eval()
-        read = {level: self._read(level, held.values) for level, held in pool.layers.items()}
+        read = {}
+        for level, held in pool.layers.items():
+            tail, shape = self.levels.tail(level), self.shapes[level]
+            parts = held.values.split(READ_AT_ONCE)
+            read[level] = torch.cat([tail(part.to(self.ranks.device).view(-1, *shape)).argmax(1) for part in parts])
         self.network.train(was_training)
         return read
 
     def take_shard(self, states: list[dict[str, Tensor]]) -> None:
         """Take this process's share of a pool given by the states of any number of shards."""
         ranks = self.ranks
-        shard = states[ranks.rank] if len(states) == ranks.size else dealt(merged(states), ranks.rank, ranks.size)
+        if len(states) == ranks.size:
+            shard = states[ranks.rank]
+        else:  # the examples are dealt out in turn
+            shard = {name: column[ranks.rank :: ranks.size] for name, column in merged(states).items()}
         self.pool.restore({name: column.to(ranks.device) for name, column in shard.items()})
 
     def whole_pool(self) -> Pool | None:
@@ -204,12 +191,6 @@ class Trainer:
         pool = Pool(self._capacity, self.pool.replacement, self.pool.max_age)
         pool.restore(merged(shards))
         return pool
-
-    def _read(self, level: int, values: Tensor) -> Tensor:
-        """The predicted classes [C] of activations [C, n] of a level."""
-        tail, shape = self.levels.tail(level), self.shapes[level]
-        parts = values.split(READ_AT_ONCE)
-        return torch.cat([tail(part.to(self.ranks.device).view(-1, *shape)).argmax(1) for part in parts])
 
     def _advance(self) -> tuple[Tensor, int]:
         settings = self.settings

@@ -19,7 +19,6 @@ from torch.nn import functional
 from advlab.errors import UserError, one_line
 
 SCHEMES = ("torchvision", "timm", "file", "python")
-_CODE = ("file", "python")
 
 RANDOM = "random"
 """In place of the name of weights: torchvision's architecture, initialised with seed 0."""
@@ -34,7 +33,7 @@ def is_external(name: str) -> bool:
 
 def is_code(name: str) -> bool:
     """Whether loading the model runs Python code named by the user, which a study may not choose."""
-    return is_external(name) and name.split(":", 1)[0] in _CODE
+    return name.startswith(("file:", "python:"))
 
 
 def load(name: str) -> nn.Module:
@@ -75,15 +74,12 @@ class Normalised(nn.Module):
     Images of another height or width than ``size`` are resized first, bilinearly, and get gradients.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, network: nn.Module, mean: list[float], std: list[float], size: int | None = None) -> None:
         super().__init__()
         self.network = network
         self.size = size
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        self.mean = nn.Buffer(torch.tensor(mean)[:, None, None])
+        self.std = nn.Buffer(torch.tensor(std)[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
         if self.size is not None:
@@ -104,10 +100,9 @@ def _torchvision(name: str, rest: str) -> nn.Module:
             raise UserError(f"model {name!r}: torchvision has no such model ({error}).") from error
     try:
         weights = get_model_weights(model)[weights_name or "DEFAULT"]
+        network = get_model(model, weights=weights)
     except (ValueError, KeyError) as error:
         raise UserError(f"model {name!r}: torchvision has no such model or weights ({error}).") from error
-    try:
-        network = get_model(model, weights=weights)
     except OSError as error:
         raise UserError(f"model {name!r}: its weights could not be downloaded ({error}).") from error
     transforms = weights.transforms()

@@ -36,29 +36,6 @@ class Fields:
         return first * self.stride, (last - 1) * self.stride + self.side
 
 
-def encode(images: Tensor, weight: Tensor, side: int, stride: int = 1) -> Tensor:
-    """Responses [B, M, R, S] of every filter at its own position.
-
-    Args:
-        images: [B, C, (R − 1)·stride + side, W].
-        weight: [R, S, M, D], the D numbers of a filter ordered by column, row and channel of its field.
-        side, stride: K, height and width of a field; rows and columns between neighbouring positions.
-    """
-    return _Encode.apply(images, weight, side, stride)
-
-
-def decode(codes: Tensor, weight: Tensor, side: int, stride: int = 1, width: int | None = None) -> Tensor:
-    """The transpose of ``encode``, [B, C, (R − 1)·stride + side, W]: the sum of the filters, each times its response.
-
-    Args:
-        codes: [B, M, R, S].
-        weight, side, stride: as in ``encode``.
-        width: W; by default the smallest that contains all fields.
-    """
-    least = (codes.shape[3] - 1) * stride + side
-    return _Decode.apply(codes, weight, side, stride, width or least)
-
-
 class LocalLinear(nn.Module):
     """Images [B, C, H, W] → responses [B, M, R, S], without a bias; ``decode`` is the transposed map.
 
@@ -77,16 +54,15 @@ class LocalLinear(nn.Module):
         places = Fields(size[1], side, stride).places
         shape = (self.fields.places, places, maps, side * side * channels)
         self.weight = nn.Parameter(torch.empty(shape, device=device))
-        self.register_buffer("variance", torch.empty((), device=device))
-        self.variance: Tensor
+        self.variance = nn.Buffer(torch.empty((), device=device))
         self.precision: torch.dtype | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        return encode(self._cast(images), self.own_weight(), self.side, self.stride).to(images.dtype)
+        return Encode.apply(self._cast(images), self.own_weight(), self.side, self.stride).to(images.dtype)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, M, R, S] → images [B, C, rows that they see, W]."""
-        return decode(self._cast(codes), self.own_weight(), self.side, self.stride, self.width).to(codes.dtype)
+        return Decode.apply(self._cast(codes), self.own_weight(), self.side, self.stride, self.width).to(codes.dtype)
 
     @property
     def length(self) -> Tensor:
@@ -128,7 +104,12 @@ class LocalLinear(nn.Module):
         return values if self.precision is None else values.to(self.precision)
 
 
-class _Encode(torch.autograd.Function):
+class Encode(torch.autograd.Function):
+    """Images [B, C, (R − 1)·stride + side, W] → responses [B, M, R, S] of every filter at its own position.
+
+    ``weight`` is [R, S, M, D], the D numbers of a filter ordered by column, row and channel of its field.
+    """
+
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, side: int, stride: int) -> Tensor:
         ctx.save_for_backward(images, weight)
@@ -143,12 +124,15 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (images, weight), (side, stride), (grad,) = ctx.saved_tensors, ctx.settings, gradients
-        to_images = _Decode.apply(grad, weight, side, stride, images.shape[3]) if ctx.needs_input_grad[0] else None
+        to_images = Decode.apply(grad, weight, side, stride, images.shape[3]) if ctx.needs_input_grad[0] else None
         to_weight = _Correlate.apply(images, grad, side, stride, weight.dtype) if ctx.needs_input_grad[1] else None
         return to_images, to_weight, None, None
 
 
-class _Decode(torch.autograd.Function):
+class Decode(torch.autograd.Function):
+    """Codes [B, M, R, S] → images of a ``width``: the transpose of `Encode`, the sum of the filters, each times its
+    response."""
+
     @staticmethod
     def forward(ctx: Any, codes: Tensor, weight: Tensor, side: int, stride: int, width: int) -> Tensor:
         ctx.save_for_backward(codes, weight)
@@ -172,7 +156,7 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (codes, weight), (side, stride), (grad,) = ctx.saved_tensors, ctx.settings, gradients
-        to_codes = _Encode.apply(grad, weight, side, stride) if ctx.needs_input_grad[0] else None
+        to_codes = Encode.apply(grad, weight, side, stride) if ctx.needs_input_grad[0] else None
         to_weight = _Correlate.apply(grad, codes, side, stride, weight.dtype) if ctx.needs_input_grad[1] else None
         return to_codes, to_weight, None, None, None
 
@@ -198,8 +182,8 @@ class _Correlate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (images, codes), (side, stride), (grad,) = ctx.saved_tensors, ctx.settings, gradients
-        to_images = _Decode.apply(codes, grad, side, stride, images.shape[3]) if ctx.needs_input_grad[0] else None
-        to_codes = _Encode.apply(images, grad, side, stride) if ctx.needs_input_grad[1] else None
+        to_images = Decode.apply(codes, grad, side, stride, images.shape[3]) if ctx.needs_input_grad[0] else None
+        to_codes = Encode.apply(images, grad, side, stride) if ctx.needs_input_grad[1] else None
         return to_images, to_codes, None, None, None
 
 

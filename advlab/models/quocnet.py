@@ -88,43 +88,27 @@ class RowWise(Protocol):
         """The rows [begin, end) of the input that the rows [first, last) of the output depend on."""
 
 
-class Space(Protocol):
-    """The distribution of a map's rows over processes; all methods are differentiable."""
+class Space:
+    """The distribution of a map's rows over processes, here a single one; all methods are differentiable."""
 
     def share(self, rows: int) -> tuple[int, int]:
         """The rows [first, last) of a map of ``rows`` rows that this process holds."""
-
-    def enter(self, images: Tensor, step: RowWise) -> Tensor:
-        """Images that every process has in full → the rows that its share of the step's output needs."""
-
-    def fetch(self, mine: Tensor, step: RowWise) -> Tensor:
-        """The rows of the step's input that this process holds → those that its share of the output needs."""
-
-    def give_back(self, needed: Tensor, step: RowWise) -> Tensor:
-        """The transpose of ``fetch``: the sum, over processes, of their values for the rows that this one holds."""
-
-    def leave(self, mine: Tensor, rows: int) -> Tensor:
-        """This process's rows of a map of ``rows`` rows → the whole map, in every process."""
-
-
-class Whole:
-    """A `Space` of one process, which holds all rows."""
-
-    def share(self, rows: int) -> tuple[int, int]:
         return 0, rows
 
     def enter(self, images: Tensor, step: RowWise) -> Tensor:  # noqa: ARG002
+        """Images that every process has in full → the rows that its share of the step's output needs."""
         return images
 
     def fetch(self, mine: Tensor, step: RowWise) -> Tensor:
-        """All rows that are used: with a stride, the last ones may be in no field."""
-        return mine[:, :, : step.needs(0, step.rows)[1]]
+        """The rows of the step's input that this process holds → those that its share of the output needs."""
+        return mine[:, :, : step.needs(0, step.rows)[1]]  # with a stride, the last rows may be in no field
 
     def give_back(self, needed: Tensor, step: RowWise) -> Tensor:
-        """Zeros for the rows that are not used."""
+        """The transpose of ``fetch``: the sum, over processes, of their values for the rows that this one holds."""
         return functional.pad(needed, (0, 0, 0, step.rows_in - needed.shape[2]))
 
     def leave(self, mine: Tensor, rows: int) -> Tensor:  # noqa: ARG002
+        """This process's rows of a map of ``rows`` rows → the whole map, in every process."""
         return mine
 
 
@@ -137,16 +121,12 @@ class Whitening(nn.Module):
         super().__init__()
         self.rows_in = self.rows = rows
         self.radius = side // 2
-        self.register_buffer("mean", torch.empty(channels, device=device))
-        self.register_buffer("filter", torch.empty(channels, channels, side, side, device=device))
-        self.mean: Tensor
-        self.filter: Tensor
+        self.mean = nn.Buffer(torch.empty(channels, device=device))
+        self.filter = nn.Buffer(torch.empty(channels, channels, side, side, device=device))
 
     def reset(self) -> None:
         self.mean.zero_()
-        self.filter.zero_()
-        for channel in range(len(self.mean)):
-            self.filter[channel, channel, self.radius, self.radius] = 1
+        self.filter.zero_()[:, :, self.radius, self.radius].fill_diagonal_(1)
 
     @torch.no_grad()
     def fit(self, images: Tensor, floor: float = 0.015) -> tuple[Tensor, Tensor]:
@@ -189,10 +169,7 @@ class L2Pool(nn.Module):
     def __init__(self, rows: int, side: int, stride: int) -> None:
         super().__init__()
         self.fields = Fields(rows, side, stride)
-        self.rows_in, self.rows = rows, self.fields.places
-
-    def needs(self, first: int, last: int) -> tuple[int, int]:
-        return self.fields.needs(first, last)
+        self.rows_in, self.rows, self.needs = rows, self.fields.places, self.fields.needs
 
     def forward(self, maps: Tensor) -> Tensor:
         """The rows that the given ones determine."""
@@ -212,10 +189,8 @@ class ContrastNormalisation(nn.Module):
         self.rows_in = self.rows = rows
         self.radius = side // 2
         self.width = width
-        self.register_buffer("window", torch.empty(1, 1, side, side, device=device), persistent=False)
-        self.register_buffer("mass", torch.empty(1, 1, rows, width, device=device), persistent=False)
-        self.window: Tensor
-        self.mass: Tensor
+        self.window = nn.Buffer(torch.empty(1, 1, side, side, device=device), persistent=False)
+        self.mass = nn.Buffer(torch.empty(1, 1, rows, width, device=device), persistent=False)
 
     def reset(self) -> None:
         """Set the window: a Gaussian whose deviation is half its radius."""
@@ -260,17 +235,13 @@ class Stage(nn.Module):
         super().__init__()
         rows, width = size
         self.local = LocalLinear(channels, size, shape.maps, shape.field, shape.stride, device)
-        self.rows_in, self.rows = rows, self.local.fields.places
+        self.rows_in, self.rows, self.needs = rows, self.local.fields.places, self.local.fields.needs
         places = Fields(width, shape.field, shape.stride).places
         self.pool = L2Pool(self.rows, shape.pool, shape.pool_stride)
         pooled = Fields(places, shape.pool, shape.pool_stride).places
         self.normalise = ContrastNormalisation(self.pool.rows, pooled, shape.normalise, device)
         self.maps, self.size = shape.maps, (self.pool.rows, pooled)
-        self.space: Space = Whole()
-
-    def needs(self, first: int, last: int) -> tuple[int, int]:
-        """See `RowWise`; the rows are those of the filters' responses."""
-        return self.local.fields.needs(first, last)
+        self.space = Space()
 
     def forward(self, inputs: Tensor, learn: bool = False) -> tuple[Tensor, Objective | None]:
         """Own rows [B, C, h, W] of the input → own rows of the output, and the stage's cost if ``learn``."""
@@ -302,7 +273,7 @@ class QuocNet(nn.Module):
             self.stages.append(stage)
             channels, size = each.maps, stage.size
         self.num_features = channels * size[0] * size[1]
-        self.space: Space = Whole()
+        self.space = Space()
         if seed is not None:
             self.initialise(seed)
 
@@ -339,17 +310,6 @@ class QuocNet(nn.Module):
         """
         for stage in self.chain():
             stage.local.keep_lengths()
-
-    def set_space(self, space: Space) -> None:
-        """Set the distribution of the rows."""
-        self.space = space
-        for stage in self.chain():
-            stage.space = space
-
-    def set_precision(self, dtype: torch.dtype | None) -> None:
-        """Set the type in which the local layers compute products; the weights keep theirs."""
-        for stage in self.chain():
-            stage.local.precision = dtype
 
     def forward(self, images: Tensor) -> Tensor:
         """Top features [B, M·H′·W′], the same in every process."""
@@ -392,10 +352,7 @@ class BinaryClassifier(nn.Module):
     def __init__(self, features: Callable[[Tensor], Tensor], weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.features = features
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-        self.weight: Tensor
-        self.bias: Tensor
+        self.weight, self.bias = nn.Buffer(weight), nn.Buffer(bias)
 
     def forward(self, images: Tensor) -> Tensor:
         terms = self.features(images) * self.weight

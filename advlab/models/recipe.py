@@ -58,7 +58,11 @@ class Recipe:
             wanted = one.type if one.type in (int, str) else dict
             if (name in values or not optional) and type(values.get(name)) is not wanted:
                 raise ValueError(f"its recipe has no {name}, or one of another type")
-        _require_name(values["name"])
+        name = values["name"]
+        if not name or not name.isprintable() or len(quote(name, safe="")) > _LONGEST_NAME:
+            raise ValueError("its recipe has a name that is empty, too long or not printable")
+        if name.partition(":")[0] in (*SCHEMES, "study", "untrusted") and ":" in name:
+            raise ValueError(f"its recipe has the name {name!r}, which is reserved for external models")
         return cls(**values)
 
     @property
@@ -88,11 +92,3 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a JSON file."""
         return asdict(self)
-
-
-def _require_name(name: str) -> None:
-    """Raise a ValueError for a name that is not a file name, not printable, or names an external model."""
-    if not name or not name.isprintable() or len(quote(name, safe="")) > _LONGEST_NAME:
-        raise ValueError("its recipe has a name that is empty, too long or not printable")
-    if name.partition(":")[0] in (*SCHEMES, "study", "untrusted") and ":" in name:
-        raise ValueError(f"its recipe has the name {name!r}, which is reserved for external models")

@@ -127,7 +127,7 @@ def _softmax(name: str, match: re.Match[str], dataset: Dataset) -> dict[str, Any
         raise UserError(f"model {name!r}: {match['decay']!r} is not a weight decay; write e.g. softmax1e-4.")
     convention = {"decay_convention": match["convention"]} if match["convention"] else {}
     stop = {"loss_tolerance": 1e-4} if match["early"] else {}
-    widths = [_inputs(dataset), dataset.num_classes]
+    widths = [dataset.images.shape[1:].numel(), dataset.num_classes]
     # training starts at zero and the loss is convex: every seed gives the same weights
     return _parts("mlp:MLP", {"widths": widths}, FULL_BATCH, weight_decay=strength, **convention, **stop) | {"seed": 0}
 
@@ -206,10 +206,6 @@ def _of_images(dataset: Dataset) -> dict[str, int]:
     return {"channels": channels, "size": size, "classes": dataset.num_classes}
 
 
-def _inputs(dataset: Dataset) -> int:
-    return math.prod(dataset.images.shape[1:])
-
-
 def _widths(name: str, text: str, dataset: Dataset) -> list[int]:
     widths = [int(width) for width in text.split("-")]
     if widths[-1] != dataset.num_classes or not all(widths):
@@ -217,4 +213,4 @@ def _widths(name: str, text: str, dataset: Dataset) -> list[int]:
             f"model {name!r} has {widths[-1]} outputs; {dataset.name} has {dataset.num_classes} classes, "
             f"so the name must end in -{dataset.num_classes}, and no width may be 0."
         )
-    return [_inputs(dataset), *widths]
+    return [dataset.images.shape[1:].numel(), *widths]

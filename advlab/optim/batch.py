@@ -89,11 +89,9 @@ class Batch:
             compiled.run(kernels.trial, self, point=point)
             return point
         point = torch.addcmul(self.x, self.direction, self.step[:, None])
-        return self.clip_(point.nan_to_num_(0))  # a direction can overflow; such a trial point will be refused
-
-    def clip_(self, point: Tensor) -> Tensor:
-        """P(point), the nearest point of the box, in place."""
-        return point.clamp_(self.lower, self.upper)
+        return point.nan_to_num_(0).clamp_(
+            self.lower, self.upper
+        )  # a direction can overflow; such a trial point will be refused
 
     def move(self, x_trial: Tensor, gradient: Tensor, accepted: Tensor) -> None:
         """Make the trial points the iterates where ``accepted`` [L]; the others stay."""

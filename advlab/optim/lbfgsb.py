@@ -35,9 +35,8 @@ __all__ = ["Objective", "Progress", "Result", "Revise", "Revision", "Status", "m
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``fun(x [b, n], rows LongTensor [b]) -> (values [b], gradients [b, n])``: x[i] is a point of problem rows[i]."""
-_HISTORY_BYTES = {"cpu": 16 * 2**20}
-"""Size of the curvature memory on the CPU, half of a last-level cache; on other devices:"""
-_HISTORY_BYTES_ELSEWHERE = 4 * 2**30
+_HISTORY_BYTES, _HISTORY_BYTES_ELSEWHERE = 16 * 2**20, 4 * 2**30
+"""Size of the curvature memory on the CPU, half of a last-level cache, and on other devices."""
 _LEAST_LIVE = 64
 
 
@@ -160,13 +159,15 @@ def minimize(
             range, an objective that returns wrong shapes, or a ``revise_objective`` that writes into the iterates.
     """
     start, lower, upper = _feasible_start(x0, lower, upper)
-    limits = _limits(history, max_iter, max_evaluations, max_line_search, gtol, ftol)
+    most = torch.iinfo(torch.int64).max if max_evaluations is None else max_evaluations
+    limits = Limits(max_iter, most, max_line_search, gtol, ftol)
     num_problems, num_variables = start.shape
-    num_live = _live(history, num_variables, start) if max_live is None else max_live
-    if num_live < 1:
-        raise UserError(f"max_live is {max_live}; it must be at least 1.")
+    if max_live is None:
+        size = _HISTORY_BYTES if start.is_cpu else _HISTORY_BYTES_ELSEWHERE
+        max_live = max(_LEAST_LIVE, size // max(1, 2 * history * num_variables * start.element_size()))
+    _require_least({"history": history} | asdict(limits) | {"max_live": max_live})
     result = Result.unsolved(start)
-    begun = min(num_live, num_problems)
+    begun = min(max_live, num_problems)
     shared_box = len(lower) < num_problems
     box = (lower, upper) if shared_box else (lower[:begun].clone(), upper[:begun].clone())
     shiftable = revise_objective is not None
@@ -234,22 +235,11 @@ def _feasible_start(x0: Tensor, lower: Tensor | float, upper: Tensor | float) ->
     return x0.expand(shape).clamp(lower, upper), lower, upper
 
 
-def _limits(
-    history: int, max_iter: int, max_evaluations: int | None, max_line_search: int, gtol: float, ftol: float
-) -> Limits:
-    most = torch.iinfo(torch.int64).max if max_evaluations is None else max_evaluations
-    found = Limits(max_iter, most, max_line_search, gtol, ftol)
-    least = {"history": 1, "max_iter": 0, "max_evaluations": 1, "max_line_search": 1, "gtol": 0, "ftol": 0}
-    for name, count in ({"history": history} | asdict(found)).items():
-        if not count >= least[name]:
-            raise UserError(f"{name} is {count}; it must be at least {least[name]}.")
-    return found
-
-
-def _live(history: int, num_variables: int, like: Tensor) -> int:
-    """The number of problems whose curvature fits in the memory that is meant for it on the device."""
-    size = _HISTORY_BYTES.get(like.device.type, _HISTORY_BYTES_ELSEWHERE)
-    return max(_LEAST_LIVE, size // max(1, 2 * history * num_variables * like.element_size()))
+def _require_least(counts: dict[str, float]) -> None:
+    for name, count in counts.items():
+        least = 0 if name in ("max_iter", "gtol", "ftol") else 1
+        if not count >= least:
+            raise UserError(f"{name} is {count}; it must be at least {least}.")
 
 
 def _evaluate(fun: Objective, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -285,7 +275,7 @@ def _progress(batch: Batch, accepted: Tensor, learnt: Tensor) -> Progress:
         x=batch.x,
         value=batch.value,
         gradient=batch.gradient,
-        cauchy=batch.clip_(batch.x + batch.downhill).sub_(batch.x),
+        cauchy=(batch.x + batch.downhill).clamp_(batch.lower, batch.upper).sub_(batch.x),
         status=batch.status,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -92,15 +92,11 @@ class Colours(NamedTuple):
     axes: Tensor
 
 
-@dataclass(slots=True)
 class Tally:
     """Sums over examples, kept on the device until asked for: [3] float64, loss, correct predictions, examples."""
 
-    sums: Tensor
-
-    @classmethod
-    def empty(cls, device: torch.device) -> Self:
-        return cls(torch.zeros(3, dtype=torch.float64, device=device))
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch's summed loss and its correct predictions, without waiting for the device."""
@@ -251,7 +247,7 @@ class Run:
     @torch.no_grad()
     def evaluate(self, dataset: Dataset, rows: Tensor) -> tuple[float, int, int]:
         """Mean loss, errors and number of these images, without random crops; every process evaluates its share."""
-        tally = Tally.empty(self.device)
+        tally = Tally(self.device)
         self.network.eval()
         ranks = self.ranks
         own = rows[ranks.rank :: ranks.size].split(_EVALUATED_AT_ONCE)
@@ -308,7 +304,7 @@ def fit(
     chosen = Settings(seed=seed, **settings)
     alexnet.initialise(network, seed)
     run = Run(network.to(device), dataset, rows, chosen, colours(dataset, rows).axes, device)
-    tally = Tally.empty(device)
+    tally = Tally(device)
     mean = math.nan
     for step in run.train(optimiser(network, chosen), tally):
         if (step + 1) % chosen.steps_per_epoch(len(rows)) == 0:

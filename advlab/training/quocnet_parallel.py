@@ -1,7 +1,6 @@
 """QuocNet in processes of ``torch.distributed`` (gloo or NCCL), by rows of its maps or FSDP2; its checkpoints."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +14,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from torch.distributed.tensor import DTensor
 
 from advlab.errors import UserError
-from advlab.models.local import LocalLinear
 from advlab.models.quocnet import QuocNet, QuocNetShape
 from advlab.optim.adam_mini import AdamMini
 from advlab.training import distributed_checkpoint, row_parallel
@@ -63,8 +61,7 @@ class Parallel:
 
     def filters(self, places: int) -> Tensor:
         """[n, C, K, K]: the first stage's filters at about ``places``² positions spread over the image, on the CPU."""
-        layer = self.network.stages[0].local
-        assert isinstance(layer, LocalLinear)
+        layer = self.network.chain()[0].local
         rows, columns = layer.weight.shape[:2]
         first, own = layer.first_row, layer.own_weight().detach()
         step = max(1, rows // places)
@@ -100,7 +97,8 @@ def build(
         network = row_parallel.build(shape, mesh["space"], seed=seed, device=device)
     else:
         network = _fully_sharded(shape, mesh["data"], seed, device, precision)
-    network.set_precision(precision)
+    for stage in network.chain():
+        stage.local.precision = precision
     return Parallel(network, kind, mesh)
 
 
@@ -140,5 +138,5 @@ def _state(network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> d
 
 def optimiser(name: Literal["adam-mini", "sgd"], network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
     """`AdamMini`, or plain gradient descent, which needs no memory besides the weights and their gradients."""
-    make: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam-mini": AdamMini, "sgd": torch.optim.SGD}
-    return make[name](network.parameters(), lr=learning_rate)
+    kind = AdamMini if name == "adam-mini" else torch.optim.SGD
+    return kind(network.parameters(), lr=learning_rate)

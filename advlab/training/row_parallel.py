@@ -7,7 +7,6 @@ same images: their communication in a backward pass then has the same order, as 
 same order.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from advlab.errors import UserError
-from advlab.models.quocnet import QuocNet, QuocNetShape, RowWise
+from advlab.models.quocnet import QuocNet, QuocNetShape, RowWise, Space
 
 Interval = tuple[int, int]
 
@@ -54,7 +53,9 @@ def build(shape: QuocNetShape, space: DeviceMesh, *, seed: int, device: torch.de
                     f"`space` {ranks} leaves a process without any of the {rows} rows of a map of stage {number}; "
                     "choose fewer."
                 )
+    network.space = Shared(space)
     for stage in network.chain():
+        stage.space = network.space
         whole = stage.local.weight
         first, last = shares(len(whole), ranks)[space.get_local_rank()]
         own = torch.empty((last - first, *whole.shape[1:]), device=device)
@@ -63,7 +64,6 @@ def build(shape: QuocNetShape, space: DeviceMesh, *, seed: int, device: torch.de
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty_like(buffer, device=device))
-    network.set_space(Shared(space))
     network.initialise(seed)
     return network
 
@@ -77,10 +77,11 @@ class _Plan:
     held: list[Interval]
     wanted: list[Interval]
 
-    def moved(
-        self, source: Tensor, have: list[Interval], want: list[Interval], join: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        """The rows that this process needs, from those that all hold; ``join`` combines received rows with own ones."""
+    def moved(self, source: Tensor, fetches: bool) -> Tensor:
+        """The rows that this process needs, from those that all hold; or, transposed, the rows that it holds, the sums
+        of those that all need.
+        """
+        have, want = (self.held, self.wanted) if fetches else (self.wanted, self.held)
         own, (begin, end) = have[self.rank], want[self.rank]
         result = source.new_zeros(*source.shape[:2], end - begin, source.shape[3])
         kept = _overlap(own, (begin, end))
@@ -100,7 +101,7 @@ class _Plan:
         for request in dist.batch_isend_irecv(operations) if operations else ():
             request.wait()
         for (_, part), (_, tensor) in zip(receive, arrived, strict=True):
-            join(_rows(result, part, begin), tensor)
+            (Tensor.copy_ if fetches else Tensor.add_)(_rows(result, part, begin), tensor)
         return result
 
     def _overlaps(self, own: Interval, others: list[Interval]) -> list[tuple[int, Interval]]:
@@ -108,11 +109,11 @@ class _Plan:
         return [(peer, (first, last)) for peer, (first, last) in common if first < last]
 
 
-class Shared:
-    """A `Space` of several processes."""
+class Shared(Space):
+    """A space of several processes."""
 
     def __init__(self, space: DeviceMesh) -> None:
-        self.group = space.get_group()
+        self.mesh, self.group = space, space.get_group()
         self.rank, self.ranks = space.get_local_rank(), space.size()
 
     def share(self, rows: int) -> Interval:
@@ -121,16 +122,30 @@ class Shared:
     def enter(self, images: Tensor, step: RowWise) -> Tensor:
         """The images' gradient is summed over all processes."""
         begin, end = step.needs(*self.share(step.rows))
-        return _Everyone.apply(images, self.group)[:, :, begin:end]
+        images = images.view_as(images)
+        if images.requires_grad:
+            images.register_hook(self._summed)
+        return images[:, :, begin:end]
 
     def fetch(self, mine: Tensor, step: RowWise) -> Tensor:
-        return _Fetch.apply(mine, self._plan(step))
+        return _Moved.apply(mine, self._plan(step), True)
 
     def give_back(self, needed: Tensor, step: RowWise) -> Tensor:
-        return _GiveBack.apply(needed, self._plan(step))
+        return _Moved.apply(needed, self._plan(step), False)
 
     def leave(self, mine: Tensor, rows: int) -> Tensor:
-        return _Leave.apply(mine, shares(rows, self.ranks), self.rank, self.group)
+        """Later steps are the same in every process, so each keeps the gradient of its rows."""
+        shape = torch.Size((*mine.shape[:2], rows, mine.shape[3]))
+        stride = torch.empty(shape, device="meta").stride()
+        mine = mine.contiguous()
+        return DTensor.from_local(
+            mine, self.mesh, [Shard(2)], run_check=False, shape=shape, stride=stride
+        ).full_tensor()
+
+    def _summed(self, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total, group=self.group)
+        return total
 
     def _plan(self, step: RowWise) -> _Plan:
         held = shares(step.rows_in, self.ranks)
@@ -138,64 +153,17 @@ class Shared:
         return _Plan(self.group, self.rank, held, wanted)
 
 
-class _Fetch(torch.autograd.Function):
-    """Own rows → needed rows."""
+class _Moved(torch.autograd.Function):
+    """Own rows → needed rows, or the transpose; see `_Plan.moved`."""
 
     @staticmethod
-    def forward(ctx: Any, mine: Tensor, plan: _Plan) -> Tensor:
-        ctx.plan = plan
-        return plan.moved(mine, plan.held, plan.wanted, Tensor.copy_)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return _GiveBack.apply(gradients[0], ctx.plan), None
-
-
-class _GiveBack(torch.autograd.Function):
-    """Needed rows → own rows: the sum of all processes' values for them."""
-
-    @staticmethod
-    def forward(ctx: Any, needed: Tensor, plan: _Plan) -> Tensor:
-        ctx.plan = plan
-        return plan.moved(needed, plan.wanted, plan.held, Tensor.add_)
+    def forward(ctx: Any, rows: Tensor, plan: _Plan, fetches: bool) -> Tensor:
+        ctx.plan, ctx.fetches = plan, fetches
+        return plan.moved(rows, fetches)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return _Fetch.apply(gradients[0], ctx.plan), None
-
-
-class _Everyone(torch.autograd.Function):
-    """Images that every process has in full and uses a part of: gradients are summed."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return images.view_as(images)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
-
-
-class _Leave(torch.autograd.Function):
-    """Own rows → the whole map; later steps are the same in every process, so each keeps the gradient of its rows."""
-
-    @staticmethod
-    def forward(ctx: Any, mine: Tensor, parts: list[Interval], rank: int, group: dist.ProcessGroup) -> Tensor:
-        ctx.part = parts[rank]
-        longest = max(last - first for first, last in parts)
-        padded = mine.new_zeros(*mine.shape[:2], longest, mine.shape[3])
-        padded[:, :, : mine.shape[2]] = mine
-        gathered = [torch.empty_like(padded) for _ in parts]
-        dist.all_gather(gathered, padded, group=group)
-        return torch.cat([each[:, :, : last - first] for each, (first, last) in zip(gathered, parts, strict=True)], 2)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        first, last = ctx.part
-        return gradients[0][:, :, first:last], None, None, None
+        return _Moved.apply(gradients[0], ctx.plan, not ctx.fetches), None, None
 
 
 def _overlap(one: Interval, other: Interval) -> Interval:

@@ -11,7 +11,7 @@ from advlab.models.autoencoder import AutoencoderClassifier
 from advlab.models.mlp import initialise
 from advlab.training.decay import Convention, WeightDecay
 from advlab.training.full_batch import Progress, minimise_cross_entropy
-from advlab.training.minibatch import shuffled_batches, train
+from advlab.training.minibatch import train
 
 
 def fit(
@@ -58,9 +58,8 @@ def fit(
     def cost(images: Tensor, _labels: Tensor) -> Tensor:
         return network.reconstruction_loss(images, sparsity, sparsity_weight) + decay()
 
-    weights, steps_per_epoch = list(parts.parameters()), -(-len(dataset) // batch_size)
-    batches = shuffled_batches(dataset.images, dataset.labels, batch_size, epochs, generator)
-    autoencoder_loss = train(weights, cost, batches, epochs, steps_per_epoch, learning_rate, device, progress)
+    weights = list(parts.parameters())
+    autoencoder_loss = train(weights, cost, dataset, epochs, batch_size, learning_rate, generator, device, progress)
 
     parts.requires_grad_(False)
     with torch.no_grad():

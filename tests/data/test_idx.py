@@ -36,30 +36,30 @@ def test_what_was_written_is_read(array: NDArray[np.uint8]) -> None:
 @settings(deadline=None)
 def test_every_truncation_is_refused(array: NDArray[np.uint8], choice: st.DataObject) -> None:
     content = written(array)
-    with pytest.raises(idx.IdxError):
+    with pytest.raises(ValueError, match="IDX"):
         parsed(content[: choice.draw(st.integers(0, len(content) - 1))])
 
 
 @given(ARRAYS, st.binary(min_size=1, max_size=9))
 @settings(deadline=None)
 def test_trailing_bytes_are_refused(array: NDArray[np.uint8], trailing: bytes) -> None:
-    with pytest.raises(idx.IdxError, match="bytes where its header"):
+    with pytest.raises(ValueError, match="bytes where its header"):
         parsed(written(array) + trailing)
 
 
 @given(st.integers(0, 255).filter(lambda code: code != 0x08))
 @settings(deadline=None)
 def test_other_element_types_are_refused(type_code: int) -> None:
-    with pytest.raises(idx.IdxError, match="element type"):
+    with pytest.raises(ValueError, match="element type"):
         parsed(written(np.zeros((2, 3), np.uint8), type_code))
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\x1f\x8b\x08\x08" + bytes(40)])
 def test_other_files_are_refused(content: bytes) -> None:
-    with pytest.raises(idx.IdxError, match="Not an IDX file"):
+    with pytest.raises(ValueError, match="Not an IDX file"):
         parsed(content)
 
 
 def test_a_file_without_axes_is_refused() -> None:
-    with pytest.raises(idx.IdxError, match="0 axes"):
+    with pytest.raises(ValueError, match="0 axes"):
         parsed(b"\0\0\x08\0")

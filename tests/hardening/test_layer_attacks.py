@@ -29,18 +29,10 @@ def trained(request: pytest.FixtureRequest, thousand: Dataset, short: Settings) 
 
 
 def attacked(trainer: Trainer, name: Name, sizes: tuple[float, ...] = SIZES, count: int = 40) -> dict[int, Batch]:
-    data = trainer.dataset
-    return attack.examples(
-        trainer.levels,
-        data.images[:count],
-        data.labels[:count],
-        data.index[:count],
-        attack=name,
-        sizes=sizes,
-        wanted=LEVELS,
-        step=7,
-        generator=torch.Generator().manual_seed(0),
-    )
+    settings = replace(trainer.settings, attack=name, sizes=sizes, levels=LEVELS)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.arange(count)
+    return attack.examples(trainer.network, trainer.levels, trainer.dataset, settings, rows, 7, generator)
 
 
 @pytest.mark.parametrize("name", ["one-step", "gaussian"])

@@ -12,7 +12,14 @@ from advlab.hardening import Batch, Pool
 def batch(count: int, birth: int) -> Batch:
     births = torch.full((count,), birth)
     values = torch.full((count, 3), float(birth))
-    return Batch(values, torch.arange(count) % 10, births, torch.arange(count), torch.ones(count))
+    return Batch(
+        values,
+        torch.arange(count) % 10,
+        births,
+        torch.arange(count),
+        torch.ones(count),
+        torch.full((count,), torch.inf),
+    )
 
 
 @pytest.fixture

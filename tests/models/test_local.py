@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
-from advlab.models.local import Fields, LocalLinear, decode, encode
+from advlab.models.local import Decode, Encode, Fields, LocalLinear
 
 CASES = [(1, 1, 3, 1, 2), (2, 3, 4, 2, 1), (3, 2, 2, 3, 2)]
 """(images, channels, side, stride, maps)."""
@@ -45,7 +45,7 @@ def test_responses_and_gradients_are_those_of_a_loop(case: tuple[int, int, int, 
     side, stride = case[2:4]
     x.requires_grad_()
     weight.requires_grad_()
-    expected, found = naive(x, weight, side, stride), encode(x, weight, side, stride)
+    expected, found = naive(x, weight, side, stride), Encode.apply(x, weight, side, stride)
     torch.testing.assert_close(found, expected)
     for one, other in zip(
         torch.autograd.grad(found, (x, weight), codes), torch.autograd.grad(expected, (x, weight), codes), strict=True
@@ -57,19 +57,20 @@ def test_responses_and_gradients_are_those_of_a_loop(case: tuple[int, int, int, 
 def test_derivatives_to_second_order(case: tuple[int, int, int, int, int]) -> None:
     x, weight, codes = (tensor.requires_grad_() for tensor in make(*case))
     side, stride = case[2:4]
-    forth = partial(encode, side=side, stride=stride)
-    back = partial(decode, side=side, stride=stride, width=x.shape[3])
-    for function, arguments in ((forth, (x, weight)), (back, (codes, weight))):
-        assert gradcheck(function, arguments)
-        assert gradgradcheck(function, arguments)
+    for function, arguments in (
+        (Encode, (x, weight, side, stride)),
+        (Decode, (codes, weight, side, stride, x.shape[3])),
+    ):
+        assert gradcheck(function.apply, arguments)
+        assert gradgradcheck(function.apply, arguments)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_decoding_is_the_transpose(case: tuple[int, int, int, int, int]) -> None:
     x, weight, codes = make(*case)
     side, stride = case[2:4]
-    there = (encode(x, weight, side, stride) * codes).sum()
-    back = (decode(codes, weight, side, stride, x.shape[3]) * x).sum()
+    there = (Encode.apply(x, weight, side, stride) * codes).sum()
+    back = (Decode.apply(codes, weight, side, stride, x.shape[3]) * x).sum()
     torch.testing.assert_close(there, back)
 
 

@@ -154,7 +154,7 @@ def readers(study: TransferStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "idx": Reader(
             lambda content: idx.parse(np.frombuffer(content, np.uint8)),
             [b"\0\0\x08\x03" + bytes([0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 3]) + bytes(18), b"\0\0\x08\x01\0\0\0\5five!"],
-            mutation.of_bytes, (idx.IdxError,),
+            mutation.of_bytes, (ValueError,),
         ),
         "labels.csv": Reader(labelled, [b"a.png,0\n", b'"a.png","cat"\r\nb.png,dog\r\n'], mutation.of_bytes),
         "images": Reader(photographed, _images(), mutation.of_bytes),

@@ -45,7 +45,7 @@ def started(settings: Settings = SETTINGS, accumulate: int = 1) -> tuple[Run, to
 def learnt(settings: Settings = SETTINGS, accumulate: int = 1) -> dict[str, Any]:
     """Losses of all steps and the final weights; every process gives the same."""
     run, optimiser = started(settings, accumulate)
-    tally = Tally.empty(CPU)
+    tally = Tally(CPU)
     told = [tally.take() for _ in run.train(optimiser, tally)]
     return {"told": told, "weights": flat(run.network), "judged": run.evaluate(run.dataset, run.rows)}
 
@@ -72,7 +72,7 @@ def test_processes_and_parts_of_batches_change_nothing_but_rounding(tmp_path: Pa
 def test_a_run_goes_on_in_the_middle_of_an_epoch() -> None:
     whole = learnt()
     run, optimiser = started()
-    tally = Tally.empty(CPU)
+    tally = Tally(CPU)
     for step in run.train(optimiser, tally):
         if step == 2:
             break
@@ -80,7 +80,7 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch() -> None:
     again, other = started(replace(SETTINGS, seed=3))
     again.network.load_state_dict(state)
     other.load_state_dict(moments)
-    assert list(again.train(other, Tally.empty(CPU), first=3)) == [3]
+    assert list(again.train(other, Tally(CPU), first=3)) == [3]
     assert torch.equal(flat(again.network), whole["weights"])
 
 
@@ -100,7 +100,7 @@ def test_it_learns_to_tell_classes_apart() -> None:
     run, optimiser = started(settings)
     run = replace(run, dataset=dataset)
     before, *_ = run.evaluate(dataset, run.rows)
-    list(run.train(optimiser, Tally.empty(CPU)))
+    list(run.train(optimiser, Tally(CPU)))
     assert run.evaluate(dataset, run.rows)[0] < before
 
 

@@ -49,25 +49,32 @@ def test_dropout_repeats_itself_to_the_bit(few: Dataset) -> None:
 
 
 def test_batches_cover_every_epoch_in_an_order_of_its_own() -> None:
-    images, labels = torch.arange(10.0)[:, None], torch.arange(10)
-    batches = list(minibatch.shuffled_batches(images, labels, 4, 3, torch.Generator().manual_seed(0)))
+    number, batches = torch.arange(10), []
+    ten = Dataset("ten", "train", number.float().view(-1, 1, 1, 1), number, number, ("class",) * 10)
+    weight = torch.nn.Parameter(torch.zeros(1))
+
+    def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        batches.append((images, labels))
+        return weight.sum()
+
+    minibatch.train([weight], loss, ten, 3, 4, 1e-2, torch.Generator().manual_seed(0), CPU)
     assert [len(y) for _, y in batches] == [4, 4, 2] * 3
     epochs = [torch.cat([y for _, y in batches[i : i + 3]]).tolist() for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert all(torch.equal(x[:, 0].long(), y) for x, y in batches)
+    assert all(torch.equal(x.flatten().long(), y) for x, y in batches)
 
 
-def test_any_stream_of_batches_will_do(few: Dataset) -> None:
+def test_any_loss_will_do(few: Dataset) -> None:
     network = MLP([784, 10])
-    stream = ((few.images[i : i + 50], few.labels[i : i + 50]) for _ in range(4) for i in range(0, 400, 50))
     mean = minibatch.train(
         list(network.parameters()),
         lambda images, labels: functional.cross_entropy(network(images), labels),
-        stream,
+        few,
         epochs=4,
-        steps_per_epoch=8,
+        batch_size=50,
         learning_rate=1e-2,
+        generator=torch.Generator().manual_seed(0),
         device=CPU,
     )
     assert 0 < mean < 1

@@ -65,22 +65,19 @@ def towards_target(
     rays: Rays, row: Tensor, rivals: Tensor, normals: list[Tensor], gaps: Tensor, lower: float, upper: float
 ) -> Lanes:
     """Lanes towards the linearised region of the target; arguments as for `towards_nearest`."""
-    images, planes, goals, multipliers = rays.images, [], [], []
+    images, parts = rays.images, []
     for some in blocks(len(row), len(normals) * images.shape[1], images):
         clean = images[row[some]]
         plane = torch.stack([normal.index_select(0, row[some]) for normal in normals], 1).nan_to_num_(0, 0, 0)
         offsets = torch.linalg.vecdot(plane, clean[:, None]) - gaps[some]
-        goal, multiplier = project_polytope(clean, plane, offsets, lower, upper)
-        planes.append(plane)
-        goals.append(goal)
-        multipliers.append(multiplier)
-    goal, count = torch.cat(goals), len(TARGETED_STARTS)
+        parts.append((plane, *project_polytope(clean, plane, offsets, lower, upper)))
+    (plane, goal, multiplier), count = map(torch.cat, zip(*parts, strict=True)), len(TARGETED_STARTS)
     distance = (goal - images[row]).norm(dim=1)
     cap = torch.cat([cap * distance for cap in TARGETED_STARTS])
     share = torch.cat([torch.full_like(distance, min(1.0, cap)) for cap in TARGETED_STARTS])
     x, length = along(images, row.repeat(count), goal.repeat(count, 1), share, lower, upper)
     place = torch.arange(count, device=row.device).repeat_interleave(len(row))
-    plane, multiplier = torch.cat(planes).repeat(count, 1, 1), torch.cat(multipliers).repeat(count, 1)
+    plane, multiplier = plane.repeat(count, 1, 1), multiplier.repeat(count, 1)
     return Lanes.start(
         rays, row=row.repeat(count), place=place, rivals=rivals.repeat(count, 1), x=x, length=length, normals=plane,
         multipliers=multiplier, cap=cap,

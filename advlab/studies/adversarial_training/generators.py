@@ -11,10 +11,11 @@ from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
 from advlab.data import Dataset
+from advlab.hardening.attack import examples
 from advlab.hardening.levels import Levels
 from advlab.hardening.pool import Batch
 from advlab.hardening.settings import Settings
-from advlab.hardening.trainer import Trainer, build, make
+from advlab.hardening.trainer import Trainer, build
 
 CHUNK = 500
 """Clean images attacked per call, or the capacity of the pool if that is less."""
@@ -36,7 +37,7 @@ class _Generator:
         self.network.load_state_dict(weights)
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randint(len(self.dataset), (count,), generator=generator)
-        return make(self.network, self.levels, self.dataset, self.settings, rows, step, generator)
+        return examples(self.network, self.levels, self.dataset, self.settings, rows, step, generator)
 
 
 class Generators:

@@ -160,7 +160,7 @@ class _Job:
         """Take the steps after the checkpoint; write a row of the curve after each epoch."""
         run, every = self.run, self.layout.checkpoint_every
         per_epoch = run.settings.steps_per_epoch(len(run.rows))
-        tally = Tally.empty(run.device)
+        tally = Tally(run.device)
         reporter = Reporter(self.store, run.steps)
         latest: dict[str, float] = {}
         started = time.perf_counter()
