@@ -13,12 +13,12 @@ demo: $(INSTALLED)  ## the main job: six MNIST models, attacked once, shown to a
 		--attack lbfgs --target random --out runs/demo
 
 test: lint  ## lint, types, architecture, then the tests
-	$(BIN)/pytest -q -m "not slow" -n 2 --dist loadgroup --durations 20
+	$(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile --durations 20
 
 test-slow: $(INSTALLED)  ## proofs that take minutes: clusters, chaos, whole data sets
 	$(BIN)/pytest -q -m slow
 	set -e; for capability in avx2 default; do ATEN_CPU_CAPABILITY=$$capability \
-		$(BIN)/pytest -q -m "not slow" -n 2 --dist loadgroup $(NUMERICAL); done
+		$(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile $(NUMERICAL); done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

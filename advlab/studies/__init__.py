@@ -1,9 +1,11 @@
 """Studies on Ray, one folder each, from settings to tables and figures."""
 
 import pkgutil
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from advlab.errors import UserError
+from advlab.store import Study
 
 if TYPE_CHECKING:
     from advlab.studies.experiment import Experiment
@@ -44,6 +46,11 @@ def register_figure(kind: str, name: str, place: str) -> None:
     if name in figures:
         raise UserError(f"a figure {name!r} exists already; register yours under another name.")
     figures[name] = place
+
+
+def figures_of(kind: str) -> dict[str, Callable[[Study], bytes]]:
+    """The figures registered for a kind, by name."""
+    return {name: pkgutil.resolve_name(place) for name, place in FIGURES.get(kind, {}).items()}
 
 
 def of_kind(kind: str) -> "type[Experiment[Any, Any, Any]]":

@@ -1,6 +1,5 @@
 """The protocol of all studies, and the command that runs any of them."""
 
-import pkgutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +18,7 @@ from advlab.errors import UserError
 from advlab.models.resolve import Resolved
 from advlab.report import Shown, Tracker
 from advlab.store import Study
-from advlab.studies import FIGURES
+from advlab.studies import figures_of
 from advlab.text import printable
 
 Plan = TypeVar("Plan")
@@ -140,8 +139,7 @@ def present(experiment: Experiment[Any, Any, Any] | type[Experiment[Any, Any, An
     """Print a study's tables, write its figures into it, and print where everything is."""
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     shown = experiment.show(study, console.width)
-    drawn = FIGURES.get(experiment.kind, {}).items()
-    figures = {f"figures/{name}.png": pkgutil.resolve_name(place)(study) for name, place in drawn}
+    figures = {f"figures/{name}.png": draw(study) for name, draw in figures_of(experiment.kind).items()}
     shown = replace(shown, files={**shown.files, **figures})
     for table in shown.tables:
         console.print(table)
