@@ -127,6 +127,7 @@ def test_an_error_that_only_the_actor_can_read(models: str, tmp_path: Path) -> N
     assert parts(tmp_path / "out", "examples/*") == ["0", "4"]
 
 
+@pytest.mark.slow
 def test_a_shard_that_kills_its_actor(models: str, tmp_path: Path) -> None:
     told = refusal(study(tmp_path / "out", "--models", f"{models}:Kills"))
     assert "1 unit of work failed" in told

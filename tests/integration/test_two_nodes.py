@@ -25,6 +25,7 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_two_nodes_give_the_rows_of_one(cluster: Cluster, tmp_path: Path) -> None:
     # a relative --out, from a folder in which no raylet was started
     def study(out: str, *more: str) -> None:

@@ -46,9 +46,12 @@ def transfer_matrix(command_line: Callable[..., list[str]]) -> Sweep:
 
 @pytest.fixture(scope="session")
 def small_study(transfer_matrix: Sweep, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study with W&B run files, and what it printed in ``printed.txt`` beside it."""
+    """A finished study with W&B run files, and what it printed in ``printed.txt`` beside it.
+
+    The environment names a cluster that is not there: without ``--address`` it does not count.
+    """
     folder = tmp_path_factory.mktemp("small")
-    done = transfer_matrix(*small, "--out", str(folder / "out"), "--wandb", "offline")
+    done = transfer_matrix(*small, "--out", str(folder / "out"), "--wandb", "offline", RAY_ADDRESS="127.0.0.1:9")
     assert done.returncode == 0, done.stderr
     (folder / "printed.txt").write_text(done.stdout)
     return folder / "out"

@@ -39,6 +39,7 @@ def sweep(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.usefixtures("mnist_test")
+@pytest.mark.slow
 def test_variants_and_seeds_join_one_study(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     done = sweep("--variants", "weight-decay,all", "--seeds", "1", "--out", out)
@@ -71,6 +72,7 @@ def require_another(config: HardeningConfig, out: str) -> None:
 
 
 @pytest.mark.usefixtures("mnist_test")
+@pytest.mark.slow
 def test_a_convolutional_network_of_the_zoo(tmp_path: Path) -> None:
     """Another network is another study; one that is trained already has left a pool to begin with."""
     out, arguments = tmp_path / "out", ("--variants", "layer-1", "--seeds", "1", "--examples", "200")

@@ -154,6 +154,7 @@ def test_ctrl_c_says_what_to_do_and_exits_130(small: list[str], command_line: Co
     assert "Traceback" not in printed
 
 
+@pytest.mark.slow
 def test_a_study_whose_manifest_is_removed_ends_and_loses_nothing(
     small: list[str], command_line: CommandLine, transfer_matrix: Sweep, tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_study_whose_manifest_is_removed_ends_and_loses_nothing(
     assert all(finding.is_harmless for finding in verify(TransferStudy.open(str(out))))  # what the kill interrupted
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_named_removed_and_made_again(
     small_study: Path, small: list[str], transfer_matrix: Sweep, tmp_path: Path
 ) -> None:
@@ -198,13 +200,6 @@ def test_a_damaged_file_is_named_removed_and_made_again(
     assert done.returncode == 0, done.stderr
     assert rows(out).keys() == rows(small_study).keys()
     assert all(table.equals(rows(out)[name]) for name, table in rows(small_study).items())
-
-
-def test_a_cluster_named_in_the_environment_is_not_used_unasked(
-    small: list[str], transfer_matrix: Sweep, tmp_path: Path
-) -> None:
-    done = transfer_matrix(*small, "--examples", "1", "--out", str(tmp_path / "out"), RAY_ADDRESS="127.0.0.1:9")
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "auto"])
