@@ -92,7 +92,7 @@ def main(config: Config) -> None:
         start: SharedDataset.of(images.subset(slice(start, start + size)))
         for start in range(0, size * config.shards, size)
     }
-    shared = {f"model {config.model}": network}
+    shared = {f"model {config.model}": network, "references": None}
     scratch = Path(tempfile.mkdtemp())
 
     def units(turn: str) -> list[AttackUnit]:
@@ -113,7 +113,8 @@ def main(config: Config) -> None:
         stored = {start: ray.put(part) for start, part in parts.items()}
         pools = {count: ActorPool(PoolOptions(actors=count, num_cpus=0.5), elastic=False) for count in (1, 2)}
         for pool in pools.values():
-            pool.share(*next(iter(shared.items())))
+            for key, value in shared.items():
+                pool.share(key, value)
 
         def on(count: int) -> Callable[[str], None]:
             def turn(name: str) -> None:
