@@ -136,9 +136,10 @@ def _weight(layer: nn.Module) -> tuple[Tensor, float]:
         what = f"of type {weight.dtype} and layout {weight.layout}" if weight.numel() else "empty"
         raise UserError(f"the {name}'s weights are {what}; make them real and dense, such as float32.")
     weight = weight.detach().cpu().double()
-    if not weight.isfinite().all():
+    low, high = map(float, weight.aminmax())  # NaN if any weight is
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise UserError(f"the {name}'s weights are not all finite; train it again.")
-    scale = 2.0 ** max(-1074, math.frexp(float(weight.abs().max()))[1] - 1)
+    scale = 2.0 ** max(-1074, math.frexp(max(-low, high))[1] - 1)
     return weight / scale, scale
 
 
