@@ -39,10 +39,7 @@ def examples(
         found = {level: _minimal(levels, images, labels, settings.attack, level, step) for level in settings.levels}
     network.train(was_training)
     births, index = torch.full_like(labels, step), dataset.index[rows]
-    return {
-        level: Batch(values.flatten(1), labels, births, index, l2, torch.full_like(l2, torch.inf))
-        for level, (values, l2) in found.items()
-    }
+    return {level: Batch(values.flatten(1), labels, births, index, l2) for level, (values, l2) in found.items()}
 
 
 def _steps(

@@ -28,7 +28,7 @@ class Batch:
         births: [B] int64, the training step whose weights were attacked.
         index: [B] int64, positions of the clean images in their data set.
         l2: [B] float32, L2 norms of the perturbations.
-        loss: [B] float32, as recorded last by `Pool.record`; infinite until then.
+        loss: [B] float32, as recorded last by `Pool.record`; by default infinite.
     """
 
     values: Tensor
@@ -36,7 +36,11 @@ class Batch:
     births: Tensor
     index: Tensor
     l2: Tensor
-    loss: Tensor
+    loss: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.loss is None:
+            object.__setattr__(self, "loss", torch.full_like(self.l2, torch.inf))
 
     def __len__(self) -> int:
         return len(self.labels)

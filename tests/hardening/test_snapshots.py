@@ -31,7 +31,7 @@ while True:  # every value of a snapshot is its step
     step += 1
     for level in (0, 1):
         same = torch.full((300,), step)
-        held = Batch(same[:, None].repeat(1, 50).float(), same % 10, same, same, same.float(), same.float())
+        held = Batch(same[:, None].repeat(1, 50).float(), same % 10, same, same, same.float())
         pool.layers[level] = held
     snapshots.save(store, "", pool, step, {level: torch.full((300,), step % 10) for level in (0, 1)})
     print(step, flush=True)
