@@ -116,10 +116,10 @@ class _Leaf:
 
 def _require_bounded(content: memoryview, most: int) -> list[str]:
     """Add up the sizes of a file's pages; returns the columns of strings."""
-    footer = int.from_bytes(content[-8:-4], "little")
-    if len(content) < 12 or content[-4:] != b"PAR1" or footer > min(len(content) - 12, FOOTER):
+    length = int.from_bytes(content[-8:-4], "little")
+    if len(content) < 12 or content[-4:] != b"PAR1" or length > min(len(content) - 12, FOOTER):
         raise Damaged("its footer is larger than any that advlab writes, or is incomplete")
-    found, _ = _struct(content, len(content) - 8 - footer, 0)
+    found = footer(content)
     require_own_types(found)
     leaves = _leaves(found[2])
     size = 0
@@ -140,14 +140,14 @@ def _require_bounded(content: memoryview, most: int) -> list[str]:
     return [leaf.path for leaf in leaves if leaf.kind == _BYTE_ARRAY]
 
 
-def require_own_types(footer: dict[int, Any]) -> None:
-    """Raise an error for extension types: libraries of this process register some whose values are pickles."""
-    for pair in footer.get(5, []):  # a key may be there twice
+def require_own_types(found: dict[int, Any]) -> None:
+    """Raise an error for a footer with extension types: libraries of this process register some that are pickles."""
+    for pair in found.get(5, []):  # a key may be there twice
         if bytes(pair[1]) == b"ARROW:schema" and b"ARROW:extension" in base64.b64decode(pair[2], validate=True):
             raise Damaged("it has a column of an extension type, whose values could run code")
 
 
-def footer(end: bytes) -> dict[int, Any]:
+def footer(end: bytes | memoryview) -> dict[int, Any]:
     """The fields of the footer of a Parquet file, whose last bytes are given; raises an error if it is none."""
     return _struct(memoryview(end), len(end) - 8 - int.from_bytes(end[-8:-4], "little"), 0)[0]
 

@@ -187,15 +187,13 @@ class Store:
 
     def keys(self, folder: str) -> dict[str, str]:
         """The content addresses of all complete Parquet files below a folder, by name."""
-        names = self.files(folder, suffix=".parquet")
-        with ThreadPoolExecutor(THREADS) as threads:
-            return {name: key for name, key in zip(names, threads.map(self.key, names), strict=True) if key}
+        return {name: key for name, key in self._all_keys(folder).items() if key}
 
     def require_whole(self, folder: str) -> None:
         """Check by the footers that all shards below a folder are complete; raises as ``read_shard``."""
-        names = self.files(folder, suffix=".parquet")
-        for name in sorted(set(names) - self.keys(folder).keys()):
-            self._remove_damaged(name)
+        for name, key in self._all_keys(folder).items():
+            if not key:
+                self._remove_damaged(name)
 
     def is_whole(self, relative: str) -> bool:
         """Whether a Parquet file of ours exists and is complete, judging by its footer."""
@@ -226,6 +224,11 @@ class Store:
             return parquet.metadata(self._read(relative, end))
         except (FileNotFoundError, Damaged):
             return {}
+
+    def _all_keys(self, folder: str) -> dict[str, str | None]:
+        names = self.files(folder, suffix=".parquet")
+        with ThreadPoolExecutor(THREADS) as threads:
+            return dict(zip(names, threads.map(self.key, names), strict=True))
 
     def _remove_damaged(self, relative: str) -> NoReturn:
         if not self.repairing:

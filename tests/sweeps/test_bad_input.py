@@ -148,39 +148,40 @@ def here(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def refused(line: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """The message of a command that must refuse, having written nothing."""
-    name, *words = shlex.split(line.format(here=here))
-    out = [] if "--out" in words or name in ("verify", "show") else ["--out", str(here / "out")]
-    words = [name, *words] if name in ("verify", "merge") else words
-    before = {path: path.is_file() and path.read_bytes() for path in here.rglob("*")}
-    monkeypatch.setitem(os.environ, "COLUMNS", "160")
-    monkeypatch.setattr("advlab.store.study.opened", [])
-    monkeypatch.setattr(sys, "argv", ["advlab", *words, *out])
-    with pytest.raises(SystemExit) as stopped:
-        COMMANDS[name]()
-    printed = capsys.readouterr().err
-    assert stopped.value.code == 2, printed
-    assert "Traceback" not in printed
-    after = {path: path.is_file() and path.read_bytes() for path in here.rglob("*") if path != here / "out"}
-    assert after == before
-    return printed.strip().splitlines()[-1]
+@pytest.fixture
+def require_refusal(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str, str], None]:
+    """Runs a command that must refuse: its message tells what is wrong, and nothing is written."""
+
+    def run(line: str, told: str) -> None:
+        name, *words = shlex.split(line.format(here=here))
+        out = [] if "--out" in words or name in ("verify", "show") else ["--out", str(here / "out")]
+        words = [name, *words] if name in ("verify", "merge") else words
+        before = {path: path.is_file() and path.read_bytes() for path in here.rglob("*")}
+        monkeypatch.setitem(os.environ, "COLUMNS", "160")
+        monkeypatch.setattr("advlab.store.study.opened", [])
+        monkeypatch.setattr(sys, "argv", ["advlab", *words, *out])
+        with pytest.raises(SystemExit) as stopped:
+            COMMANDS[name]()
+        printed = capsys.readouterr().err
+        assert stopped.value.code == 2, printed
+        assert "Traceback" not in printed
+        after = {path: path.is_file() and path.read_bytes() for path in here.rglob("*") if path != here / "out"}
+        assert after == before
+        message = printed.strip().splitlines()[-1]
+        assert message.startswith("error: ")
+        assert told in message
+
+    return run
 
 
 @pytest.mark.parametrize(("line", "told"), BEFORE_RAY, ids=lambda value: value[:60])
-def test_before_ray_starts(
-    line: str, told: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    message = refused(line, here, monkeypatch, capsys)
-    assert message.startswith("error: ")
-    assert told in message
+def test_before_ray_starts(line: str, told: str, require_refusal: Callable[[str, str], None]) -> None:
+    require_refusal(line, told)
 
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize(("line", "told"), ON_RAY, ids=lambda value: value[:60])
-def test_once_ray_is_there(
-    line: str, told: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    message = refused(line, here, monkeypatch, capsys)
-    assert message.startswith("error: ")
-    assert told in message
+def test_once_ray_is_there(line: str, told: str, require_refusal: Callable[[str, str], None]) -> None:
+    require_refusal(line, told)

@@ -45,10 +45,11 @@ def run_trial(
     if not store.exists(MANIFEST):
         raise UserError(f"a machine does not see {store.path(MANIFEST)!r}; choose an --out that all machines share.")
     torch.set_num_threads(threads)
-    fit, validation, test = (images[split].dataset() for split in ("fit", "validation", "test"))
+    fit = images["fit"].dataset()
     recipe = Point(**config["point"]).recipe(fit, epochs=settings.epochs, max_iterations=settings.max_iterations)
     model = stored(store, recipe)
     if model is None:
+        validation, test = (images[split].dataset() for split in ("validation", "test"))
         device = torch.device("cuda" if use_gpu else "cpu")
         model = _make(recipe, fit, validation, test, settings.examples, device)
         store.write_bytes(weights_file(recipe.name), model.to_bytes())
