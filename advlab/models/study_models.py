@@ -176,6 +176,14 @@ def read_model(store: Store, file: str) -> Checkpoint:
         ) from error
 
 
+def stored(store: Store, name: str) -> Checkpoint | None:
+    """A study's own copy of a model; None if it is absent or incomplete. Raises a UserError as ``read_model``."""
+    try:
+        return read_model(store, weights_file(name))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def _read(store: Store, file: str) -> Checkpoint:
     try:
         return read_model(store, file)

@@ -13,7 +13,7 @@ from advlab.data import Dataset
 from advlab.engine.shared_dataset import SharedDataset
 from advlab.errors import UserError
 from advlab.models import Checkpoint, Recipe, checkpoint, error_rate
-from advlab.models.study_models import read_model
+from advlab.models.study_models import stored
 from advlab.store import MANIFEST, Store, provenance, weights_file
 from advlab.studies.architectures import trials
 from advlab.studies.architectures.plan import ArchitecturesConfig
@@ -47,22 +47,13 @@ def run_trial(
     torch.set_num_threads(threads)
     fit = images["fit"].dataset()
     recipe = Point(**config["point"]).recipe(fit, epochs=settings.epochs, max_iterations=settings.max_iterations)
-    model = stored(store, recipe)
-    if model is None:
+    model = stored(store, recipe.name)
+    if model is None or model.recipe.fingerprint != recipe.fingerprint:
         validation, test = (images[split].dataset() for split in ("validation", "test"))
         device = torch.device("cuda" if use_gpu else "cpu")
         model = _make(recipe, fit, validation, test, settings.examples, device)
         store.write_bytes(weights_file(recipe.name), model.to_bytes())
     tune.report(trials.row(model))
-
-
-def stored(store: Store, recipe: Recipe) -> Checkpoint | None:
-    """The study's model of this recipe, if it exists and is complete."""
-    try:
-        model = read_model(store, weights_file(recipe.name))
-    except (FileNotFoundError, ValueError):
-        return None
-    return model if model.recipe.fingerprint == recipe.fingerprint else None
 
 
 def _make(

@@ -12,7 +12,7 @@ import numpy as np
 from advlab.data import Dataset
 from advlab.errors import UserError
 from advlab.models import external
-from advlab.models.study_models import read_model
+from advlab.models.study_models import stored
 from advlab.store import Store, parquet, provenance, study_identity, weights_file
 from advlab.store.retry import Result
 from advlab.studies.transfer import matrix
@@ -119,15 +119,11 @@ def _copy_weights(model: str, union: TransferStudy, parts: list[TransferStudy]) 
     if external.is_external(model) or union.store.exists(name):
         return
     for part in parts:
-        if part.store.exists(name):
-            try:
-                found = read_model(part.store, name)
-            except ValueError:
-                continue
-            if (found.recipe.name, found.fingerprint) == (model, union.fingerprints[model]):
-                found.recipe.require_fits(found.weights)
-                union.store.write_bytes(name, found.to_bytes())
-                return
+        found = stored(part.store, model)
+        if found is not None and (found.recipe.name, found.fingerprint) == (model, union.fingerprints[model]):
+            found.recipe.require_fits(found.weights)
+            union.store.write_bytes(name, found.to_bytes())
+            return
 
 
 class _Copy:

@@ -16,9 +16,9 @@ from advlab.engine.session import host_count
 from advlab.engine.shared_dataset import SharedDataset
 from advlab.engine.worker import Unit
 from advlab.models import Checkpoint, checkpoint, external
-from advlab.models.study_models import read_model
+from advlab.models.study_models import stored
 from advlab.report import Shown
-from advlab.store import MANIFEST, Store, address, weights_file
+from advlab.store import MANIFEST, address, weights_file
 from advlab.studies.experiment import PoolExperiment
 from advlab.studies.transfer import show
 from advlab.studies.transfer.layout import MATRIX, Addresses, examples_part, predictions_part
@@ -81,7 +81,7 @@ def _prepare_models(plan: Plan, study: TransferStudy, pool: ActorPool) -> None:
             _share(study, pool, name, network, address(weights, external.identity(name)))
         elif name in plan.trained:
             _adopt(study, pool, plan.trained[name].checkpoint, origin=plan.trained[name].origin)
-        elif (found := _stored(study.store, name) or checkpoint.find(plan.recipes[name])) is not None:
+        elif (found := stored(study.store, name) or checkpoint.find(plan.recipes[name])) is not None:
             _adopt(study, pool, found)
         else:
             missing.append(TrainUnit(plan.recipes[name]))
@@ -107,18 +107,10 @@ def _prepare_models(plan: Plan, study: TransferStudy, pool: ActorPool) -> None:
     study.save_manifest()
 
 
-def _stored(store: Store, name: str) -> Checkpoint | None:
-    """The study's own copy of a model; None if it is incomplete, so that it is trained again."""
-    try:
-        return read_model(store, weights_file(name))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
 def _adopt(study: TransferStudy, pool: ActorPool, trained: Checkpoint, **described: Any) -> None:
     """Store a model in the study, before anything else, and share it."""
     name = trained.recipe.name
-    if _stored(study.store, name) is None:
+    if stored(study.store, name) is None:
         study.store.write_bytes(weights_file(name), trained.to_bytes())
     described |= {"recipe": trained.recipe.to_json(), "report": trained.report}
     _share(study, pool, name, trained.network(), trained.fingerprint, **described)
@@ -168,7 +160,7 @@ def _attack_and_evaluate(
     done = {"attacked": totals["attacked"] - len(to_attack), "evaluated": totals["evaluated"] - to_evaluate}
 
     @lru_cache(maxsize=SHARDS_AT_ONCE)
-    def stored(start: int) -> ray.ObjectRef:
+    def placed(start: int) -> ray.ObjectRef:
         return ray.put(SharedDataset.of(plan.attacked.subset(slice(start, start + config.shard_size))))
 
     pool.share("references", None if plan.references is None else plan.references.images.numpy())
@@ -186,7 +178,7 @@ def _attack_and_evaluate(
             return more
 
         def given(unit: Any) -> ray.ObjectRef:
-            return stored(unit.shard.start)
+            return placed(unit.shard.start)
 
         require_success(pool.run(units, follow, inputs=given, on_status=stage.say), store.uri)
     return bool(units)
