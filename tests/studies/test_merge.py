@@ -87,6 +87,16 @@ def test_a_damaged_shard_is_taken_from_elsewhere(make_study: StudyMaker, tmp_pat
     assert content(union.store) == content(second.store)
 
 
+def test_a_link_in_place_of_a_model_is_passed_over(make_study: StudyMaker, tmp_path: Path) -> None:
+    first, second = make_study(tmp_path / "first"), make_study(tmp_path / "second")
+    model = tmp_path / "first/models/softmax1.safetensors"
+    model.unlink()
+    model.symlink_to(tmp_path / "second/models/softmax1.safetensors")
+    union, missing = merge([first, second], str(tmp_path / "out"))
+    assert missing == 0
+    assert list(verify(union)) == []
+
+
 def test_a_shard_with_wrong_rows_is_taken_from_elsewhere(make_study: StudyMaker, tmp_path: Path) -> None:
     """Its address and its checksum are right: a stranger can write both."""
     first, second = make_study(tmp_path / "first"), make_study(tmp_path / "second")

@@ -119,7 +119,7 @@ def _copy_weights(model: str, union: TransferStudy, parts: list[TransferStudy]) 
     if external.is_external(model) or union.store.exists(name):
         return
     for part in parts:
-        found = stored(part.store, model)
+        found = stored(part.store, model) if part.store.exists(name) else None  # links that lead out are passed over
         if found is not None and (found.recipe.name, found.fingerprint) == (model, union.fingerprints[model]):
             found.recipe.require_fits(found.weights)
             union.store.write_bytes(name, found.to_bytes())
